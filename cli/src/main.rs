@@ -1,0 +1,2 @@
+//! The `netfs` command.
+fn main() {}

@@ -1,0 +1,12 @@
+//! The Linux netfs library and fscache, rebuilt in user space.
+
+pub mod clock;
+pub mod coherency;
+pub mod error;
+pub mod folio;
+pub mod fscache;
+pub mod remote;
+pub mod stats;
+mod sync;
+
+pub use error::{Errno, Error, Result};
