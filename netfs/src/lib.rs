@@ -5,7 +5,10 @@ pub mod coherency;
 pub mod error;
 pub mod folio;
 pub mod fscache;
+mod iomode;
 pub mod remote;
+mod request;
+mod sizes;
 pub mod stats;
 mod sync;
 

@@ -263,14 +263,15 @@ pub trait CacheObject: Send + Sync + 'static {
 pub struct CacheRead {
     offset: u64,
     buf: FillBuf,
-    done: Option<Box<dyn FnOnce(Result<(), CacheMiss>) + Send>>,
+    done: Option<Box<dyn FnOnce(Result<(), (CacheMiss, FillBuf)>) + Send>>,
 }
 
 impl CacheRead {
+    /// `done` gets the memory back after a miss, so that the server can fill it.
     pub(crate) fn new(
         offset: u64,
         buf: FillBuf,
-        done: impl FnOnce(Result<(), CacheMiss>) + Send + 'static,
+        done: impl FnOnce(Result<(), (CacheMiss, FillBuf)>) + Send + 'static,
     ) -> CacheRead {
         CacheRead { offset, buf, done: Some(Box::new(done)) }
     }
@@ -285,7 +286,7 @@ impl CacheRead {
         let mem = FolioMem::heap(len);
         let buf = FillBuf::whole(Arc::clone(&mem), len);
         CacheRead::new(offset, buf, move |r| {
-            done(r.map(|()| mem.read_settled(0..len).to_vec()));
+            done(r.map(|()| mem.read_settled(0..len).to_vec()).map_err(|(miss, _)| miss));
         })
     }
 
@@ -313,9 +314,10 @@ impl CacheRead {
     }
 
     fn end(&mut self, result: Result<(), CacheMiss>) {
-        self.buf = FillBuf::empty();
+        // Given up before anyone hears of success: from then on the bytes are settled.
+        let buf = std::mem::replace(&mut self.buf, FillBuf::empty());
         if let Some(done) = self.done.take() {
-            done(result);
+            done(result.map_err(|miss| (miss, buf)));
         }
     }
 }

@@ -41,10 +41,12 @@ pub struct Finished {
 
 /// Where a sub reports to. Both calls may come from any thread.
 pub(crate) trait SubSink: Send + Sync {
-    /// `transferred` bytes of sub `index` are in memory and will not be written again.
-    fn progress(&self, index: usize, transferred: u64);
-    /// Sub `index` has ended; its memory is no longer written. Called exactly once.
-    fn finished(&self, index: usize, result: Finished);
+    /// `transferred` bytes of sub `index` are in memory and will not be written again; `facts` is
+    /// what the adapter has reported so far.
+    fn progress(&self, index: usize, transferred: u64, facts: &Facts);
+    /// Sub `index` has ended. `leftover` is the permission for the bytes that were not transferred,
+    /// so that a retry can fill them. Called exactly once.
+    fn finished(&self, index: usize, result: Finished, leftover: FillBuf);
 }
 
 /// A slice of a read, owned by the adapter until it calls [`finish`](ReadSub::finish).
@@ -150,7 +152,7 @@ impl ReadSub {
         self.buf.advance(n);
         self.transferred += n as u64;
         if let (Some(sink), false) = (&self.sink, n == 0) {
-            sink.progress(self.index, self.transferred);
+            sink.progress(self.index, self.transferred, &self.facts);
         }
     }
 
@@ -191,8 +193,8 @@ impl ReadSub {
 
     fn end(&mut self, outcome: Outcome) {
         let Some(sink) = self.sink.take() else { return };
-        // The memory is given back before anyone hears of the end (no late write is possible).
-        self.buf = FillBuf::empty();
+        // The memory leaves the adapter's hands before anyone hears of the end.
+        let leftover = std::mem::replace(&mut self.buf, FillBuf::empty());
         let (outcome, transferred) = if self.overrun {
             let e = Error::new(Errno::EIO, "the server sent more bytes than were asked for");
             (Outcome::Failed(e), 0)
@@ -200,7 +202,7 @@ impl ReadSub {
             (outcome, self.transferred)
         };
         let facts = std::mem::take(&mut self.facts);
-        sink.finished(self.index, Finished { outcome, transferred, facts });
+        sink.finished(self.index, Finished { outcome, transferred, facts }, leftover);
     }
 }
 
@@ -237,9 +239,10 @@ impl DetachedSub {
 struct DetachedSink(crate::sync::Mutex<Option<oneshot::Sender<Finished>>>);
 
 impl SubSink for DetachedSink {
-    fn progress(&self, _index: usize, _transferred: u64) {}
+    fn progress(&self, _index: usize, _transferred: u64, _facts: &Facts) {}
 
-    fn finished(&self, _index: usize, result: Finished) {
+    fn finished(&self, _index: usize, result: Finished, leftover: FillBuf) {
+        drop(leftover);
         if let Some(tx) = self.0.lock().take() {
             // The test may have stopped waiting; nothing to tell it then.
             let _ = tx.send(result);

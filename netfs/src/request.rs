@@ -1,0 +1,11 @@
+//! Requests as pure state machines: no I/O, no clock, no locks, no threads.
+//!
+//! - [`plan`] decides where each byte of a window comes from (rows 21, 22, 47);
+//! - [`read`] follows the subrequests of one read to their end: issue, collect, retry
+//!   (rows 24, 28 to 38).
+//!
+//! The driver in [`crate::read`] performs what these decide and feeds results back. Everything here
+//! can be stepped by a test, one event at a time, in any order.
+
+pub(crate) mod plan;
+pub(crate) mod read;

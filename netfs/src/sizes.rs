@@ -1,0 +1,158 @@
+//! The three sizes of a file, always read together (row 50, N-C23).
+//!
+//! Upstream kept them in three words and tore (CVE-2026-64160). Here a sequence counter makes a
+//! snapshot of all three consistent without a lock on the read side.
+
+use crate::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering, fence},
+};
+
+/// A consistent snapshot of a file's sizes, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sizes {
+    /// The size a reader sees: the server's, or larger while local writes are buffered.
+    pub i_size: u64,
+    /// The server's size (row 48).
+    pub remote_i_size: u64,
+    /// From here on the server is known to hold no data, so nothing is asked for (row 49).
+    pub zero_point: u64,
+}
+
+impl Sizes {
+    /// The sizes of a file that has no local changes.
+    #[must_use]
+    pub fn clean(size: u64) -> Sizes {
+        Sizes { i_size: size, remote_i_size: size, zero_point: size }
+    }
+
+    /// Where server data ends: nothing at or past this is downloaded (N-C5).
+    #[must_use]
+    pub fn server_limit(&self) -> u64 {
+        self.zero_point.min(self.i_size)
+    }
+}
+
+/// The published sizes of one inode.
+#[derive(Default)]
+pub(crate) struct SizeCell {
+    /// Odd while a writer is between its stores.
+    seq: AtomicU64,
+    i_size: AtomicU64,
+    remote_i_size: AtomicU64,
+    zero_point: AtomicU64,
+    writer: Mutex<()>,
+}
+
+impl SizeCell {
+    pub(crate) fn new(sizes: Sizes) -> SizeCell {
+        let cell = SizeCell::default();
+        cell.update(|s| *s = sizes);
+        cell
+    }
+
+    /// All three, from one moment.
+    pub(crate) fn load(&self) -> Sizes {
+        loop {
+            let before = self.seq.load(Ordering::Acquire);
+            let sizes = Sizes {
+                i_size: self.i_size.load(Ordering::Relaxed),
+                remote_i_size: self.remote_i_size.load(Ordering::Relaxed),
+                zero_point: self.zero_point.load(Ordering::Relaxed),
+            };
+            // Orders the loads above before the re-read of the sequence below.
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && self.seq.load(Ordering::Relaxed) == before {
+                return sizes;
+            }
+            // A writer only does three stores: spin is shorter than any wait.
+            spin();
+        }
+    }
+
+    /// Changes them together. Writers exclude one another; the zero point never exceeds what is known
+    /// of the server (N-C22).
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Sizes)) {
+        let _writer = self.writer.lock();
+        let mut sizes = Sizes {
+            i_size: self.i_size.load(Ordering::Relaxed),
+            remote_i_size: self.remote_i_size.load(Ordering::Relaxed),
+            zero_point: self.zero_point.load(Ordering::Relaxed),
+        };
+        change(&mut sizes);
+        let seq = self.seq.load(Ordering::Relaxed);
+        self.seq.store(seq + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.i_size.store(sizes.i_size, Ordering::Relaxed);
+        self.remote_i_size.store(sizes.remote_i_size, Ordering::Relaxed);
+        self.zero_point.store(sizes.zero_point, Ordering::Relaxed);
+        self.seq.store(seq + 2, Ordering::Release);
+    }
+}
+
+#[cfg(not(shuttle))]
+fn spin() {
+    std::hint::spin_loop();
+}
+
+#[cfg(shuttle)]
+fn spin() {
+    shuttle::thread::yield_now();
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n_c23_snapshots_never_tear() {
+        let cell = SizeCell::new(Sizes::clean(0));
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for n in 1..200_000 {
+                    cell.update(|z| *z = Sizes { i_size: n, remote_i_size: n, zero_point: n });
+                }
+                stop.store(true, Ordering::Release);
+            });
+            while !stop.load(Ordering::Acquire) {
+                let z = cell.load();
+                assert!(z.i_size == z.remote_i_size && z.i_size == z.zero_point, "{z:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn n_c05_server_limit_is_the_smaller_of_size_and_zero_point() {
+        let z = Sizes { i_size: 10, remote_i_size: 8, zero_point: 8 };
+        assert_eq!(z.server_limit(), 8);
+        assert_eq!(Sizes { zero_point: 20, ..z }.server_limit(), 10);
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use super::*;
+    use crate::sync::Arc;
+
+    #[test]
+    fn n_c23_snapshots_never_tear_in_any_interleaving() {
+        shuttle::check_random(
+            || {
+                let cell = Arc::new(SizeCell::new(Sizes::clean(0)));
+                let writer = Arc::clone(&cell);
+                let t = shuttle::thread::spawn(move || {
+                    for n in 1..4 {
+                        writer.update(|z| *z = Sizes::clean(n));
+                    }
+                });
+                for _ in 0..3 {
+                    let z = cell.load();
+                    assert!(z.i_size == z.remote_i_size && z.i_size == z.zero_point);
+                }
+                t.join().expect("writer");
+            },
+            2000,
+        );
+    }
+}
