@@ -1,64 +1,34 @@
-//! Validity of cached data: one pure model for TTLs, etags, change attributes, delegations and
-//! callbacks.
+//! Validity of cached data: one model for TTLs, etags, change attributes, delegations and callbacks.
+//!
+//! Adapters report what each reply said ([`Facts`](crate::remote::Facts)) and what their server told
+//! them unasked ([`VolumeEvents`]); this module alone decides whether cached data may be served.
+//!
+//! - `model` decides: pure structs, stepped in tests. Its module text has the rules.
+//! - `cell` is the concurrent shell around it: [`InodeCell::valid_now`] for the hit path,
+//!   [`InodeCell::apply`] for replies.
+//! - `events` is what adapters call; `zap` takes mapped pages away from the fronts.
+//! - `gate` merges concurrent checks; `validate` is what a reader calls when the hit path said no.
+//!
+//! The life of a read that finds its file stale: `valid_now` says no; `validate` shares or starts a
+//! flight; the flight samples an [`Epoch`], asks the server, and applies the reply under that epoch. If the
+//! version is the same the data stays (P-D15). If not, `apply` hands out a [`DropToken`]: the inode
+//! stays stale while the core drops its pages and cuts its cookie over, without any lock, and the
+//! new promise is published when the token is resolved.
+//!
+//! The life of a break: the event takes the next number of the volume's sequence, the file becomes
+//! stale, fronts that map it are asked to zap, and the call returns. A reply to anything issued before
+//! has a smaller epoch and installs no promise (P-D5, P-D7).
 
-use bytes::Bytes;
+mod cell;
+mod events;
+mod gate;
+mod model;
+mod validate;
+mod zap;
 
-/// The handle through which an adapter reports server events for its volume.
-///
-/// Every method bumps counters and queues work: none blocks, does an RPC, or takes a lock that is
-/// held across an await, so all may be called from a packet handler. An adapter answers its server
-/// right after the call and never waits for the [`Ticket`] first.
-#[derive(Clone)]
-pub struct VolumeEvents {}
-
-/// Why the server took a promise back (for statistics and logs).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum BreakReason {
-    /// A callback or lease break from the server.
-    Callback,
-    /// The server lost or reset its callback state.
-    ServerReset,
-    /// The adapter saw a change by other means (inotify, polling).
-    Notify,
-    /// The connection was lost, so events may have been missed.
-    Disconnected,
-}
-
-/// Resolves when every front has dropped what it had mapped of the broken files.
-pub struct Ticket {}
-
-impl VolumeEvents {
-    /// The server may have changed the file `key`. Always counted, even if the file is unknown.
-    pub fn server_break(&self, key: &[u8], reason: BreakReason) -> Ticket {
-        let _ = (key, reason);
-        Ticket {}
-    }
-
-    /// The server may have changed anything in the volume.
-    pub fn server_break_all(&self, reason: BreakReason) -> Ticket {
-        let _ = reason;
-        Ticket {}
-    }
-
-    /// The volume's contents are untrustworthy (restored from a backup, regressed): everything
-    /// cached is dropped at the next access.
-    pub fn scrub(&self, reason: BreakReason) {
-        let _ = reason;
-    }
-
-    /// A read-only volume moved to a newer snapshot: every file is checked at its next access.
-    pub fn snapshot_moved(&self) {}
-
-    /// The file `key` was deleted on the server: further accesses fail with `ESTALE`.
-    pub fn deleted(&self, key: &[u8]) {
-        let _ = key;
-    }
-
-    /// For tests of an adapter: events go nowhere.
-    #[must_use]
-    pub fn detached() -> VolumeEvents {
-        let _ = Bytes::new();
-        VolumeEvents {}
-    }
-}
+pub(crate) use cell::{Applied, DropToken, InodeCell, VolumeCell};
+pub(crate) use events::InodeTable;
+pub use events::{BreakReason, VolumeEvents};
+pub(crate) use gate::ValidateGate;
+pub(crate) use model::{Action, Decision, DropReason, Epoch, ReplyKind, StaleReason, Validity};
+pub use zap::{Origin, Ticket, ZapDone, ZapRegistration, Zapper};

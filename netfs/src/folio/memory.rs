@@ -49,9 +49,7 @@ impl FolioMem {
     pub(crate) fn read_settled(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.len(), "folio range out of bounds");
         // SAFETY: in bounds (asserted) and no longer written (M2, the caller's duty).
-        unsafe {
-            std::slice::from_raw_parts(self.block.as_ptr().add(range.start), range.len())
-        }
+        unsafe { std::slice::from_raw_parts(self.block.as_ptr().add(range.start), range.len()) }
     }
 }
 

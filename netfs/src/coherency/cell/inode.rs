@@ -1,0 +1,285 @@
+//! An inode's shell.
+
+use std::{
+    future::poll_fn,
+    task::{Poll, Waker},
+};
+
+use super::{VolumeCell, volume::WHOLE_FILE};
+use crate::{
+    clock::BootTime,
+    coherency::{
+        gate::ValidateGate,
+        model::{
+            Action, Decision, Epoch, InodeCoherency, KeySlot, ReplyKind, StaleReason, Validity,
+            promise::lasts,
+        },
+        zap::{Origin, Target, Ticket, ZapRegistration, Zapper, remember},
+    },
+    remote::{Facts, Version},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// One inode's coherency state.
+///
+/// Published are two words, written under the state lock. A reader loads `word` before `deadline`
+/// and the volume's barrier last; the writer stores `deadline` before `word`. So a reader that sees
+/// a promise's `word` sees its deadline or that of a later promise, and a reader that started after
+/// an event returned sees the event.
+pub(crate) struct InodeCell {
+    word: AtomicU64,
+    deadline: AtomicU64,
+    volume: Arc<VolumeCell>,
+    number: u64,
+    /// Number of the last event that zapped this inode.
+    generation: Arc<AtomicU64>,
+    state: Mutex<State>,
+    pub(in crate::coherency) gate: Arc<ValidateGate>,
+}
+
+struct State {
+    model: InodeCoherency,
+    /// Who waits for drops to end.
+    settling: Vec<Waker>,
+}
+
+/// What came of a reply.
+#[must_use = "a drop has to be carried out, and a late reply must not be used"]
+pub(crate) struct Applied {
+    /// What was decided.
+    pub(crate) action: Action,
+    /// Whether the reply's attributes were (or were to be) adopted by `commit`.
+    pub(crate) adopt: bool,
+    /// With [`Action::Drop`]: to be resolved once pages and cookie are dropped.
+    pub(crate) drop: Option<DropToken>,
+}
+
+impl InodeCell {
+    /// An inode about which nothing is known. See [`InodeTable`](crate::coherency::InodeTable) for
+    /// when to insert it.
+    pub(crate) fn new(volume: Arc<VolumeCell>, key: &[u8]) -> Arc<InodeCell> {
+        let model = InodeCoherency::new(KeySlot::of(key));
+        Arc::new(InodeCell {
+            word: AtomicU64::new(encode(&model).0),
+            deadline: AtomicU64::new(0),
+            number: volume.number_inode(),
+            generation: Arc::new(AtomicU64::new(0)),
+            state: Mutex::new(State { model, settling: Vec::new() }),
+            gate: ValidateGate::new(Arc::clone(volume.counters())),
+            volume,
+        })
+    }
+
+    /// The inode's volume.
+    pub(crate) fn volume(&self) -> &Arc<VolumeCell> {
+        &self.volume
+    }
+
+    /// The epoch of a request that is about to be issued.
+    pub(crate) fn sample(&self) -> Epoch {
+        self.volume.sample()
+    }
+
+    /// Whether cached data may be served now. The hit path: three loads, no lock; the clock is read
+    /// only for a finite deadline (P-D2).
+    pub(crate) fn valid_now(&self) -> Validity {
+        let word = self.word.load(Ordering::SeqCst);
+        let deadline = BootTime::from_nanos(self.deadline.load(Ordering::SeqCst));
+        let covered = match word & TAG {
+            OWN => false,
+            COVERED => true,
+            BROKEN => return Validity::Stale(StaleReason::Broken),
+            DROPPING => return Validity::Stale(StaleReason::Dropping),
+            DELETED => return Validity::Deleted,
+            _ => return Validity::Stale(StaleReason::NoPromise),
+        };
+        let validity = self.volume.check(word >> TAG_BITS, covered);
+        let expired = validity == Validity::Valid
+            && deadline != BootTime::NEVER
+            && !lasts(deadline, self.volume.clock().now());
+        if expired { Validity::Stale(StaleReason::Expired) } else { validity }
+    }
+
+    /// Applies a reply to a request with this epoch.
+    ///
+    /// `commit` adopts the reply's attributes (if [`Decision::adopt`])
+    /// under the cell's lock, before the new promise is published and after an old one was withdrawn
+    /// if data is to be dropped: nobody sees the new version with the old size (A1.29, P-D26). It
+    /// must be straight-line code.
+    pub(crate) fn apply(
+        self: &Arc<Self>,
+        facts: &Facts,
+        epoch: &Epoch,
+        kind: ReplyKind,
+        commit: impl FnOnce(&Decision),
+    ) -> Applied {
+        let now = self.volume.clock().now();
+        let mut state = self.state.lock();
+        let decision = {
+            let mut volume = self.volume.lock();
+            state.model.apply(&mut volume, facts, epoch, kind, now)
+        };
+        let drops = matches!(decision.action, Action::Drop(_));
+        if drops {
+            self.publish(&state.model);
+            self.volume.counters().drops.inc();
+        }
+        if decision.action == Action::Late {
+            self.volume.counters().late_replies.inc();
+        }
+        commit(&decision);
+        self.publish(&state.model);
+        drop(state);
+        let drop = drops.then(|| DropToken { inode: Some(Arc::clone(self)) });
+        Applied { action: decision.action, adopt: decision.adopt, drop }
+    }
+
+    /// Whether bytes of a reply with this version and epoch may be published to the page cache now.
+    /// See [`InodeCoherency::is_current`].
+    pub(crate) fn is_current(&self, version: Option<&Version>, epoch: &Epoch) -> bool {
+        let mut state = self.state.lock();
+        let volume = self.volume.lock();
+        state.model.is_current(&volume, version, epoch)
+    }
+
+    /// The version known last: the cookie's identity.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.state.lock().model.version().cloned()
+    }
+
+    /// This client wrote; see [`InodeCoherency::on_own_write`]. `commit` as in [`apply`](Self::apply).
+    pub(crate) fn own_write(&self, version: Option<Version>, commit: impl FnOnce()) {
+        let mut state = self.state.lock();
+        state.model.on_own_write(&mut self.volume.lock(), version);
+        commit();
+        self.publish(&state.model);
+    }
+
+    /// A reply or an event said that the file is gone (P-D25: about this file, not about a name).
+    pub(crate) fn mark_deleted(&self) -> Ticket {
+        let mut state = self.state.lock();
+        state.model.on_deleted();
+        self.publish(&state.model);
+        drop(state);
+        self.zap(&WHOLE_FILE, None)
+    }
+
+    /// A break with the number the volume gave it.
+    pub(super) fn on_break(&self, at: u64) -> Ticket {
+        let mut state = self.state.lock();
+        state.model.on_break(at);
+        self.publish(&state.model);
+        drop(state);
+        self.volume.zappers.zap(Target::Inode(self.number), &WHOLE_FILE, at, None)
+    }
+
+    /// Waits until no drop is in progress: between a drop's decision and its end the page cache has
+    /// old data, which even a caller whose own check has just succeeded must not read.
+    pub(crate) async fn settled(&self) {
+        poll_fn(|cx| {
+            let mut state = self.state.lock();
+            if !state.model.is_dropping() {
+                return Poll::Ready(());
+            }
+            remember(&mut state.settling, cx.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Registers a front that maps pages of this inode. It checks [`valid_now`](Self::valid_now)
+    /// after this on each fault, having read [`generation`](Self::generation) before.
+    pub(crate) fn register_zapper(
+        &self,
+        origin: Origin,
+        zapper: Arc<dyn Zapper>,
+    ) -> ZapRegistration {
+        self.volume.zappers.register(self.number, &self.generation, origin, zapper)
+    }
+
+    /// Takes a range (bytes) away from all fronts but `skip`, for a change inside this client.
+    pub(crate) fn zap(&self, range: &std::ops::Range<u64>, skip: Option<Origin>) -> Ticket {
+        let generation = self.volume.lock().bump();
+        self.volume.zappers.zap(Target::Inode(self.number), range, generation, skip)
+    }
+
+    /// The number of the last zap; grows.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn publish(&self, model: &InodeCoherency) {
+        let (word, deadline) = encode(model);
+        if word & TAG == OWN || word & TAG == COVERED {
+            self.deadline.store(deadline.as_nanos(), Ordering::SeqCst);
+        }
+        self.word.store(word, Ordering::SeqCst);
+    }
+
+    fn end_drop(&self, end: impl FnOnce(&mut InodeCoherency)) {
+        let mut state: MutexGuard<'_, State> = self.state.lock();
+        end(&mut state.model);
+        self.publish(&state.model);
+        let wakers = if state.model.is_dropping() {
+            Vec::new()
+        } else {
+            std::mem::take(&mut state.settling)
+        };
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The published word: a tag, and above it the epoch of the promise.
+const TAG_BITS: u32 = 3;
+const TAG: u64 = (1 << TAG_BITS) - 1;
+const NO_PROMISE: u64 = 0;
+const BROKEN: u64 = 1;
+const DROPPING: u64 = 2;
+const DELETED: u64 = 3;
+const OWN: u64 = 4;
+const COVERED: u64 = 5;
+
+fn encode(model: &InodeCoherency) -> (u64, BootTime) {
+    match model.published() {
+        Ok(held) => {
+            let tag = if held.covered { COVERED } else { OWN };
+            (held.seq << TAG_BITS | tag, held.deadline)
+        }
+        Err(Validity::Deleted) => (DELETED, BootTime::ZERO),
+        Err(Validity::Stale(StaleReason::Dropping)) => (DROPPING, BootTime::ZERO),
+        Err(Validity::Stale(StaleReason::Broken)) => (BROKEN, BootTime::ZERO),
+        Err(_) => (NO_PROMISE, BootTime::ZERO),
+    }
+}
+
+/// The obligation to drop what is cached. Until it is resolved the inode is
+/// [`Dropping`](StaleReason::Dropping).
+///
+/// Dropped without [`done`](Self::done) (a cancelled task), the inode stays so, and the next reply
+/// starts another drop.
+#[must_use]
+pub(crate) struct DropToken {
+    inode: Option<Arc<InodeCell>>,
+}
+
+impl DropToken {
+    /// Pages are dropped and the cookie is cut over. The promise that came with the drop is published
+    /// now, unless an event has voided it or another drop is in progress.
+    pub(crate) fn done(mut self) {
+        if let Some(inode) = self.inode.take() {
+            inode.end_drop(InodeCoherency::drop_done);
+        }
+    }
+}
+
+impl Drop for DropToken {
+    fn drop(&mut self) {
+        if let Some(inode) = self.inode.take() {
+            inode.end_drop(InodeCoherency::drop_abandoned);
+        }
+    }
+}

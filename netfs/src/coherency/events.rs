@@ -1,0 +1,116 @@
+//! What adapters report: the server's events.
+
+use std::fmt;
+
+use super::{
+    cell::{InodeCell, VolumeCell},
+    zap::Ticket,
+};
+use crate::{clock::SystemClock, remote::PromiseKind, stats::Counters, sync::Arc};
+
+/// Why the server took a promise back (for statistics and logs).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum BreakReason {
+    /// A callback or lease break from the server.
+    Callback,
+    /// The server wants a delegation back.
+    Recall,
+    /// The server lost or reset its callback state.
+    ServerReset,
+    /// The adapter saw a change by other means (inotify, polling).
+    Notify,
+    /// The connection was lost, so events may have been missed.
+    Disconnected,
+}
+
+/// The core's inode table, as far as events need it.
+///
+/// An implementation MUST insert a new inode into the table *before* it applies the facts it was
+/// found with. A break records its key first and searches the table afterwards; so either the search
+/// finds the inode, or the inode's `apply` finds the record.
+pub(crate) trait InodeTable: Send + Sync + 'static {
+    /// The inode with this key, if it is in the table.
+    fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>>;
+}
+
+/// The handle through which an adapter reports server events for its volume.
+///
+/// Every method bumps counters and queues work: none blocks, does an RPC, or takes a lock that is
+/// held across an await, so all may be called from a packet handler. An adapter answers its server
+/// right after the call and never waits for the [`Ticket`] first (A1.23, P-D27): the server may be
+/// holding back our own write until that answer.
+///
+/// ```
+/// use netfs::coherency::{BreakReason, VolumeEvents};
+/// let events = VolumeEvents::detached();
+/// let ticket = events.server_break(b"file-1", BreakReason::Callback);
+/// assert!(ticket.is_done()); // nothing is mapped
+/// ```
+#[derive(Clone)]
+pub struct VolumeEvents {
+    volume: Arc<VolumeCell>,
+}
+
+impl VolumeEvents {
+    pub(crate) fn new(volume: Arc<VolumeCell>) -> VolumeEvents {
+        VolumeEvents { volume }
+    }
+
+    /// The server may have changed the file `key`. Always counted, even if the file is unknown: a
+    /// lookup of it may be in flight. Cached data stays; the next access asks the server.
+    pub fn server_break(&self, key: &[u8], reason: BreakReason) -> Ticket {
+        tracing::debug!(volume = %self.volume.name(), ?reason, "break of one file");
+        self.volume.on_break(key)
+    }
+
+    /// The server may have changed anything in the volume.
+    ///
+    /// After [`ServerReset`](BreakReason::ServerReset) and
+    /// [`Disconnected`](BreakReason::Disconnected) every file is checked for itself; after the
+    /// others, files under a volume promise are settled together by one reply that renews it (A1.36).
+    pub fn server_break_all(&self, reason: BreakReason) -> Ticket {
+        tracing::debug!(volume = %self.volume.name(), ?reason, "break of the whole volume");
+        self.volume.on_break_all(reason)
+    }
+
+    /// The server wants the promise for `key` back. As this release only reads, giving it back needs
+    /// no writeback: the ticket resolves when nothing is mapped under it any more.
+    pub fn server_recall(&self, key: &[u8], kind: PromiseKind) -> Ticket {
+        tracing::debug!(volume = %self.volume.name(), ?kind, "recall of one file");
+        self.volume.on_break(key)
+    }
+
+    /// The volume's contents are untrustworthy (restored from a backup, regressed): everything
+    /// cached is dropped at the next access.
+    pub fn scrub(&self, reason: BreakReason) {
+        tracing::warn!(volume = %self.volume.name(), ?reason, "volume scrubbed");
+        // Nobody waits: what is unmapped is fetched anew whenever that is done.
+        let _ = self.volume.on_scrub();
+    }
+
+    /// A read-only volume moved to a newer snapshot: every file is checked at its next access.
+    pub fn snapshot_moved(&self) {
+        tracing::debug!(volume = %self.volume.name(), "volume moved to another snapshot");
+        let _ = self.volume.on_snapshot_moved();
+    }
+
+    /// The file `key` was deleted on the server: further accesses fail with `ESTALE`.
+    pub fn deleted(&self, key: &[u8]) {
+        tracing::debug!(volume = %self.volume.name(), "file deleted on the server");
+        let _ = self.volume.on_deleted(key);
+    }
+
+    /// For tests of an adapter: events go nowhere.
+    #[must_use]
+    pub fn detached() -> VolumeEvents {
+        let counters = Arc::new(Counters::default());
+        VolumeEvents::new(VolumeCell::new("detached", Arc::new(SystemClock), counters))
+    }
+}
+
+impl fmt::Debug for VolumeEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VolumeEvents({})", self.volume.name())
+    }
+}

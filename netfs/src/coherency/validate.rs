@@ -1,0 +1,106 @@
+//! From "stale" to "valid": which check to share, and waiting for it.
+
+use std::{future::Future, pin::pin};
+
+use futures_util::future::{Either, select};
+use tokio::runtime::Handle;
+
+use super::{
+    cell::InodeCell,
+    model::{StaleReason, Validity},
+};
+use crate::{
+    clock::{BootTime, Clock},
+    error::{Errno, Error, Result},
+    sync::Arc,
+};
+
+impl InodeCell {
+    /// Makes the inode's cached data good for a caller that starts now: returns at once if a promise
+    /// stands, else after a check issued from now on (or one that brought a promise) and after any
+    /// drop it caused. Without any promise each call needs a check; concurrent ones share (P-D10).
+    ///
+    /// `check` is one flight, run on `driver`: sample, one RPC, [`apply`](Self::apply) as
+    /// [`ReplyKind::Check`](super::model::ReplyKind::Check) (again, a bounded number of times, if
+    /// [`Late`](super::model::Action::Late)), carry out a drop. `deadline` bounds this caller's wait,
+    /// not the flight.
+    ///
+    /// # Errors
+    /// `ESTALE` if the file is deleted, `ETIMEDOUT` at the deadline, else what `check` failed with.
+    pub(crate) async fn validate<C, F>(
+        self: &Arc<Self>,
+        driver: &Handle,
+        deadline: Option<BootTime>,
+        check: C,
+    ) -> Result<()>
+    where
+        C: FnOnce() -> F + Clone + Send + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let work = self.settle(driver, check);
+        let Some(deadline) = deadline else { return work.await };
+        let alarm = Alarm::set(driver, &**self.volume().clock(), deadline);
+        match select(pin!(work), pin!(alarm.rung())).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => Err(Error::new(
+                Errno::ETIMEDOUT,
+                "the server did not confirm the file before the deadline",
+            )),
+        }
+    }
+
+    async fn settle<C, F>(self: &Arc<Self>, driver: &Handle, check: C) -> Result<()>
+    where
+        C: FnOnce() -> F + Clone + Send + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let valid = || self.valid_now() == Validity::Valid;
+        if self.valid_now() == Validity::Stale(StaleReason::VolumeLapsed) {
+            // Any file's check renews the volume's promise, so one for all its files is in the air.
+            // It goes through that file's own gate; no flight of that gate waits for this one.
+            let (inode, driver_2, check_2) = (Arc::clone(self), driver.clone(), check.clone());
+            let renew = move || async move { inode.check_alone(&driver_2, check_2).await };
+            // What it failed with concerns the file it was for; ours is asked about next.
+            drop(self.volume().gate.run(driver, valid, renew).await);
+        }
+        match self.valid_now() {
+            Validity::Valid => return Ok(()),
+            Validity::Deleted => return Err(deleted()),
+            Validity::Stale(_) => self.check_alone(driver, check).await?,
+        }
+        self.settled().await;
+        if self.valid_now() == Validity::Deleted { Err(deleted()) } else { Ok(()) }
+    }
+
+    async fn check_alone<C, F>(self: &Arc<Self>, driver: &Handle, check: C) -> Result<()>
+    where
+        C: FnOnce() -> F + Clone + Send + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.gate.run(driver, || self.valid_now() == Validity::Valid, check).await
+    }
+}
+
+fn deleted() -> Error {
+    Error::new(Errno::ESTALE, "the file was deleted on the server")
+}
+
+/// A sleep on the driver's threads, whatever runtime (if any) polls the caller.
+struct Alarm(tokio::task::JoinHandle<()>);
+
+impl Alarm {
+    fn set(driver: &Handle, clock: &dyn Clock, deadline: BootTime) -> Alarm {
+        Alarm(driver.spawn(clock.sleep_until(deadline)))
+    }
+
+    async fn rung(mut self) {
+        // A lost task means that the driver is gone: then nothing else will come either.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
