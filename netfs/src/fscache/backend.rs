@@ -62,6 +62,11 @@ pub enum Refusal {
     Unsupported,
     /// The object is already open under this key.
     InUse,
+    /// Nothing is cached for now: no cache is attached, the object could not be opened, or direct
+    /// writes have switched caching off until the last user leaves (N-C50).
+    Disabled,
+    /// The cache did not answer in time.
+    TimedOut,
 }
 
 /// Why bytes did not come from the cache.
@@ -251,6 +256,15 @@ pub trait CacheObject: Send + Sync + 'static {
     /// Replaces the object by an empty one with a new identity. Effective in memory at once; the disk
     /// follows, and a crash in between is caught by the old identity.
     fn cut_over(&self, identity: Identity) -> Result<Arc<dyn CacheObject>, Refusal>;
+
+    /// Gives the content another identity: the owner itself changed the file and what it changed is
+    /// stored (row 108), or changed its size (row 107). A new size MUST forget the page that holds the
+    /// old end of file and every page that reaches past the new one, in memory at once. An object
+    /// that cannot do it refuses, and is cut over instead.
+    fn set_identity(&self, identity: Identity) -> Result<(), Refusal> {
+        drop(identity);
+        Err(Refusal::Unsupported)
+    }
 
     /// Makes what is stored so far findable after a restart.
     fn commit(self: Arc<Self>) -> BoxFuture<'static, Result<(), Refusal>>;

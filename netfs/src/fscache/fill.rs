@@ -1,0 +1,356 @@
+//! The fill queue: downloaded data on its way to the cache, in the background.
+//!
+//! Bounded in bytes, because queued slices pin folios: when it is full, data is dropped (and counted)
+//! or the request that brought it waits, never without bound. Nothing here can fail a read.
+//!
+//! **A fill carries what it is true of** ([`FillTag`]): the identity its bytes were fetched under, the
+//! cookie's invalidation counter when the fetch was issued, and the core's own test (its epoch rule),
+//! asked right before the write. The write itself carries the object's generation, so one that is
+//! overtaken by a cut-over while it is on its way has no effect either.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::{CacheWrite, Cookie, Identity, Refusal, cache::FsCache, cookie::Access};
+use crate::{
+    folio::{PAGE_SIZE, Slice},
+    sync::{Arc, Mutex},
+};
+
+/// What to do with downloaded data when the queue is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum FillWhenFull {
+    /// Do not cache it; counted as `fill_dropped_bytes`.
+    Drop,
+    /// Make the request wait for room, at most this long; then drop.
+    Wait {
+        /// The longest wait.
+        max: Duration,
+    },
+}
+
+/// Settings of a [`FillQueue`].
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct FillConfig {
+    /// Most bytes queued or being written. 64 MiB: a second of a slow disk.
+    pub bytes_max: u64,
+    /// Most writes handed to the cache at once. 16: enough to keep an SSD busy.
+    pub writes_max: usize,
+    /// How long a fill waits for its cookie's object. 1 s: much longer than a reader waits, so that the
+    /// first fills of a file survive a slow lookup.
+    pub object_wait: Duration,
+    /// After this long a write no longer counts against `writes_max` (its bytes still count): a hung
+    /// object must not keep the others from being filled (N-C76). 5 s.
+    pub stuck_after: Duration,
+    /// When full.
+    pub when_full: FillWhenFull,
+}
+
+impl Default for FillConfig {
+    fn default() -> Self {
+        FillConfig {
+            bytes_max: 64 << 20,
+            writes_max: 16,
+            object_wait: Duration::from_secs(1),
+            stuck_after: Duration::from_secs(5),
+            when_full: FillWhenFull::Drop,
+        }
+    }
+}
+
+/// What a fill's bytes are true of.
+pub(crate) struct FillTag {
+    /// The file's identity according to the reply that brought the bytes.
+    pub(crate) identity: Identity,
+    /// [`Cookie::inval_counter`] sampled before the fetch was issued.
+    pub(crate) inval_counter: u64,
+    /// Asked right before the write, once: may these bytes be kept? (A fill whose epoch is old is kept
+    /// only if a validate issued after the event confirmed its version.)
+    pub(crate) still_ok: Box<dyn Fn() -> bool + Send>,
+}
+
+/// What became of a fill offered to the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pushed {
+    /// It will be tried.
+    Queued,
+    /// No room; counted.
+    Dropped,
+    /// Not whole pages, or the queue is shut down.
+    Refused,
+}
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(crate) struct FillQueue(Arc<Shared>);
+
+struct Shared {
+    fscache: Arc<FsCache>,
+    config: FillConfig,
+    state: Mutex<State>,
+    writes: Arc<Semaphore>,
+    /// Notified whenever a fill ends.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: u64,
+    shut: bool,
+    /// Fills that have not ended, by the round they were queued in. [`FillQueue::drain`] starts a new
+    /// round and waits for the older ones, so fills that keep coming cannot keep it waiting.
+    round: u64,
+    pending: BTreeMap<u64, u64>,
+}
+
+impl FillQueue {
+    pub(crate) fn new(fscache: Arc<FsCache>, config: FillConfig) -> FillQueue {
+        let writes = Arc::new(Semaphore::new(config.writes_max.max(1)));
+        FillQueue(Arc::new(Shared {
+            fscache,
+            config,
+            state: Mutex::default(),
+            writes,
+            ended: Notify::new(),
+        }))
+    }
+
+    /// Offers data that starts at `offset` of the file (whole pages, the last zero-padded). Waits for
+    /// room only as [`FillWhenFull`] says.
+    pub(crate) async fn push(
+        &self,
+        cookie: &Arc<Cookie>,
+        offset: u64,
+        data: Vec<Slice>,
+        tag: FillTag,
+    ) -> Pushed {
+        let mut fill = Fill { cookie: Arc::clone(cookie), offset, data, tag };
+        let FillWhenFull::Wait { max } = self.0.config.when_full else {
+            return self.try_fill(fill).unwrap_or_else(|fill| self.drop_fill(&fill));
+        };
+        fill = match self.try_fill(fill) {
+            Ok(pushed) => return pushed,
+            Err(fill) => fill,
+        };
+        let fscache = &self.0.fscache;
+        fscache.counters().fill_waits.inc();
+        let deadline = fscache.now() + max;
+        loop {
+            // Made before the attempt, so room made in between is not missed.
+            let ended = self.0.ended.notified();
+            fill = match self.try_fill(fill) {
+                Ok(pushed) => return pushed,
+                Err(fill) => fill,
+            };
+            if fscache.until(deadline, ended).await.is_none() {
+                return self.try_fill(fill).unwrap_or_else(|fill| self.drop_fill(&fill));
+            }
+        }
+    }
+
+    /// The same without ever waiting.
+    pub(crate) fn try_push(
+        &self,
+        cookie: &Arc<Cookie>,
+        offset: u64,
+        data: Vec<Slice>,
+        tag: FillTag,
+    ) -> Pushed {
+        let fill = Fill { cookie: Arc::clone(cookie), offset, data, tag };
+        self.try_fill(fill).unwrap_or_else(|fill| self.drop_fill(&fill))
+    }
+
+    /// Completes when everything queued before the call has ended, written or not.
+    pub(crate) async fn drain(&self) {
+        let round = {
+            let mut state = self.0.state.lock();
+            state.round += 1;
+            state.round
+        };
+        loop {
+            let ended = self.0.ended.notified();
+            if self.0.state.lock().pending.range(..round).next().is_none() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Bytes queued or being written.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.0.state.lock().bytes
+    }
+
+    /// Takes no more fills and waits, at most `patience`, for those there are. Returns the bytes that
+    /// had not been written by then; they are counted as dropped.
+    pub(crate) async fn shutdown(&self, patience: Duration) -> u64 {
+        self.0.state.lock().shut = true;
+        let fscache = &self.0.fscache;
+        let deadline = fscache.now() + patience;
+        if fscache.until(deadline, self.drain()).await.is_some() {
+            return 0;
+        }
+        let left = self.queued_bytes();
+        fscache.counters().fill_dropped_bytes.add(left);
+        left
+    }
+
+    /// Queues the fill, or gives it back if there is no room.
+    fn try_fill(&self, fill: Fill) -> Result<Pushed, Fill> {
+        let bytes = fill.len();
+        if bytes == 0 || !fill.is_whole_pages() {
+            return Ok(Pushed::Refused);
+        }
+        let ticket = {
+            let mut state = self.0.state.lock();
+            if state.shut {
+                return Ok(Pushed::Refused);
+            }
+            // One fill larger than the whole queue is let in alone, else it could never be cached.
+            if state.bytes > 0 && state.bytes + bytes > self.0.config.bytes_max {
+                return Err(fill);
+            }
+            state.bytes += bytes;
+            let round = state.round;
+            *state.pending.entry(round).or_default() += 1;
+            Ticket { shared: Arc::clone(&self.0), round, bytes }
+        };
+        let shared = Arc::clone(&self.0);
+        self.0.fscache.spawn(async move { shared.run(fill, ticket).await });
+        Ok(Pushed::Queued)
+    }
+
+    fn drop_fill(&self, fill: &Fill) -> Pushed {
+        self.0.fscache.counters().fill_dropped_bytes.add(fill.len());
+        Pushed::Dropped
+    }
+}
+
+impl Shared {
+    async fn run(self: Arc<Self>, fill: Fill, ticket: Ticket) {
+        // Never closed, so this fails only if the semaphore is misused.
+        let Ok(permit) = Arc::clone(&self.writes).acquire_owned().await else { return };
+        let deadline = self.fscache.now() + self.config.object_wait;
+        let access = match fill.cookie.begin_by(deadline).await {
+            Ok(access) => access,
+            Err(refusal) => return self.refused(&fill, refusal),
+        };
+        if !fill.may_be_kept(&access) {
+            self.fscache.counters().fill_stale_bytes.add(fill.len());
+            return;
+        }
+        self.write(fill, access, ticket, permit).await;
+    }
+
+    async fn write(
+        self: &Arc<Self>,
+        fill: Fill,
+        access: Access,
+        ticket: Ticket,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let counters = self.fscache.counters();
+        counters.cache_write.inc();
+        let object = Arc::clone(access.object());
+        let generation = object.generation();
+        // Asked again after the generation was read: an invalidation before this line is seen here,
+        // one after it changes the generation.
+        if !access.is_current() {
+            counters.fill_stale_bytes.add(fill.len());
+            counters.cache_write_failed.inc();
+            return;
+        }
+        let (said, ended) = oneshot::channel::<()>();
+        let shared = Arc::clone(self);
+        let sub = CacheWrite::new(fill.offset, fill.data, generation, move |result| {
+            // The cache's thread: the access ends only now, so the object is not closed under it.
+            shared.written(ticket.bytes, result);
+            drop((access, ticket, said));
+        });
+        object.write(sub);
+        // A write that hangs gives its place to others; its bytes go on counting.
+        let stuck = self.fscache.now() + self.config.stuck_after;
+        let _ = self.fscache.until(stuck, ended).await;
+        drop(permit);
+    }
+
+    fn written(&self, bytes: u64, result: Result<(), Refusal>) {
+        let counters = self.fscache.counters();
+        match result {
+            Ok(()) => {
+                counters.cache_write_done.inc();
+                counters.cache_write_bytes.add(bytes);
+            }
+            Err(refusal) => {
+                counters.cache_write_failed.inc();
+                match self.fscache.refused(refusal) {
+                    Refusal::Stale => counters.fill_stale_bytes.add(bytes),
+                    _ => counters.fill_dropped_bytes.add(bytes),
+                }
+            }
+        }
+    }
+
+    fn refused(&self, fill: &Fill, refusal: Refusal) {
+        tracing::debug!(key = ?fill.cookie.key(), ?refusal, "fill dropped: no cache object");
+        self.fscache.counters().fill_dropped_bytes.add(fill.len());
+    }
+}
+
+struct Fill {
+    cookie: Arc<Cookie>,
+    offset: u64,
+    data: Vec<Slice>,
+    tag: FillTag,
+}
+
+impl Fill {
+    fn len(&self) -> u64 {
+        self.data.iter().map(|s| s.len() as u64).sum()
+    }
+
+    fn is_whole_pages(&self) -> bool {
+        self.offset.is_multiple_of(PAGE_SIZE as u64)
+            && self.data.iter().all(|s| s.len().is_multiple_of(PAGE_SIZE))
+    }
+
+    fn may_be_kept(&self, access: &Access) -> bool {
+        access.inval_counter() == self.tag.inval_counter
+            && access.object().identity() == self.tag.identity
+            && (self.tag.still_ok)()
+    }
+}
+
+/// A fill's share of the queue, given back when it has ended however it ended.
+struct Ticket {
+    shared: Arc<Shared>,
+    round: u64,
+    bytes: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.bytes -= self.bytes;
+        if let Some(n) = state.pending.get_mut(&self.round) {
+            *n -= 1;
+            if *n == 0 {
+                state.pending.remove(&self.round);
+            }
+        }
+        drop(state);
+        self.shared.ended.notify_waiters();
+    }
+}
+
+impl fmt::Debug for FillQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FillQueue({} bytes)", self.queued_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests;
