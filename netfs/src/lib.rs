@@ -5,6 +5,7 @@ pub mod coherency;
 pub mod error;
 pub mod folio;
 pub mod fscache;
+pub mod policy;
 pub mod remote;
 pub mod stats;
 mod sync;

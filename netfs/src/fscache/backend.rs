@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use crate::{
     folio::{
         Slice,
-        memory::{FillBuf, FolioMem},
+        memory::{FillBuf, NewMem},
     },
     remote::VolumeId,
     sync::Arc,
@@ -263,14 +263,18 @@ pub trait CacheObject: Send + Sync + 'static {
 pub struct CacheRead {
     offset: u64,
     buf: FillBuf,
-    done: Option<Box<dyn FnOnce(Result<(), CacheMiss>) + Send>>,
+    done: Option<CacheReadDone>,
 }
+
+/// Hears how a cache read ended. On a miss it gets the permission for all of the memory back, so that
+/// the same range can be asked from the server.
+pub(crate) type CacheReadDone = Box<dyn FnOnce(Result<(), (CacheMiss, FillBuf)>) + Send>;
 
 impl CacheRead {
     pub(crate) fn new(
         offset: u64,
         buf: FillBuf,
-        done: impl FnOnce(Result<(), CacheMiss>) + Send + 'static,
+        done: impl FnOnce(Result<(), (CacheMiss, FillBuf)>) + Send + 'static,
     ) -> CacheRead {
         CacheRead { offset, buf, done: Some(Box::new(done)) }
     }
@@ -282,10 +286,12 @@ impl CacheRead {
         len: usize,
         done: impl FnOnce(Result<Vec<u8>, CacheMiss>) + Send + 'static,
     ) -> CacheRead {
-        let mem = FolioMem::heap(len);
-        let buf = FillBuf::whole(Arc::clone(&mem), len);
-        CacheRead::new(offset, buf, move |r| {
-            done(r.map(|()| mem.read_settled(0..len).to_vec()));
+        let (buf, mem) = FillBuf::whole(NewMem::heap(len), len);
+        CacheRead::new(offset, buf, move |result| {
+            done(match result {
+                Ok(()) => Ok(mem.read_settled(0..len).to_vec()),
+                Err((miss, _)) => Err(miss),
+            });
         })
     }
 
@@ -313,10 +319,17 @@ impl CacheRead {
     }
 
     fn end(&mut self, result: Result<(), CacheMiss>) {
-        self.buf = FillBuf::empty();
-        if let Some(done) = self.done.take() {
-            done(result);
-        }
+        let Some(done) = self.done.take() else { return };
+        // The memory is given back before anyone hears of the end (no late write is possible).
+        let mut buf = std::mem::replace(&mut self.buf, FillBuf::empty());
+        done(match result {
+            Ok(()) => {
+                buf.advance(buf.len());
+                drop(buf);
+                Ok(())
+            }
+            Err(miss) => Err((miss, buf)),
+        });
     }
 }
 

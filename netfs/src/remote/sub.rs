@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{cx::Cx, facts::Facts};
 use crate::{
     error::{Errno, Error},
-    folio::memory::{FillBuf, FolioMem},
+    folio::memory::{FillBuf, FolioMem, NewMem},
     sync::Arc,
 };
 
@@ -37,6 +37,8 @@ pub struct Finished {
     pub transferred: u64,
     /// What the reply said.
     pub facts: Facts,
+    /// Permission for what was not transferred, back with the core: to try again, or to zero it.
+    pub(crate) rest: FillBuf,
 }
 
 /// Where a sub reports to. Both calls may come from any thread.
@@ -98,10 +100,9 @@ impl ReadSub {
     /// memory of its own, and the second value tells what became of it.
     #[must_use]
     pub fn detached(offset: u64, len: usize, cx: Cx) -> (ReadSub, DetachedSub) {
-        let mem = FolioMem::heap(len);
+        let (buf, mem) = FillBuf::whole(NewMem::heap(len), len);
         let (tx, rx) = oneshot::channel();
         let sink = Arc::new(DetachedSink(crate::sync::Mutex::new(Some(tx))));
-        let buf = FillBuf::whole(Arc::clone(&mem), len);
         (ReadSub::new(0, offset, buf, cx, sink), DetachedSub { mem, len, rx })
     }
 
@@ -192,7 +193,7 @@ impl ReadSub {
     fn end(&mut self, outcome: Outcome) {
         let Some(sink) = self.sink.take() else { return };
         // The memory is given back before anyone hears of the end (no late write is possible).
-        self.buf = FillBuf::empty();
+        let rest = std::mem::replace(&mut self.buf, FillBuf::empty());
         let (outcome, transferred) = if self.overrun {
             let e = Error::new(Errno::EIO, "the server sent more bytes than were asked for");
             (Outcome::Failed(e), 0)
@@ -200,7 +201,7 @@ impl ReadSub {
             (outcome, self.transferred)
         };
         let facts = std::mem::take(&mut self.facts);
-        sink.finished(self.index, Finished { outcome, transferred, facts });
+        sink.finished(self.index, Finished { outcome, transferred, facts, rest });
     }
 }
 
@@ -228,7 +229,9 @@ impl DetachedSub {
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "documented above")]
     pub fn wait(self) -> (Finished, Vec<u8>) {
-        let finished = pollster::block_on(self.rx).expect("a sub reports exactly once");
+        let mut finished = pollster::block_on(self.rx).expect("a sub reports exactly once");
+        // The memory can be read only when nobody may write it any more.
+        finished.rest = FillBuf::empty();
         let n = usize::try_from(finished.transferred).unwrap_or(self.len).min(self.len);
         (finished, self.mem.read_settled(0..n).to_vec())
     }
