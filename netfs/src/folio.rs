@@ -1,9 +1,33 @@
 //! The page cache: folios, their memory, the per-inode index, the byte budget and reclaim.
+//!
+//! | part | holds |
+//! |---|---|
+//! | [`arena`] | recycled blocks of memory, huge-page aligned |
+//! | [`memory`] | who may write and read a folio's memory: the invariants of the unsafe code |
+//! | [`budget`] | the accounts of folio memory; what counts in the byte budget |
+//! | [`state`], [`waiters`] | one folio: locked, uptodate or failed, and who waits for it |
+//! | [`index`] | the folios of one file: hit path, insertion, publishing, invalidation |
+//! | [`window`] | which folio sizes to use for a run of missing bytes |
+//! | [`cache`] | what all files share: allocation, eviction ([`policy`](crate::policy)), usage |
+//!
+//! The life of a fetch: [`absent_runs`](index::FolioIndex::absent_runs) says what is missing;
+//! [`alloc_window`](cache::FolioCache::alloc_window) gets all the memory before anything is locked;
+//! [`lock_window`](index::FolioIndex::lock_window) indexes it as locked folios (concurrent readers now
+//! wait for them instead of fetching too); the fetch fills them;
+//! [`publish_if`](index::FolioIndex::publish_if) shows them, unless they were invalidated meanwhile.
 
 pub(crate) mod arena;
+pub(crate) mod budget;
+pub(crate) mod cache;
+pub(crate) mod index;
 pub(crate) mod memory;
+pub(crate) mod state;
+mod waiters;
+pub(crate) mod window;
 
 use std::ops::{Deref, Range};
+
+pub use cache::MemoryUsage;
 
 use crate::sync::Arc;
 
@@ -24,18 +48,28 @@ pub struct Slice {
 impl Slice {
     /// A piece of settled memory (invariant M2 of [`memory`]).
     pub(crate) fn settled(mem: Arc<memory::FolioMem>, range: Range<usize>) -> Slice {
-        assert!(range.end <= mem.len(), "slice beyond the folio");
+        assert!(range.start <= range.end && range.end <= mem.len(), "slice beyond the folio");
         Slice { mem, start: range.start, len: range.len() }
     }
 
     /// A slice over memory of its own, for tests of a backend.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Slice {
-        let mem = memory::FolioMem::heap(bytes.len());
-        let mut fill = memory::FillBuf::whole(Arc::clone(&mem), bytes.len());
+        let new = memory::NewMem::heap(bytes.len());
+        let (mut fill, mem) = memory::FillBuf::whole(new, bytes.len());
         fill.copy_in(bytes);
-        drop(fill);
+        fill.advance(bytes.len());
         Slice::settled(mem, 0..bytes.len())
+    }
+
+    /// A part of this slice, sharing its memory.
+    ///
+    /// # Panics
+    /// If `range` is not within the slice, as indexing does.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Slice {
+        assert!(range.start <= range.end && range.end <= self.len, "part beyond the slice");
+        Slice { mem: Arc::clone(&self.mem), start: self.start + range.start, len: range.len() }
     }
 }
 
@@ -43,6 +77,12 @@ impl Deref for Slice {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         self.mem.read_settled(self.start..self.start + self.len)
+    }
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

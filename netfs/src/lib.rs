@@ -6,6 +6,7 @@ pub mod error;
 pub mod folio;
 pub mod fscache;
 mod iomode;
+pub mod policy;
 pub mod remote;
 mod request;
 mod sizes;

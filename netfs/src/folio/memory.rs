@@ -1,59 +1,98 @@
 //! Folio memory and who may touch it.
 //!
+//! Memory is born as [`NewMem`], which nobody else can see. [`FillBuf::whole`] consumes it and gives
+//! the one permission to write, and the shared handle [`FolioMem`] that readers will use.
+//!
 //! Invariants (the reason the `unsafe` here is sound):
 //!
 //! - **M1** A byte of a [`FolioMem`] is written only through a [`FillBuf`], and at most one live
-//!   `FillBuf` covers it. `FillBuf`s are made only here, from memory that nobody else can see yet
-//!   ([`FillBuf::whole`]) or by splitting one that exists ([`FillBuf::split_to`]).
-//! - **M2** A byte is read only after the `FillBuf` that covered it has been dropped or advanced past
-//!   it, with a happens-before edge in between (the folio's state word, released by the filler and
-//!   acquired by the reader; or the sub's completion). From then on it never changes: a refill or a
+//!   `FillBuf` covers it: they are made only from a `NewMem`, once, or by splitting one that exists.
+//! - **M2** A byte is read only when no `FillBuf` over that memory is left. [`FolioMem::fill`] counts
+//!   them and is checked (acquire) by every read; each filler's end is a release, so what it wrote
+//!   is seen. The count never rises from zero, so from then on the bytes never change: a refill or a
 //!   write replaces the folio's memory in the index. That is why slices are immutable.
+//! - **M3** Recycled memory holds another file's bytes. The same word counts bytes that nobody has
+//!   declared filled; memory may enter the cache only when that is zero ([`FolioMem::is_complete`]).
 
 #![allow(unsafe_code, reason = "exclusive fill of shared folio memory; invariants M1 and M2 above")]
 
 use std::ops::Range;
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
-use super::arena::Block;
-use crate::sync::Arc;
+use super::{arena::Block, budget::Charge};
+use crate::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// One live piece of a `FillBuf`, in the upper half of [`FolioMem::fill`].
+const PIECE: u64 = 1 << 32;
 
 /// The memory of one folio, or of one transient read. Goes back to the arena with the last clone.
 pub(crate) struct FolioMem {
+    // Before the charge: memory is free before the budget says so.
     block: Block,
+    charge: Option<Charge>,
+    /// Upper 32 bits: live pieces of `FillBuf`s over this memory. Lower 32: bytes not filled yet.
+    fill: AtomicU64,
 }
 
-// SAFETY: the raw memory is owned by the block; concurrent access follows M1 and M2.
-unsafe impl Send for FolioMem {}
-// SAFETY: as above.
-unsafe impl Sync for FolioMem {}
-
 impl FolioMem {
-    pub(crate) fn new(block: Block) -> Arc<FolioMem> {
-        Arc::new(FolioMem { block })
-    }
-
-    /// Memory outside the arena and its budget, zeroed.
-    pub(crate) fn heap(len: usize) -> Arc<FolioMem> {
-        FolioMem::new(Block::heap(len))
-    }
-
     /// Usable bytes.
     pub(crate) fn len(&self) -> usize {
         self.block.len()
     }
 
-    /// Bytes that are settled (M2): the caller has seen, with acquire ordering, that their filler is
-    /// done with them.
+    /// Nobody may write this memory any more (M2).
+    pub(crate) fn is_settled(&self) -> bool {
+        self.fill.load(Ordering::Acquire) < PIECE
+    }
+
+    /// Settled, and every byte was declared filled (M3).
+    pub(crate) fn is_complete(&self) -> bool {
+        self.fill.load(Ordering::Acquire) == 0
+    }
+
+    /// How this memory is accounted; `None` for memory outside any budget.
+    pub(crate) fn charge(&self) -> Option<&Charge> {
+        self.charge.as_ref()
+    }
+
+    /// Bytes nobody writes any more.
+    ///
+    /// # Panics
+    /// If a filler is still at work, or the range is out of bounds: bugs of this crate.
     pub(crate) fn read_settled(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.len(), "folio range out of bounds");
-        // SAFETY: in bounds (asserted) and no longer written (M2, the caller's duty).
+        assert!(self.is_settled(), "folio read while it is being filled");
+        // SAFETY: in bounds and no longer written, both asserted (M2).
         unsafe { std::slice::from_raw_parts(self.block.as_ptr().add(range.start), range.len()) }
     }
 }
 
-/// A piece of one folio's memory that its owner may write.
+/// Memory that was just allocated: nobody else can see it.
+pub(crate) struct NewMem(FolioMem);
+
+impl NewMem {
+    /// Memory of the arena, accounted by `charge`. Its content is undefined (recycled).
+    pub(crate) fn new(block: Block, charge: Option<Charge>) -> NewMem {
+        let len = u32::try_from(block.len()).expect("folios and windows are below 4 GiB");
+        NewMem(FolioMem { block, charge, fill: AtomicU64::new(u64::from(len)) })
+    }
+
+    /// Memory outside the arena and its budget, zeroed.
+    pub(crate) fn heap(len: usize) -> NewMem {
+        NewMem::new(Block::heap(len), None)
+    }
+
+    /// Usable bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A piece of one folio's memory that its owner may write. Its end, by whatever way, is counted.
 struct Piece {
     mem: Arc<FolioMem>,
     start: usize,
@@ -61,14 +100,39 @@ struct Piece {
 }
 
 impl Piece {
+    /// The first `n` bytes as a piece of their own. `n` is at most `len`.
+    fn split_to(&mut self, n: usize) -> Piece {
+        // Relaxed: this piece already holds the count above zero.
+        self.mem.fill.fetch_add(PIECE, Ordering::Relaxed);
+        let front = Piece { mem: Arc::clone(&self.mem), start: self.start, len: n };
+        self.start += n;
+        self.len -= n;
+        front
+    }
+
+    /// Declares the first `n` bytes filled and gives them up. `n` is at most `len`.
+    fn advance(&mut self, n: usize) {
+        self.mem.fill.fetch_sub(n as u64, Ordering::Release);
+        self.start += n;
+        self.len -= n;
+    }
+
     fn as_mut(&mut self) -> &mut [u8] {
         // SAFETY: in bounds by construction; exclusive by M1.
         unsafe { std::slice::from_raw_parts_mut(self.mem.block.as_ptr().add(self.start), self.len) }
     }
 }
 
-/// Exclusive permission to fill a run of folio memory, in file order. Dropping it gives the
-/// permission up for good.
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.mem.fill.fetch_sub(PIECE, Ordering::Release);
+    }
+}
+
+/// Exclusive permission to fill a run of folio memory, in file order.
+///
+/// [`advance`](FillBuf::advance) declares bytes filled; dropping it gives the rest up for good,
+/// unfilled, and that memory can then never be published.
 pub(crate) struct FillBuf {
     pieces: SmallVec<[Piece; 2]>,
     len: usize,
@@ -79,11 +143,24 @@ impl FillBuf {
         FillBuf { pieces: SmallVec::new(), len: 0 }
     }
 
-    /// All of `mem`'s first `len` bytes. The caller MUST be the memory's only user so far (M1): it
-    /// was just allocated and no other `FillBuf` was made of it.
-    pub(crate) fn whole(mem: Arc<FolioMem>, len: usize) -> FillBuf {
-        assert!(len <= mem.len(), "fill beyond the folio");
-        FillBuf { pieces: smallvec![Piece { mem, start: 0, len }], len }
+    /// Permission for the first `len` bytes of `new`, and the handle its readers will use. What lies
+    /// beyond `len` is zeroed here.
+    pub(crate) fn whole(new: NewMem, len: usize) -> (FillBuf, Arc<FolioMem>) {
+        let all = new.len();
+        assert!(len <= all, "fill beyond the folio");
+        new.0.fill.fetch_add(PIECE, Ordering::Relaxed);
+        let mem = Arc::new(new.0);
+        let mut front = Piece { mem: Arc::clone(&mem), start: 0, len: all };
+        if len < all {
+            let mut tail = Piece { mem: Arc::clone(&mem), start: len, len: all - len };
+            mem.fill.fetch_add(PIECE, Ordering::Relaxed);
+            front.len = len;
+            tail.as_mut().fill(0);
+            tail.advance(all - len);
+        }
+        let mut fill = FillBuf { pieces: SmallVec::new(), len };
+        fill.pieces.push(front);
+        (fill, mem)
     }
 
     /// Bytes that may still be written.
@@ -98,30 +175,38 @@ impl FillBuf {
     }
 
     /// The first `n` bytes as a run of their own.
+    ///
+    /// # Panics
+    /// If there are fewer: a bug of this crate.
     pub(crate) fn split_to(&mut self, n: usize) -> FillBuf {
         assert!(n <= self.len, "split beyond the end");
-        let mut front = FillBuf::empty();
-        while front.len < n {
-            let want = n - front.len;
-            let head = &mut self.pieces[0];
-            let taken = if head.len <= want {
-                self.pieces.remove(0)
-            } else {
-                let part = Piece { mem: Arc::clone(&head.mem), start: head.start, len: want };
-                head.start += want;
-                head.len -= want;
-                part
-            };
-            self.len -= taken.len;
-            front.len += taken.len;
-            front.pieces.push(taken);
+        let whole = self.whole_pieces(n);
+        let mut front = FillBuf { pieces: self.pieces.drain(..whole).collect(), len: 0 };
+        front.len = front.pieces.iter().map(|p| p.len).sum();
+        if front.len < n {
+            front.pieces.push(self.pieces[0].split_to(n - front.len));
         }
+        front.len = n;
+        self.len -= n;
         front
     }
 
-    /// Gives up the first `n` bytes: they are settled.
+    /// Declares the first `n` bytes filled and gives them up: they are settled.
+    ///
+    /// # Panics
+    /// If there are fewer: a bug of this crate.
     pub(crate) fn advance(&mut self, n: usize) {
-        drop(self.split_to(n));
+        assert!(n <= self.len, "advance beyond the end");
+        let whole = self.whole_pieces(n);
+        let mut left = n;
+        for mut piece in self.pieces.drain(..whole) {
+            left -= piece.len;
+            piece.advance(piece.len);
+        }
+        if left > 0 {
+            self.pieces[0].advance(left);
+        }
+        self.len -= n;
     }
 
     /// The writable runs in file order.
@@ -145,5 +230,89 @@ impl FillBuf {
             slice[..k].fill(0);
             n -= k;
         }
+    }
+
+    /// How many pieces from the front lie wholly within the first `n` bytes.
+    fn whole_pieces(&self, n: usize) -> usize {
+        let mut end = 0;
+        self.pieces
+            .iter()
+            .take_while(|p| {
+                end += p.len;
+                end <= n
+            })
+            .count()
+    }
+}
+
+impl std::fmt::Debug for FillBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FillBuf({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m2_memory_is_settled_only_when_every_filler_is_gone() {
+        let (mut fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
+        let mut front = fill.split_to(1000);
+        front.copy_in(&[7; 1000]);
+        front.advance(1000);
+        drop(front);
+        assert!(!mem.is_settled());
+        fill.zero(3096);
+        fill.advance(3096);
+        assert!(mem.is_complete(), "an emptied filler has given everything up");
+        drop(fill);
+        assert_eq!(mem.read_settled(999..1001), [7, 0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "being filled")]
+    fn m2_reading_under_a_filler_is_refused() {
+        let (_fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
+        mem.read_settled(0..1);
+    }
+
+    #[test]
+    fn m3_bytes_given_up_unfilled_make_memory_unpublishable() {
+        let (mut fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
+        fill.advance(4095);
+        drop(fill);
+        assert!(mem.is_settled() && !mem.is_complete());
+    }
+
+    #[test]
+    fn m3_what_lies_beyond_the_wanted_length_is_zeroed() {
+        let arena = super::super::arena::Arena::new(1 << 20);
+        let dirty = arena.alloc(4096).expect("memory for a test");
+        let (mut fill, mem) = FillBuf::whole(NewMem::new(dirty, None), 4096);
+        fill.copy_in(&[0xff; 4096]);
+        fill.advance(4096);
+        drop((fill, mem));
+        let recycled = arena.alloc(4096).expect("memory for a test");
+        let (mut fill, mem) = FillBuf::whole(NewMem::new(recycled, None), 5);
+        fill.copy_in(b"hello");
+        fill.advance(5);
+        assert_eq!(&mem.read_settled(0..6), b"hello\0");
+        assert!(mem.read_settled(5..4096).iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn runs_split_and_join_across_folios() {
+        let (mut fill, a) = FillBuf::whole(NewMem::heap(8), 8);
+        let (second, b) = FillBuf::whole(NewMem::heap(8), 8);
+        fill.append(second);
+        let mut front = fill.split_to(12);
+        front.copy_in(b"abcdefghijkl");
+        front.advance(12);
+        assert_eq!((fill.len(), a.is_complete(), b.is_settled()), (4, true, false));
+        fill.copy_in(b"mnop");
+        fill.advance(4);
+        assert!(b.is_complete());
+        assert_eq!([a.read_settled(0..8), b.read_settled(0..8)].concat(), b"abcdefghijklmnop");
     }
 }

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use crate::{
     folio::{
         Slice,
-        memory::{FillBuf, FolioMem},
+        memory::{FillBuf, NewMem},
     },
     remote::VolumeId,
     sync::Arc,
@@ -277,8 +277,12 @@ pub trait CacheObject: Send + Sync + 'static {
 pub struct CacheRead {
     offset: u64,
     buf: FillBuf,
-    done: Option<Box<dyn FnOnce(Result<(), (CacheMiss, FillBuf)>) + Send>>,
+    done: Option<CacheReadDone>,
 }
+
+/// Hears how a cache read ended. On a miss it gets the permission for all of the memory back, so that
+/// the same range can be asked from the server.
+pub(crate) type CacheReadDone = Box<dyn FnOnce(Result<(), (CacheMiss, FillBuf)>) + Send>;
 
 impl CacheRead {
     /// `done` gets the memory back after a miss, so that the server can fill it.
@@ -297,8 +301,7 @@ impl CacheRead {
         len: usize,
         done: impl FnOnce(Result<Vec<u8>, CacheMiss>) + Send + 'static,
     ) -> CacheRead {
-        let mem = FolioMem::heap(len);
-        let buf = FillBuf::whole(Arc::clone(&mem), len);
+        let (buf, mem) = FillBuf::whole(NewMem::heap(len), len);
         CacheRead::new(offset, buf, move |r| {
             done(r.map(|()| mem.read_settled(0..len).to_vec()).map_err(|(miss, _)| miss));
         })
@@ -328,11 +331,17 @@ impl CacheRead {
     }
 
     fn end(&mut self, result: Result<(), CacheMiss>) {
-        // Given up before anyone hears of success: from then on the bytes are settled.
-        let buf = std::mem::replace(&mut self.buf, FillBuf::empty());
-        if let Some(done) = self.done.take() {
-            done(result.map_err(|miss| (miss, buf)));
-        }
+        let Some(done) = self.done.take() else { return };
+        // The memory is given back before anyone hears of the end (no late write is possible).
+        let mut buf = std::mem::replace(&mut self.buf, FillBuf::empty());
+        done(match result {
+            Ok(()) => {
+                buf.advance(buf.len());
+                drop(buf);
+                Ok(())
+            }
+            Err(miss) => Err((miss, buf)),
+        });
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{cx::Cx, facts::Facts};
 use crate::{
     error::{Errno, Error},
-    folio::memory::{FillBuf, FolioMem},
+    folio::memory::{FillBuf, FolioMem, NewMem},
     sync::Arc,
 };
 
@@ -37,6 +37,8 @@ pub struct Finished {
     pub transferred: u64,
     /// What the reply said.
     pub facts: Facts,
+    /// Permission for what was not transferred, back with the core: to try again, or to zero it.
+    pub(crate) rest: FillBuf,
 }
 
 /// Where a sub reports to. Both calls may come from any thread.
@@ -44,9 +46,8 @@ pub(crate) trait SubSink: Send + Sync {
     /// `transferred` bytes of sub `index` are in memory and will not be written again; `facts` is
     /// what the adapter has reported so far.
     fn progress(&self, index: usize, transferred: u64, facts: &Facts);
-    /// Sub `index` has ended. `leftover` is the permission for the bytes that were not transferred,
-    /// so that a retry can fill them. Called exactly once.
-    fn finished(&self, index: usize, result: Finished, leftover: FillBuf);
+    /// Sub `index` has ended; its memory is no longer written. Called exactly once.
+    fn finished(&self, index: usize, result: Finished);
 }
 
 /// A slice of a read, owned by the adapter until it calls [`finish`](ReadSub::finish).
@@ -100,10 +101,9 @@ impl ReadSub {
     /// memory of its own, and the second value tells what became of it.
     #[must_use]
     pub fn detached(offset: u64, len: usize, cx: Cx) -> (ReadSub, DetachedSub) {
-        let mem = FolioMem::heap(len);
+        let (buf, mem) = FillBuf::whole(NewMem::heap(len), len);
         let (tx, rx) = oneshot::channel();
         let sink = Arc::new(DetachedSink(crate::sync::Mutex::new(Some(tx))));
-        let buf = FillBuf::whole(Arc::clone(&mem), len);
         (ReadSub::new(0, offset, buf, cx, sink), DetachedSub { mem, len, rx })
     }
 
@@ -193,8 +193,8 @@ impl ReadSub {
 
     fn end(&mut self, outcome: Outcome) {
         let Some(sink) = self.sink.take() else { return };
-        // The memory leaves the adapter's hands before anyone hears of the end.
-        let leftover = std::mem::replace(&mut self.buf, FillBuf::empty());
+        // The memory is given back before anyone hears of the end (no late write is possible).
+        let rest = std::mem::replace(&mut self.buf, FillBuf::empty());
         let (outcome, transferred) = if self.overrun {
             let e = Error::new(Errno::EIO, "the server sent more bytes than were asked for");
             (Outcome::Failed(e), 0)
@@ -202,7 +202,7 @@ impl ReadSub {
             (outcome, self.transferred)
         };
         let facts = std::mem::take(&mut self.facts);
-        sink.finished(self.index, Finished { outcome, transferred, facts }, leftover);
+        sink.finished(self.index, Finished { outcome, transferred, facts, rest });
     }
 }
 
@@ -230,7 +230,9 @@ impl DetachedSub {
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "documented above")]
     pub fn wait(self) -> (Finished, Vec<u8>) {
-        let finished = pollster::block_on(self.rx).expect("a sub reports exactly once");
+        let mut finished = pollster::block_on(self.rx).expect("a sub reports exactly once");
+        // The memory can be read only when nobody may write it any more.
+        finished.rest = FillBuf::empty();
         let n = usize::try_from(finished.transferred).unwrap_or(self.len).min(self.len);
         (finished, self.mem.read_settled(0..n).to_vec())
     }
@@ -241,8 +243,7 @@ struct DetachedSink(crate::sync::Mutex<Option<oneshot::Sender<Finished>>>);
 impl SubSink for DetachedSink {
     fn progress(&self, _index: usize, _transferred: u64, _facts: &Facts) {}
 
-    fn finished(&self, _index: usize, result: Finished, leftover: FillBuf) {
-        drop(leftover);
+    fn finished(&self, _index: usize, result: Finished) {
         if let Some(tx) = self.0.lock().take() {
             // The test may have stopped waiting; nothing to tell it then.
             let _ = tx.send(result);

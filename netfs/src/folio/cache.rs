@@ -1,0 +1,196 @@
+//! The folio cache of one context: the arena, the budget, and the policy that decides who leaves.
+//!
+//! Lock order: an index's lock, then the policy's, then the arena's. Reclaim picks a victim under the
+//! policy's lock, lets go of it, and only then takes the victim's index lock, where it looks again.
+
+use std::ops::Range;
+
+use super::{
+    GRANULE,
+    arena::{Arena, Block},
+    budget::{self, Account, Accounts, FOLIO_OVERHEAD, Reservation},
+    index::FolioIndex,
+    memory::NewMem,
+    state::Folio,
+    window::folio_sizes,
+};
+use crate::{
+    policy::{Policy, S3Fifo, Token},
+    stats::Counters,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Memory of one context, in bytes. `budgeted` never exceeds `budget`; `pinned` and `transient`
+/// are outside it, because no eviction can get them back.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryUsage {
+    /// The budget.
+    pub budget: u64,
+    /// What counts in it now: `indexed`, `in_flight`, `abandoned` and `metadata`.
+    pub budgeted: u64,
+    /// Uptodate content.
+    pub indexed: u64,
+    /// Allocated for fetches under way.
+    pub in_flight: u64,
+    /// Memory of fetches that nobody waits for any more but that have not ended.
+    pub abandoned: u64,
+    /// Estimated bookkeeping of the folios.
+    pub metadata: u64,
+    /// Evicted or invalidated, but still held by slices.
+    pub pinned: u64,
+    /// Read past the cache because the budget was exhausted or the caller asked for it.
+    pub transient: u64,
+    /// Mapped by the arena, in use or kept for reuse.
+    pub mapped: u64,
+    /// Folios that count in the budget.
+    pub folios: u64,
+}
+
+/// Memory for one folio that is not in an index yet.
+pub(crate) struct NewFolio {
+    /// Where in the file it belongs.
+    pub(crate) offset: u64,
+    /// Its memory.
+    pub(crate) mem: NewMem,
+}
+
+/// The page cache's shared part. Each inode has its own [`FolioIndex`].
+pub(crate) struct FolioCache {
+    arena: Arc<Arena>,
+    accounts: Arc<Accounts>,
+    policy: Mutex<S3Fifo<Arc<Folio>>>,
+    counters: Arc<Counters>,
+    next_index: AtomicU64,
+}
+
+impl FolioCache {
+    /// A cache that keeps at most `budget` bytes.
+    pub(crate) fn new(budget: u64, counters: Arc<Counters>) -> Arc<FolioCache> {
+        Arc::new(FolioCache {
+            // An eighth is kept against the cost of mapping and first touch when load comes in waves.
+            arena: Arena::new(budget / 8),
+            accounts: Accounts::new(budget),
+            policy: Mutex::new(S3Fifo::new(budget, budget::cost(GRANULE as u64))),
+            counters,
+            next_index: AtomicU64::new(0),
+        })
+    }
+
+    /// An index for one more inode.
+    pub(crate) fn new_index(self: &Arc<Self>) -> Arc<FolioIndex> {
+        FolioIndex::new(Arc::clone(self), self.next_index.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Allocates memory for all of `runs` (page-aligned, not overlapping), cut by [`folio_sizes`],
+    /// evicting others to make room. Nothing is locked or indexed yet. Never waits; `None` if the
+    /// budget is exhausted by what cannot be evicted: then read through [`transient`] memory.
+    ///
+    /// [`transient`]: FolioCache::transient
+    pub(crate) fn alloc_window(
+        &self,
+        runs: &[Range<u64>],
+        file_size: u64,
+        cap: usize,
+    ) -> Option<Vec<NewFolio>> {
+        let sizes = || runs.iter().flat_map(|run| folio_sizes(run.clone(), file_size, cap));
+        let mut total = 0u64;
+        let mut count = 0;
+        for (_, len) in sizes() {
+            total += budget::cost(len as u64);
+            count += 1;
+            // Ends the loop early on a window out of all proportion.
+            if total > self.accounts.budget() {
+                return None;
+            }
+        }
+        let mut room = self.make_room(total)?;
+        let mut window = Vec::with_capacity(count);
+        for (offset, len) in sizes() {
+            let charge = room.charge(len as u64);
+            let mem = NewMem::new(self.arena.alloc(len)?, Some(charge));
+            window.push(NewFolio { offset, mem });
+        }
+        Some(window)
+    }
+
+    /// Zeroed memory of any length outside index and budget, counted apart.
+    pub(crate) fn transient(&self, len: usize) -> NewMem {
+        NewMem::new(Block::heap(len), Some(self.accounts.transient(len as u64)))
+    }
+
+    /// What is used for what. The figures are read one by one and may be apart by what happens
+    /// meanwhile.
+    pub(crate) fn usage(&self) -> MemoryUsage {
+        let folios = self.accounts.folios();
+        MemoryUsage {
+            budget: self.accounts.budget(),
+            budgeted: self.accounts.charged(),
+            indexed: self.accounts.bytes(Account::Indexed),
+            in_flight: self.accounts.bytes(Account::InFlight),
+            abandoned: self.accounts.bytes(Account::Abandoned),
+            metadata: folios * FOLIO_OVERHEAD,
+            pinned: self.accounts.bytes(Account::Pinned),
+            transient: self.accounts.bytes(Account::Transient),
+            mapped: self.arena.usage().mapped,
+            folios,
+        }
+    }
+
+    /// Hands a folio that has just become uptodate to the policy.
+    pub(super) fn admit(&self, folio: &Arc<Folio>) {
+        let mut policy = self.policy.lock();
+        folio.set_token(policy.insert(Arc::clone(folio)));
+    }
+
+    /// Takes folios that have left their index out of the policy.
+    pub(super) fn withdraw(&self, folios: &[Arc<Folio>]) {
+        let mut policy = self.policy.lock();
+        for folio in folios {
+            // No token: never admitted, or being evicted right now.
+            policy.remove(folio.token());
+            folio.set_token(Token::NONE);
+        }
+    }
+
+    /// Reserves `bytes`, evicting as needed. Bounded: under contention for the room it makes it gives
+    /// up after having evicted several times what it needs.
+    fn make_room(&self, bytes: u64) -> Option<Reservation> {
+        let mut evicted = 0;
+        loop {
+            if let Some(room) = self.accounts.reserve(bytes) {
+                return Some(room);
+            }
+            if evicted > 4 * bytes + GRANULE as u64 {
+                return None;
+            }
+            match self.evict_one() {
+                Some(freed) => evicted += freed,
+                // Another thread may have made or given back room in between.
+                None => return self.accounts.reserve(bytes),
+            }
+        }
+    }
+
+    /// Evicts one folio; returns its bytes, 0 if the chosen one was gone already.
+    fn evict_one(&self) -> Option<u64> {
+        let victim = {
+            let mut policy = self.policy.lock();
+            let victim = policy.evict()?;
+            victim.set_token(Token::NONE);
+            victim
+        };
+        // No index: its inode is going away, and with it the memory.
+        let Some(index) = victim.index().upgrade() else { return Some(0) };
+        if !index.evict(&victim) {
+            return Some(0);
+        }
+        let bytes = victim.len() as u64;
+        self.counters.evictions.inc();
+        self.counters.evicted_bytes.add(bytes);
+        Some(bytes)
+    }
+}

@@ -1,0 +1,224 @@
+//! The folios of one file.
+//!
+//! The index decides what is cached: a folio's bytes count only while this very folio is indexed. So
+//! the one question at the end of a fetch, "may this be shown?", is answered under the index's lock
+//! ([`publish_if`](FolioIndex::publish_if)): what was cleared meanwhile can never come back.
+//!
+//! Readers take the lock shared and change nothing but a folio's frequency bits; publishing takes it
+//! shared too, because it changes no slot, only excludes removal. Insertion and removal take it alone,
+//! for as long as it takes to move pointers: folios are freed and waiters woken after it is released.
+
+mod history;
+mod lookup;
+mod slots;
+
+use std::ops::Range;
+
+use history::History;
+pub(crate) use history::MissReason;
+pub(crate) use lookup::{Lookup, Slices};
+use slots::Slots;
+
+use super::{
+    budget::Account,
+    cache::{FolioCache, NewFolio},
+    memory::FillBuf,
+    state::{Folio, Unlocked},
+};
+use crate::{
+    policy::Entry,
+    sync::{
+        Arc, RwLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// A folio that was just locked, and the permission to fill it. Whoever has it must end it with
+/// [`FolioIndex::publish`] or [`FolioIndex::fail`].
+pub(crate) struct LockedFolio {
+    /// The folio.
+    pub(crate) folio: Arc<Folio>,
+    /// All of its memory.
+    pub(crate) fill: FillBuf,
+}
+
+/// What a removal took out.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Folios, uptodate and locked.
+    pub(crate) folios: usize,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// How many were locked: their fetches go on, unpublishable.
+    pub(crate) locked: usize,
+}
+
+/// One file's part of the page cache.
+pub(crate) struct FolioIndex {
+    id: u64,
+    cache: Arc<FolioCache>,
+    this: Weak<FolioIndex>,
+    content: RwLock<Content>,
+    data_gen: AtomicU64,
+}
+
+#[derive(Default)]
+struct Content {
+    slots: Slots,
+    history: History,
+}
+
+impl FolioIndex {
+    /// An empty index. `id` is unique within the cache.
+    pub(super) fn new(cache: Arc<FolioCache>, id: u64) -> Arc<FolioIndex> {
+        Arc::new_cyclic(|this| FolioIndex {
+            id,
+            cache,
+            this: Weak::clone(this),
+            content: RwLock::new(Content::default()),
+            data_gen: AtomicU64::new(0),
+        })
+    }
+
+    /// Counts clears and removals (not evictions). If it has not moved between two looks, nothing was
+    /// dropped for coherency in between.
+    pub(crate) fn data_gen(&self) -> u64 {
+        self.data_gen.load(Ordering::Acquire)
+    }
+
+    /// Indexes a window of new memory as locked folios. Pieces that overlap a folio which is there
+    /// already (someone else was faster) are dropped: look again for what is still missing.
+    pub(crate) fn lock_window(&self, window: Vec<NewFolio>) -> Vec<LockedFolio> {
+        let mut locked = Vec::with_capacity(window.len());
+        // Outlives the guard: memory is freed outside the lock.
+        let mut overlapping = Vec::new();
+        let mut content = self.content.write();
+        for NewFolio { offset, mem } in window {
+            let len = mem.len();
+            if !content.slots.is_free(offset..offset + len as u64) {
+                overlapping.push(mem);
+                continue;
+            }
+            let (fill, mem) = FillBuf::whole(mem, len);
+            let folio = Folio::locked(offset, mem, self.id, Weak::clone(&self.this));
+            content.slots.insert(&folio);
+            locked.push(LockedFolio { folio, fill });
+        }
+        drop(content);
+        locked
+    }
+
+    /// Makes a filled folio visible and unlocks it: see [`publish_if`](FolioIndex::publish_if).
+    pub(crate) fn publish(&self, folio: &Arc<Folio>) -> bool {
+        self.publish_if(folio, || true)
+    }
+
+    /// Makes a filled folio visible iff it is still indexed, wholly filled, and `current` says so;
+    /// otherwise fails it. Either way it ends up unlocked. `current` is evaluated while no removal can
+    /// happen: if it looks at a version that is changed before the [`clear`](FolioIndex::clear) that
+    /// goes with the change, a folio of the old version is never left behind. It MUST NOT use the
+    /// index.
+    pub(crate) fn publish_if(&self, folio: &Arc<Folio>, current: impl FnOnce() -> bool) -> bool {
+        let content = self.content.read();
+        let published = content.slots.holds(folio)
+            && folio.mem().is_complete()
+            && current()
+            && folio.settle(Unlocked::Uptodate);
+        if published {
+            if let Some(charge) = folio.mem().charge() {
+                charge.move_to(Account::Indexed);
+            }
+            self.cache.admit(folio);
+        }
+        drop(content);
+        if published {
+            folio.wake();
+        } else {
+            self.fail(folio);
+        }
+        published
+    }
+
+    /// Gives up a locked folio: out of the index, unlocked, not uptodate. Its waiters plan again. No
+    /// effect on a folio that was published, except that the bytes of one failed before are accounted
+    /// as free of their fetch.
+    pub(crate) fn fail(&self, folio: &Arc<Folio>) {
+        let mut content = self.content.write();
+        let failed = folio.settle(Unlocked::Failed);
+        if failed && content.slots.holds(folio) {
+            content.slots.remove(folio);
+        }
+        drop(content);
+        if !folio.is_uptodate() {
+            folio.account_removed();
+        }
+        folio.wake();
+    }
+
+    /// Removes everything, uptodate and locked alike. Fetches under way can no longer be published;
+    /// their waiters plan again at once. Slices handed out stay as they are.
+    pub(crate) fn clear(&self) -> Removed {
+        self.remove_with(Slots::take_all)
+    }
+
+    /// Removes every folio that overlaps `range`, as [`clear`](FolioIndex::clear) does.
+    pub(crate) fn remove_range(&self, range: Range<u64>) -> Removed {
+        self.remove_with(|slots| slots.take(range))
+    }
+
+    /// Why `range` is not in memory, as far as is known.
+    pub(crate) fn miss_reason(&self, range: Range<u64>) -> MissReason {
+        self.content.read().history.reason(range)
+    }
+
+    /// Evicts a folio the policy has let go of; false if it is not there or not evictable any more.
+    pub(super) fn evict(&self, folio: &Arc<Folio>) -> bool {
+        let mut content = self.content.write();
+        if !content.slots.holds(folio) {
+            return false;
+        }
+        if !folio.evictable() {
+            // Became dirty since it was chosen: the policy keeps it.
+            self.cache.admit(folio);
+            return false;
+        }
+        content.slots.remove(folio);
+        content.history.note(folio.offset(), MissReason::Capacity);
+        drop(content);
+        folio.account_removed();
+        true
+    }
+
+    fn remove_with(&self, take: impl FnOnce(&mut Slots) -> Vec<Arc<Folio>>) -> Removed {
+        let mut content = self.content.write();
+        let taken = take(&mut content.slots);
+        for folio in &taken {
+            content.history.note(folio.offset(), MissReason::Coherency);
+        }
+        self.data_gen.fetch_add(1, Ordering::Release);
+        drop(content);
+        self.let_go(&taken)
+    }
+
+    /// Ends folios that were taken out of the slots. Nobody can find them any more, so this needs no
+    /// lock: a publisher that comes now does not find its folio indexed.
+    fn let_go(&self, taken: &[Arc<Folio>]) -> Removed {
+        let mut removed = Removed::default();
+        self.cache.withdraw(taken);
+        for folio in taken {
+            removed.folios += 1;
+            removed.bytes += folio.len() as u64;
+            removed.locked += usize::from(folio.settle(Unlocked::Failed));
+            folio.account_removed();
+            folio.wake();
+        }
+        removed
+    }
+}
+
+impl Drop for FolioIndex {
+    fn drop(&mut self) {
+        let taken = self.content.write().slots.take_all();
+        self.let_go(&taken);
+    }
+}

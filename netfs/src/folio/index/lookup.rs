@@ -1,0 +1,175 @@
+//! The hit path, and what a reader asks before it plans a fetch.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::{
+    Content, FolioIndex,
+    slots::{Slot, granule_of},
+};
+use crate::{
+    folio::{GRANULE, PAGE_SIZE, Slice, state::Folio, window::page_up},
+    sync::Arc,
+};
+
+/// Zero-copy pieces of a read, in file order.
+pub(crate) type Slices = SmallVec<[Slice; 8]>;
+
+/// Copies up to this size are made under the index's shared lock; longer ones pin their folios and
+/// copy without it, so that a large read does not hold up an insertion.
+const COPY_LOCKED_MAX: usize = 16 * 1024;
+
+/// What is at an offset.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    /// No folio.
+    Absent,
+    /// A folio that is being filled.
+    Locked(Arc<Folio>),
+    /// A folio with its content.
+    Uptodate(Arc<Folio>),
+}
+
+impl FolioIndex {
+    /// What is at byte `offset`. Does not count as a use.
+    pub(crate) fn get(&self, offset: u64) -> Lookup {
+        let content = self.content.read();
+        match content.slots.get(offset) {
+            None => Lookup::Absent,
+            Some(folio) if folio.is_uptodate() => Lookup::Uptodate(Arc::clone(folio)),
+            Some(folio) => Lookup::Locked(Arc::clone(folio)),
+        }
+    }
+
+    /// Copies what is uptodate from `offset` on into `into`, up to the first byte that is not, and
+    /// returns how much that was. Nothing that is invalidated during the call is mixed with what came
+    /// before: the copy ends there.
+    pub(crate) fn copy_uptodate(&self, offset: u64, into: &mut [u8]) -> usize {
+        if into.len() <= COPY_LOCKED_MAX {
+            let content = self.content.read();
+            return content.for_uptodate(offset, into.len(), |folio, range, done| {
+                let bytes = folio.mem().read_settled(range);
+                into[done..done + bytes.len()].copy_from_slice(bytes);
+                true
+            });
+        }
+        let data_gen = self.data_gen();
+        let mut done = 0;
+        while done < into.len() {
+            let mut slices = Slices::new();
+            let at = offset + done as u64;
+            let found = self.inline_slices(at, into.len() - done, &mut slices);
+            // A removal bumps the generation under the lock that was just held: what was found is of
+            // the generation the copy began with, or is not used.
+            if found == 0 || self.data_gen() != data_gen {
+                break;
+            }
+            for slice in &slices {
+                into[done..done + slice.len()].copy_from_slice(slice);
+                done += slice.len();
+            }
+        }
+        done
+    }
+
+    /// Appends what is uptodate from `offset` on to `into` as immutable slices, up to `len` bytes or
+    /// the first byte that is not uptodate; returns how many bytes that was. One look under the lock:
+    /// all of it was valid at one moment.
+    pub(crate) fn slices_uptodate(&self, offset: u64, len: usize, into: &mut Slices) -> usize {
+        self.content.read().for_uptodate(offset, len, |folio, range, _| {
+            into.push(Slice::settled(Arc::clone(folio.mem_arc()), range));
+            true
+        })
+    }
+
+    /// The same, as far as it goes without allocating.
+    fn inline_slices(&self, offset: u64, len: usize, into: &mut Slices) -> usize {
+        self.content.read().for_uptodate(offset, len, |folio, range, _| {
+            into.push(Slice::settled(Arc::clone(folio.mem_arc()), range));
+            into.len() < into.inline_size()
+        })
+    }
+
+    /// Page-aligned runs within `range` (widened to pages) that have no folio at all, in order. Takes
+    /// time in proportion to the range: ask for a window, not for a file.
+    pub(crate) fn absent_runs(&self, range: Range<u64>) -> SmallVec<[Range<u64>; 4]> {
+        let mut runs: SmallVec<[Range<u64>; 4]> = SmallVec::new();
+        self.content.read().for_places(widen(range), |place, folio| {
+            if folio.is_some() {
+                return;
+            }
+            match runs.last_mut() {
+                Some(run) if run.end == place.start => run.end = place.end,
+                _ => runs.push(place),
+            }
+        });
+        runs
+    }
+
+    /// Folios within `range` that are being filled, in order.
+    pub(crate) fn locked_in(&self, range: Range<u64>) -> SmallVec<[Arc<Folio>; 4]> {
+        let mut locked = SmallVec::new();
+        self.content.read().for_places(widen(range), |_, folio| {
+            if let Some(folio) = folio.filter(|f| f.is_locked()) {
+                locked.push(Arc::clone(folio));
+            }
+        });
+        locked
+    }
+}
+
+impl Content {
+    /// Visits the uptodate folios from `offset` on without a gap: folio, the range within it, and the
+    /// bytes before it. Stops after `len` bytes, at a gap, or when `visit` says so. Each visit counts
+    /// as a use. Returns the bytes visited.
+    fn for_uptodate(
+        &self,
+        offset: u64,
+        len: usize,
+        mut visit: impl FnMut(&Arc<Folio>, Range<usize>, usize) -> bool,
+    ) -> usize {
+        let mut done = 0;
+        while done < len {
+            let Some(at) = offset.checked_add(done as u64) else { break };
+            let Some(folio) = self.slots.get(at).filter(|f| f.is_uptodate()) else { break };
+            let start = (at - folio.offset()) as usize;
+            let range = start..folio.len().min(start + (len - done));
+            folio.touch(range.clone());
+            let n = range.len();
+            let go_on = visit(folio, range, done);
+            done += n;
+            if !go_on {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Visits the page-aligned `range` in order: each folio once, and what lies between them.
+    fn for_places(
+        &self,
+        range: Range<u64>,
+        mut visit: impl FnMut(Range<u64>, Option<&Arc<Folio>>),
+    ) {
+        let mut at = range.start;
+        while at < range.end {
+            let granule = granule_of(at);
+            let slot = self.slots.slot(granule);
+            let folio = slot.get(at);
+            let end = match (folio, slot) {
+                (Some(folio), _) => folio.offset() + folio.len() as u64,
+                (None, Slot::Split(_)) => at + PAGE_SIZE as u64,
+                (None, _) => (granule * GRANULE as u64).saturating_add(GRANULE as u64),
+            };
+            let end = end.min(range.end);
+            visit(at..end, folio);
+            at = end;
+        }
+    }
+}
+
+/// `range` grown to whole pages.
+fn widen(range: Range<u64>) -> Range<u64> {
+    range.start & !(PAGE_SIZE as u64 - 1)..page_up(range.end)
+}

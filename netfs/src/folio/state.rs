@@ -1,0 +1,261 @@
+//! One folio: its place in the file, its memory, its state and who waits for it.
+//!
+//! ```text
+//!            lock_window                publish
+//!   (absent) -----------> LOCKED ------------------> UPTODATE -- evicted, cleared --> (absent)
+//!                            |  fail, clear, remove
+//!                            +-----------------------> FAILED (out of the index for good)
+//! ```
+//!
+//! A folio is locked by state, never by a guard, and leaves LOCKED once. Bits for dirty and writeback
+//! states will join the state word; changed content always means another folio.
+
+use std::{
+    future::Future,
+    ops::Range,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use super::{
+    PAGE_SIZE, Slice,
+    budget::{self, Account},
+    index::FolioIndex,
+    memory::FolioMem,
+    waiters::{WaitKey, Waiters},
+};
+use crate::{
+    policy::{Entry, FREQUENCY_MAX, Token},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// Being filled. Exactly one request does that.
+const LOCKED: u32 = 1;
+/// Filled; the memory no longer changes. Set with release after the last byte was written.
+const UPTODATE: u32 = 2;
+/// Out of the index without ever having been uptodate.
+const FAILED: u32 = 4;
+
+/// Low bits of the access word: the frequency. The rest: where the last read ended, in the folio.
+const FREQUENCY_BITS: u32 = 2;
+
+/// How a folio left its locked state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unlocked {
+    /// Its content is there.
+    Uptodate,
+    /// Its fetch failed or it was invalidated meanwhile: plan again.
+    Failed,
+}
+
+/// A piece of a file in memory: a power of two bytes, naturally aligned in the file.
+pub(crate) struct Folio {
+    offset: u64,
+    mem: Arc<FolioMem>,
+    state: AtomicU32,
+    /// Frequency for the policy and the end of the last read. Lost updates only blur the policy.
+    access: AtomicU32,
+    /// The policy's token; read and written under the policy's lock only.
+    token: AtomicU32,
+    key: u64,
+    index: Weak<FolioIndex>,
+    waiters: Waiters,
+}
+
+impl Folio {
+    /// A locked folio over `mem`.
+    pub(super) fn locked(
+        offset: u64,
+        mem: Arc<FolioMem>,
+        index_id: u64,
+        index: Weak<FolioIndex>,
+    ) -> Arc<Folio> {
+        Arc::new(Folio {
+            offset,
+            mem,
+            state: AtomicU32::new(LOCKED),
+            access: AtomicU32::new(0),
+            token: AtomicU32::new(Token::NONE.to_raw()),
+            key: mix(index_id, offset / PAGE_SIZE as u64),
+            index,
+            waiters: Waiters::default(),
+        })
+    }
+
+    /// First byte in the file.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.mem.len()
+    }
+
+    /// The bytes of the file it covers.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len() as u64
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.state.load(Ordering::Acquire) & LOCKED != 0
+    }
+
+    /// Whether the content is there. Stays true after the folio has left the index.
+    pub(crate) fn is_uptodate(&self) -> bool {
+        self.state.load(Ordering::Acquire) & UPTODATE != 0
+    }
+
+    /// A piece of the folio, without a copy. `range` is relative to the folio.
+    ///
+    /// # Panics
+    /// If the folio is not uptodate or shorter: bugs of this crate.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Slice {
+        assert!(self.is_uptodate(), "slice of a folio that is not uptodate");
+        Slice::settled(Arc::clone(&self.mem), range)
+    }
+
+    /// Resolves when the folio is no longer locked. Any number may wait; dropping the future is fine.
+    pub(crate) fn wait_unlocked(self: &Arc<Self>) -> WaitUnlocked {
+        WaitUnlocked { folio: Arc::clone(self), key: None }
+    }
+
+    pub(super) fn mem(&self) -> &FolioMem {
+        &self.mem
+    }
+
+    pub(super) fn mem_arc(&self) -> &Arc<FolioMem> {
+        &self.mem
+    }
+
+    pub(super) fn index(&self) -> &Weak<FolioIndex> {
+        &self.index
+    }
+
+    pub(super) fn token(&self) -> Token {
+        Token::from_raw(self.token.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_token(&self, token: Token) {
+        self.token.store(token.to_raw(), Ordering::Relaxed);
+    }
+
+    /// Notes a read of `range` (relative to the folio) for the policy.
+    ///
+    /// A read that begins where the last one ended is the same pass over the file going on: it does
+    /// not count, else a scan in small steps would make every folio look hot. A saturated folio is
+    /// not written to, so that its cache line stays shared among readers.
+    pub(super) fn touch(&self, range: Range<usize>) {
+        let access = self.access.load(Ordering::Relaxed);
+        let frequency = access & u32::from(FREQUENCY_MAX);
+        if frequency == u32::from(FREQUENCY_MAX) {
+            return;
+        }
+        let goes_on = (access >> FREQUENCY_BITS) as usize == range.start;
+        let frequency = frequency + u32::from(!goes_on);
+        self.access.store((range.end as u32) << FREQUENCY_BITS | frequency, Ordering::Relaxed);
+    }
+
+    /// Leaves the locked state; false if someone else did that before. The caller MUST
+    /// [`wake`](Folio::wake) afterwards, holding no lock.
+    pub(super) fn settle(&self, how: Unlocked) -> bool {
+        let to = match how {
+            Unlocked::Uptodate => UPTODATE,
+            Unlocked::Failed => FAILED,
+        };
+        self.state.compare_exchange(LOCKED, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Wakes everybody who waits for the folio. After [`settle`](Folio::settle).
+    pub(super) fn wake(&self) {
+        self.waiters.wake_all();
+    }
+
+    /// Accounts memory that has left the index or never will be in it: pinned by whoever still holds
+    /// it, or, while its fetch is still writing, abandoned.
+    pub(super) fn account_removed(&self) {
+        let to = if self.mem.is_settled() { Account::Pinned } else { Account::Abandoned };
+        if let Some(charge) = self.mem.charge() {
+            charge.move_to(to);
+        }
+    }
+
+    fn unlocked(&self) -> Option<Unlocked> {
+        match self.state.load(Ordering::Acquire) {
+            s if s & LOCKED != 0 => None,
+            s if s & UPTODATE != 0 => Some(Unlocked::Uptodate),
+            _ => Some(Unlocked::Failed),
+        }
+    }
+}
+
+impl Entry for Arc<Folio> {
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn weight(&self) -> u64 {
+        budget::cost(self.len() as u64)
+    }
+
+    fn frequency(&self) -> u8 {
+        self.access.load(Ordering::Relaxed) as u8 & FREQUENCY_MAX
+    }
+
+    fn set_frequency(&self, frequency: u8) {
+        let access = self.access.load(Ordering::Relaxed) & !u32::from(FREQUENCY_MAX);
+        self.access.store(access | u32::from(frequency.min(FREQUENCY_MAX)), Ordering::Relaxed);
+    }
+
+    fn evictable(&self) -> bool {
+        self.state.load(Ordering::Acquire) == UPTODATE
+    }
+}
+
+impl std::fmt::Debug for Folio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Folio({:?}, state {:#x})", self.range(), self.state.load(Ordering::Relaxed))
+    }
+}
+
+/// See [`Folio::wait_unlocked`].
+pub(crate) struct WaitUnlocked {
+    folio: Arc<Folio>,
+    key: Option<WaitKey>,
+}
+
+impl Future for WaitUnlocked {
+    type Output = Unlocked;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Unlocked> {
+        let this = &mut *self;
+        if let Some(how) = this.folio.unlocked() {
+            return Poll::Ready(how);
+        }
+        let folio = &this.folio;
+        // The state is looked at again with the waiter list locked: see `Waiters`.
+        if folio.waiters.register(&mut this.key, cx.waker(), || folio.is_locked()) {
+            return Poll::Pending;
+        }
+        folio.unlocked().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for WaitUnlocked {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.folio.waiters.forget(key);
+        }
+    }
+}
+
+/// A well mixed 64-bit name for page `page` of index `index_id` (splitmix64's finaliser).
+fn mix(index_id: u64, page: u64) -> u64 {
+    let mut x = index_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ page;
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
