@@ -1,0 +1,193 @@
+//! Which calls a fault hits.
+
+use std::{ops::Range, time::Duration};
+
+use bytes::Bytes;
+use netfs::Errno;
+
+use super::{Effect, Gate, Lie, Op, OverLong};
+use crate::settings::SnapshotAt;
+
+/// A fault: which calls it hits, how often, and what it does to them.
+///
+/// Without a count it hits **once**; see [`times`](Fault::times) and [`always`](Fault::always).
+#[derive(Clone, Debug)]
+#[must_use = "a fault does nothing until it is injected"]
+pub struct Fault {
+    pub(super) ops: Vec<Op>,
+    pub(super) file: Option<Bytes>,
+    pub(super) name: Option<Bytes>,
+    pub(super) range: Option<Range<u64>>,
+    pub(super) uid: Option<u32>,
+    pub(super) skip: u64,
+    /// How often it still hits; `None` = for ever.
+    pub(super) times: Option<u64>,
+    pub(super) chance: Option<Chance>,
+    pub(super) effects: Vec<Effect>,
+}
+
+/// Hit by chance, with one of the effects.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chance {
+    pub(super) seed: u64,
+    /// Of a million calls.
+    pub(super) rate_ppm: u64,
+}
+
+impl Fault {
+    /// Hits calls of this kind.
+    pub fn on(op: Op) -> Fault {
+        Fault { ops: vec![op], ..Fault::any() }
+    }
+
+    /// Hits calls of every kind that its effects fit.
+    pub fn any() -> Fault {
+        Fault {
+            ops: Vec::new(),
+            file: None,
+            name: None,
+            range: None,
+            uid: None,
+            skip: 0,
+            times: Some(1),
+            chance: None,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Hits a share of reads by chance, for ever, each with one of `effects`. `rate` is from 0 to 1.
+    ///
+    /// Chance is a hash of seed, file, offset and how often that offset was asked for, so it does not
+    /// depend on the order in which concurrent calls arrive: the same seed gives the same faults.
+    pub fn random(seed: u64, rate: f64, effects: Vec<Effect>) -> Fault {
+        let rate_ppm = (rate.clamp(0.0, 1.0) * 1e6) as u64;
+        let chance = Some(Chance { seed, rate_ppm });
+        Fault { chance, effects, times: None, ..Fault::on(Op::Read) }
+    }
+
+    /// Also hits calls of this kind.
+    pub fn or(mut self, op: Op) -> Fault {
+        self.ops.push(op);
+        self
+    }
+
+    /// Only calls on the file (for lookups and readdir: the directory) that has this path then.
+    pub fn file(mut self, path: impl AsRef<[u8]>) -> Fault {
+        let names = path.as_ref().split(|&b| b == b'/').filter(|n| !n.is_empty());
+        self.file = Some(Bytes::from(names.collect::<Vec<_>>().join(&b'/')));
+        self
+    }
+
+    /// Only lookups of this name.
+    pub fn name(mut self, name: impl AsRef<[u8]>) -> Fault {
+        self.name = Some(Bytes::copy_from_slice(name.as_ref()));
+        self
+    }
+
+    /// Only reads that touch this range of the file.
+    pub fn range(mut self, range: Range<u64>) -> Fault {
+        self.range = Some(range);
+        self
+    }
+
+    /// Only calls by this user.
+    pub fn uid(mut self, uid: u32) -> Fault {
+        self.uid = Some(uid);
+        self
+    }
+
+    /// Lets the first `n` matching calls pass.
+    pub fn skip(mut self, n: u64) -> Fault {
+        self.skip = n;
+        self
+    }
+
+    /// Only the `n`th matching call, the first being 1.
+    pub fn nth(self, n: u64) -> Fault {
+        self.skip(n.saturating_sub(1)).times(1)
+    }
+
+    /// Hits this many calls.
+    pub fn times(mut self, n: u64) -> Fault {
+        self.times = Some(n);
+        self
+    }
+
+    /// Hits every matching call until it is removed.
+    pub fn always(mut self) -> Fault {
+        self.times = None;
+        self
+    }
+
+    /// Adds an effect. Several apply together; of several that shape the data the last counts.
+    pub fn effect(mut self, effect: Effect) -> Fault {
+        self.effects.push(effect);
+        self
+    }
+
+    /// The call fails.
+    pub fn errno(self, errno: Errno) -> Fault {
+        self.effect(Effect::Errno(errno))
+    }
+
+    /// The call takes this much longer.
+    pub fn delay(self, delay: Duration) -> Fault {
+        self.effect(Effect::Delay(delay))
+    }
+
+    /// The call hangs at the gate.
+    pub fn hold(self, gate: &Gate, at: SnapshotAt) -> Fault {
+        self.effect(Effect::Hold { gate: gate.clone(), at, after: 0 })
+    }
+
+    /// The read delivers `bytes` and then hangs at the gate.
+    pub fn hold_after(self, bytes: u64, gate: &Gate) -> Fault {
+        let (gate, at) = (gate.clone(), SnapshotAt::Issue);
+        self.effect(Effect::Hold { gate, at, after: bytes })
+    }
+
+    /// The reply's facts are not true.
+    pub fn lie(self, lie: Lie) -> Fault {
+        self.effect(Effect::Facts(lie))
+    }
+
+    /// The read stops after `bytes`.
+    pub fn short(self, bytes: u64) -> Fault {
+        self.effect(Effect::Short(bytes))
+    }
+
+    /// The read makes no progress.
+    pub fn zero_progress(self) -> Fault {
+        self.effect(Effect::Short(0))
+    }
+
+    /// The read stops after `bytes` and claims the end of the file.
+    pub fn eof(self, bytes: u64) -> Fault {
+        self.effect(Effect::Eof(bytes))
+    }
+
+    /// The read stops after `bytes` and asks for a retry.
+    pub fn retry(self, bytes: u64) -> Fault {
+        self.effect(Effect::Retry(bytes))
+    }
+
+    /// The read stops after `bytes` and says that the rest is zeros.
+    pub fn clear_tail(self, bytes: u64) -> Fault {
+        self.effect(Effect::ClearTail(bytes))
+    }
+
+    /// The read's sub is dropped after `bytes`.
+    pub fn drop_sub(self, bytes: u64) -> Fault {
+        self.effect(Effect::DropSub(bytes))
+    }
+
+    /// The read delivers `bytes` and then fails.
+    pub fn fail_after(self, bytes: u64, errno: Errno) -> Fault {
+        self.effect(Effect::FailAfter(bytes, errno))
+    }
+
+    /// The read delivers too much.
+    pub fn over_long(self, how: OverLong) -> Fault {
+        self.effect(Effect::OverLong(how))
+    }
+}

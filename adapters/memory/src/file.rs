@@ -1,0 +1,250 @@
+//! One file as the core sees it, and the delivery of read replies.
+
+use std::{ops::Range, sync::Arc};
+
+use netfs::{
+    Errno, Error, Result,
+    remote::{
+        AccessMask, BoxFuture, Cx, Facts, FileKind, IoLimits, Outcome, ReadSub, RemoteFile,
+    },
+};
+
+use crate::{
+    content::Run,
+    fault::{Effect, Op, OverLong},
+    origin::{Origin, Reply, Site, State},
+    tree::{KEY_LEN, Node, NodeId, Snapshot},
+};
+
+/// A file of a [`MemoryFs`](crate::MemoryFs).
+pub struct MemoryFile {
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) id: NodeId,
+    key: [u8; KEY_LEN],
+}
+
+impl MemoryFile {
+    pub(crate) fn new(origin: &Arc<Origin>, node: &Node) -> Arc<MemoryFile> {
+        Arc::new(MemoryFile { origin: Arc::clone(origin), id: node.id, key: node.key })
+    }
+}
+
+impl RemoteFile for MemoryFile {
+    /// File number and generation, 8 bytes each, big-endian.
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    fn limits(&self) -> IoLimits {
+        let (hook, path, asked, mut limits) = {
+            let state = self.origin.state.lock();
+            let node = state.tree.node(self.id).ok();
+            let own = node.and_then(|n| n.settings.limits);
+            let path = node.map(|n| n.path.clone()).unwrap_or_default();
+            let asked = state.ledger.limits_asked(self.id);
+            let hook = state.settings.limits_hook.clone().filter(|_| own.is_none());
+            (hook, path, asked, own.unwrap_or(state.settings.limits))
+        };
+        if let Some(hook) = hook {
+            limits = hook(&path, asked);
+        }
+        self.origin.state.lock().ledger.limits_told(self.id, limits.rsize, limits.max_segments);
+        limits
+    }
+
+    fn expand(&self, window: &mut Range<u64>) {
+        let (hook, path) = {
+            let state = self.origin.state.lock();
+            let path = state.tree.node(self.id).map(|n| n.path.clone()).unwrap_or_default();
+            (state.settings.expand.clone(), path)
+        };
+        if let Some(hook) = hook {
+            hook(&path, window);
+        }
+    }
+
+    fn read(self: Arc<Self>, sub: ReadSub) -> BoxFuture<'static, ()> {
+        Box::pin(read(self, sub))
+    }
+
+    fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
+        Box::pin(async move { self.stat(Op::Validate, &cx).await })
+    }
+}
+
+impl MemoryFile {
+    /// The file's facts through one call of kind `op`.
+    pub(crate) async fn stat(&self, op: Op, cx: &Cx) -> Result<Facts> {
+        let site = Site::new(op, self.id, cx);
+        let id = self.id;
+        let answer = move |state: &State| state.tree.node(id).map(|n| state.facts(n));
+        let mut reply = self.origin.call(site, 0, answer).await;
+        if let Ok(facts) = &mut reply.answer {
+            reply.verdict.lies.iter().for_each(|lie| lie.tell(facts));
+        }
+        reply.end()
+    }
+}
+
+/// What a read reply is made from.
+struct Readable {
+    facts: Facts,
+    snapshot: Arc<Snapshot>,
+    report_holes: bool,
+    chunk: u64,
+}
+
+async fn read(file: Arc<MemoryFile>, mut sub: ReadSub) {
+    let segments = sub.buffers().count();
+    let site = Site { range: Some(sub.range()), ..Site::new(Op::Read, file.id, sub.cx()) };
+    let cx = sub.cx().clone();
+    let reply = file.origin.call(site, segments, |state| readable(state, file.id, &cx)).await;
+    let Reply { answer, verdict, in_flight } = reply;
+    let mut readable = match answer {
+        Ok(readable) => readable,
+        Err(e) => return sub.fail(e),
+    };
+    verdict.lies.iter().for_each(|lie| lie.tell(&mut readable.facts));
+    sub.facts(readable.facts.clone());
+
+    let available = readable.snapshot.content.size().saturating_sub(sub.offset());
+    let all = (sub.remaining() as u64).min(available);
+    let stop = verdict.shape.as_ref().map_or(all, |s| stop_after(s).min(all));
+    if let Some(hold) = verdict.hold.as_ref().filter(|h| h.after > 0) {
+        let before = hold.after.min(stop);
+        deliver(&file, &readable, &mut sub, before).await;
+        hold.gate.pass().await;
+        deliver(&file, &readable, &mut sub, stop - before).await;
+    } else {
+        deliver(&file, &readable, &mut sub, stop).await;
+    }
+    // The call is over before anyone hears of its end, so a test that saw the end sees it counted.
+    drop(in_flight);
+    finish(sub, verdict.shape);
+}
+
+fn readable(state: &State, id: NodeId, cx: &Cx) -> Result<Readable> {
+    let node = state.tree.node(id)?;
+    if node.kind == FileKind::Dir {
+        return Err(Error::new(Errno::EISDIR, "memory origin: read of a directory"));
+    }
+    // A link's target is read like a file's data, as in AFS; POSIX asks no rights for it.
+    let free = node.kind == FileKind::Symlink || !state.settings.check_access;
+    if !free && !node.allows(cx.cred(), AccessMask::READ) {
+        return Err(Error::new(Errno::EACCES, "memory origin: no right to read"));
+    }
+    Ok(Readable {
+        facts: state.read_facts(node),
+        snapshot: Arc::clone(&node.now),
+        report_holes: node.settings.report_holes.unwrap_or(state.settings.report_holes),
+        chunk: state.settings.chunk.max(1),
+    })
+}
+
+/// After how many bytes a shaped reply stops.
+fn stop_after(shape: &Effect) -> u64 {
+    match shape {
+        Effect::Short(n)
+        | Effect::Eof(n)
+        | Effect::Retry(n)
+        | Effect::ClearTail(n)
+        | Effect::DropSub(n)
+        | Effect::FailAfter(n, _) => *n,
+        _ => u64::MAX,
+    }
+}
+
+/// Delivers the next `len` bytes in pieces, each one step of progress.
+async fn deliver(file: &MemoryFile, from: &Readable, sub: &mut ReadSub, len: u64) {
+    let end = sub.offset() + len;
+    while sub.offset() < end {
+        let piece = sub.offset()..end.min(sub.offset().saturating_add(from.chunk));
+        for run in from.snapshot.content.runs(piece) {
+            match run {
+                Run::Hole(r) if from.report_holes => {
+                    sub.hole(length(&r));
+                    file.origin.state.lock().ledger.sent(file.id, 0, r.end - r.start);
+                }
+                Run::Data(r) | Run::Hole(r) => {
+                    file.origin.transfer(r.end - r.start).await;
+                    fill(from, sub, length(&r));
+                    file.origin.state.lock().ledger.sent(file.id, r.end - r.start, 0);
+                }
+            }
+        }
+    }
+}
+
+/// Makes the next `len` bytes in the sub's own memory.
+fn fill(from: &Readable, sub: &mut ReadSub, len: usize) {
+    let mut at = sub.offset();
+    let mut left = len;
+    for buf in sub.buffers() {
+        let n = buf.len().min(left);
+        from.snapshot.content.fill(at, &mut buf[..n]);
+        at += n as u64;
+        left -= n;
+        if left == 0 {
+            break;
+        }
+    }
+    sub.advance(len);
+}
+
+fn finish(mut sub: ReadSub, shape: Option<Effect>) {
+    // What is missing now, if nothing was shaped, lies past the end of the file.
+    let honest = if sub.remaining() == 0 { Outcome::Done } else { Outcome::Eof };
+    let outcome = match shape {
+        None => honest,
+        Some(Effect::Eof(_)) => Outcome::Eof,
+        Some(Effect::Retry(_)) => Outcome::Retry,
+        Some(Effect::ClearTail(_)) => Outcome::ClearTail,
+        Some(Effect::DropSub(_)) => return drop(sub),
+        Some(Effect::FailAfter(_, errno)) => {
+            Outcome::Failed(Error::new(errno, "memory origin: injected failure of a read"))
+        }
+        Some(Effect::OverLong(how)) => {
+            overrun(&mut sub, how);
+            Outcome::Done
+        }
+        Some(_) => Outcome::Done,
+    };
+    sub.finish(outcome);
+}
+
+fn overrun(sub: &mut ReadSub, how: OverLong) {
+    let past = |extra: usize| sub.remaining().saturating_add(extra.max(1));
+    match how {
+        OverLong::Advance(extra) => sub.advance(past(extra)),
+        OverLong::Write(extra) => sub.write(&vec![0xee; past(extra)]),
+        OverLong::Hole(extra) => sub.hole(past(extra)),
+    }
+}
+
+/// A run never exceeds the sub it is delivered to, so its length fits.
+fn length(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+}
+
+/// An open, counted until its token is dropped.
+pub(crate) struct Opened {
+    origin: Arc<Origin>,
+    number: u64,
+}
+
+impl Opened {
+    pub(crate) fn new(origin: Arc<Origin>, number: u64) -> Opened {
+        Opened { origin, number }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.origin.state.lock().ledger.opens.dropped += 1;
+        self.origin.moved.notify_all();
+    }
+}

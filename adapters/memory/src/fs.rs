@@ -1,0 +1,320 @@
+//! The origin in a test's hands: looking, changing, misbehaving, counting.
+
+use std::sync::Arc;
+
+use netfs::{
+    Errno, Error, Result,
+    coherency::{BreakReason, Ticket},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    builder::Builder,
+    change::Change,
+    content::Mismatch,
+    fault::{Fault, FaultPlan, Injected},
+    file::MemoryFile,
+    ledger::{Call, Counts, Event, Opens},
+    origin::{EventSlot, Origin, key_bytes},
+    settings::{FileSettings, Settings},
+    tree::{Node, Snapshot, display},
+};
+
+/// An in-process origin, as one client sees it, with everything a test needs to drive it.
+///
+/// It is a connection to the server behind it: [`client`](MemoryFs::client) makes another one to the same
+/// files, with events of its own. Everything else is shared between the clients.
+///
+/// See the [crate](crate) for an overview and an example.
+pub struct MemoryFs {
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) events: Arc<EventSlot>,
+}
+
+impl MemoryFs {
+    /// Starts an empty origin.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(crate) fn connect(origin: Arc<Origin>) -> Arc<MemoryFs> {
+        let events = Arc::new(Mutex::new(None));
+        origin.add_client(&events);
+        Arc::new(MemoryFs { origin, events })
+    }
+
+    /// Another client of the same server.
+    #[must_use]
+    pub fn client(&self) -> Arc<MemoryFs> {
+        MemoryFs::connect(Arc::clone(&self.origin))
+    }
+}
+
+/// Looking at the files as the server sees them; none of this counts as a call.
+impl MemoryFs {
+    /// The file at `path`, to call [`RemoteFile`](netfs::remote::RemoteFile) methods on.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn file(&self, path: impl AsRef<[u8]>) -> Result<Arc<MemoryFile>> {
+        self.node(path.as_ref(), |node| MemoryFile::new(&self.origin, node))
+    }
+
+    /// The current version of a file, with its content.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn snapshot(&self, path: impl AsRef<[u8]>) -> Result<Arc<Snapshot>> {
+        self.node(path.as_ref(), |node| Arc::clone(&node.now))
+    }
+
+    /// A version that a file had at some time; `None` if it is more than 64 changes old.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn snapshot_of(
+        &self,
+        path: impl AsRef<[u8]>,
+        version: u64,
+    ) -> Result<Option<Arc<Snapshot>>> {
+        self.node(path.as_ref(), |node| node.version(version).map(Arc::clone))
+    }
+
+    /// The content a file should have in a range; zeros past its end.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn expected(&self, path: impl AsRef<[u8]>, offset: u64, len: usize) -> Result<Vec<u8>> {
+        Ok(self.snapshot(path)?.content.read(offset, len))
+    }
+
+    /// Checks bytes read at `offset` against the file's current version; zeros are expected past its
+    /// end.
+    ///
+    /// # Errors
+    /// The first wrong byte, as `EIO` with a sentence; `ENOENT`.
+    pub fn verify(&self, path: impl AsRef<[u8]>, offset: u64, bytes: &[u8]) -> Result<()> {
+        let snapshot = self.snapshot(path.as_ref())?;
+        let report = |wrong: Mismatch| {
+            let path = display(path.as_ref());
+            let sentence = format!("{path:?}, version {}: {wrong}", snapshot.version);
+            Error::new(Errno::EIO, sentence)
+        };
+        snapshot.content.verify(offset, bytes).map_err(report)
+    }
+
+    /// A file's size.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn size(&self, path: impl AsRef<[u8]>) -> Result<u64> {
+        self.node(path.as_ref(), |node| node.now.content.size())
+    }
+
+    /// A file's key.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn key(&self, path: impl AsRef<[u8]>) -> Result<Vec<u8>> {
+        self.node(path.as_ref(), |node| node.key.to_vec())
+    }
+
+    /// The paths of all regular files, sorted.
+    #[must_use]
+    pub fn files(&self) -> Vec<Vec<u8>> {
+        let files = self.origin.state.lock().tree.files();
+        files.iter().map(|path| path.to_vec()).collect()
+    }
+
+    fn node<T>(&self, path: &[u8], look: impl FnOnce(&Node) -> T) -> Result<T> {
+        let state = self.origin.state.lock();
+        state.tree.at(path).map(look)
+    }
+}
+
+/// Changing the files and telling about it.
+impl MemoryFs {
+    /// Begins a change of `path` by a third party; the returned value's method does it.
+    pub fn change(&self, path: impl AsRef<[u8]>) -> Change<'_> {
+        Change::new(self, path.as_ref())
+    }
+
+    /// Tells every client that a file may have changed, whether or not it did.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn send_break(&self, path: impl AsRef<[u8]>) -> Result<Vec<Ticket>> {
+        let key = self.node(path.as_ref(), |node| key_bytes(&node.key))?;
+        Ok(self.origin.send(&Event::Break { key }, BreakReason::Callback))
+    }
+
+    /// Tells every client that the file with this key may have changed: any bytes, so that a break of a
+    /// file nobody knows can be sent.
+    pub fn send_break_key(&self, key: &[u8], reason: BreakReason) -> Vec<Ticket> {
+        self.origin.send(&Event::Break { key: bytes::Bytes::copy_from_slice(key) }, reason)
+    }
+
+    /// Tells every client that the file with this key was deleted (after a silent removal, say).
+    pub fn send_deleted(&self, key: &[u8]) {
+        let event = Event::Deleted { key: bytes::Bytes::copy_from_slice(key) };
+        self.origin.send(&event, BreakReason::Callback);
+    }
+
+    /// Tells every client that anything in the volume may have changed.
+    pub fn break_all(&self, reason: BreakReason) -> Vec<Ticket> {
+        self.origin.send(&Event::BreakAll, reason)
+    }
+
+    /// Tells every client that the volume's contents are untrustworthy.
+    pub fn scrub(&self, reason: BreakReason) {
+        self.origin.send(&Event::Scrub, reason);
+    }
+
+    /// From now on changes go to the next snapshot of the volume, which nobody sees before
+    /// [`publish`](MemoryFs::publish): a read-only volume that is released.
+    pub fn stage(&self) {
+        let mut state = self.origin.state.lock();
+        if state.staged.is_none() {
+            state.staged = Some(state.tree.clone());
+        }
+    }
+
+    /// Switches to the staged snapshot at once and, if `tell`, tells every client. Without a staged
+    /// snapshot it only tells.
+    pub fn publish(&self, tell: bool) {
+        {
+            let mut state = self.origin.state.lock();
+            if let Some(tree) = state.staged.take() {
+                state.tree = tree;
+            }
+        }
+        if tell {
+            self.origin.send(&Event::SnapshotMoved, BreakReason::Callback);
+        }
+    }
+}
+
+/// Settings and faults.
+impl MemoryFs {
+    /// Changes the settings; calls already under way keep what they saw.
+    pub fn configure(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.origin.state.lock().settings);
+    }
+
+    /// A copy of the settings.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.origin.state.lock().settings.clone()
+    }
+
+    /// Changes the settings of one file.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn configure_file(
+        &self,
+        path: impl AsRef<[u8]>,
+        change: impl FnOnce(&mut FileSettings),
+    ) -> Result<()> {
+        let mut state = self.origin.state.lock();
+        let id = state.tree.at(path.as_ref())?.id;
+        change(&mut state.tree.node_mut(id)?.settings);
+        Ok(())
+    }
+
+    /// Adds a fault after those in force.
+    pub fn inject(&self, fault: Fault) -> Injected {
+        self.origin.state.lock().faults.add(fault)
+    }
+
+    /// Removes one fault. Calls it holds stay held until its gate is released.
+    pub fn remove_fault(&self, fault: &Injected) {
+        self.origin.state.lock().faults.remove(fault.id);
+    }
+
+    /// Replaces all faults, releasing the gates of the old ones.
+    pub fn set_faults(&self, plan: FaultPlan) {
+        let old = std::mem::replace(&mut self.origin.state.lock().faults, plan);
+        old.gates().iter().for_each(crate::fault::Gate::release);
+    }
+
+    /// Removes all faults and releases their gates.
+    pub fn clear_faults(&self) {
+        self.set_faults(FaultPlan::new());
+    }
+}
+
+/// Counting.
+impl MemoryFs {
+    /// Calls and bytes since the origin was built.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.origin.state.lock().ledger.counts
+    }
+
+    /// Calls and bytes of one file (for lookups and readdir: of the directory).
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn file_counts(&self, path: impl AsRef<[u8]>) -> Result<Counts> {
+        let state = self.origin.state.lock();
+        let id = state.tree.at(path.as_ref())?.id;
+        Ok(state.ledger.of_file(id))
+    }
+
+    /// Calls that have begun and not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.origin.state.lock().ledger.in_flight
+    }
+
+    /// Opens granted and given back.
+    #[must_use]
+    pub fn opens(&self) -> Opens {
+        self.origin.state.lock().ledger.opens
+    }
+
+    /// The calls since the last time, oldest first (at most the last 65,536).
+    #[must_use]
+    pub fn take_calls(&self) -> Vec<Call> {
+        self.origin.state.lock().ledger.take_calls()
+    }
+
+    /// The events sent since the last time, oldest first.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        self.origin.state.lock().ledger.take_events()
+    }
+
+    /// What the core did against the adapter contract since the last time: reads longer than any stated
+    /// limit, zero-length reads, reads without asking limits. A core's tests should find it empty.
+    #[must_use]
+    pub fn take_breaches(&self) -> Vec<String> {
+        self.origin.state.lock().ledger.take_breaches()
+    }
+
+    /// Blocks the calling thread until `done` says so, asking it again after each call that begins or
+    /// ends and each open that is given back. It gets the counts and the number of calls in flight.
+    ///
+    /// # Panics
+    /// If nothing moves for a minute: the test would hang for ever.
+    pub fn wait_until(&self, mut done: impl FnMut(&Counts, usize) -> bool) {
+        let mut state = self.origin.state.lock();
+        while !done(&state.ledger.counts, state.ledger.in_flight) {
+            let late = self.origin.moved.wait_for(&mut state, crate::fault::WATCHDOG).timed_out();
+            let (counts, in_flight) = (state.ledger.counts, state.ledger.in_flight);
+            assert!(
+                !late || done(&counts, in_flight),
+                "nothing moved at the origin for a minute: {counts:?}, {in_flight} in flight"
+            );
+        }
+    }
+
+    /// Blocks the calling thread until no call is in flight.
+    ///
+    /// # Panics
+    /// If nothing moves for a minute.
+    pub fn wait_idle(&self) {
+        self.wait_until(|_, in_flight| in_flight == 0);
+    }
+}
