@@ -28,6 +28,9 @@ pub(crate) mod window;
 use std::ops::{Deref, Range};
 
 pub use cache::MemoryUsage;
+pub(crate) use cache::FolioCache;
+pub(crate) use index::{FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
+pub(crate) use state::{Folio, Origin};
 
 use crate::sync::Arc;
 

@@ -28,7 +28,7 @@ use std::{any::Any, fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 pub use cx::{Cred, Cx, OpenToken};
-pub(crate) use erased::{DynRemoteFs, Erased};
+pub(crate) use erased::{DynFile, DynFound, DynRemoteFs, Erased};
 pub use facts::{Attr, Facts, FileKind, Promise, PromiseKind, TimeSpec, Version, VolumeFacts};
 pub use futures_util::future::BoxFuture;
 pub(crate) use sub::SubSink;

@@ -1,8 +1,7 @@
 //! From "stale" to "valid": which check to share, and waiting for it.
 
-use std::{future::Future, pin::pin};
+use std::future::Future;
 
-use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 
 use super::{
@@ -10,9 +9,10 @@ use super::{
     model::{StaleReason, Validity},
 };
 use crate::{
-    clock::{BootTime, Clock},
+    clock::BootTime,
     error::{Errno, Error, Result},
     sync::Arc,
+    timer,
 };
 
 impl InodeCell {
@@ -39,14 +39,12 @@ impl InodeCell {
     {
         let work = self.settle(driver, check);
         let Some(deadline) = deadline else { return work.await };
-        let alarm = Alarm::set(driver, &**self.volume().clock(), deadline);
-        match select(pin!(work), pin!(alarm.rung())).await {
-            Either::Left((done, _)) => done,
-            Either::Right(_) => Err(Error::new(
+        timer::until(driver, &**self.volume().clock(), deadline, work).await.unwrap_or_else(|| {
+            Err(Error::new(
                 Errno::ETIMEDOUT,
                 "the server did not confirm the file before the deadline",
-            )),
-        }
+            ))
+        })
     }
 
     async fn settle<C, F>(self: &Arc<Self>, driver: &Handle, check: C) -> Result<()>
@@ -83,24 +81,4 @@ impl InodeCell {
 
 fn deleted() -> Error {
     Error::new(Errno::ESTALE, "the file was deleted on the server")
-}
-
-/// A sleep on the driver's threads, whatever runtime (if any) polls the caller.
-struct Alarm(tokio::task::JoinHandle<()>);
-
-impl Alarm {
-    fn set(driver: &Handle, clock: &dyn Clock, deadline: BootTime) -> Alarm {
-        Alarm(driver.spawn(clock.sleep_until(deadline)))
-    }
-
-    async fn rung(mut self) {
-        // A lost task means that the driver is gone: then nothing else will come either.
-        let _ = (&mut self.0).await;
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

@@ -140,6 +140,10 @@ impl FolioCache {
         }
     }
 
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Hands a folio that has just become uptodate to the policy.
     pub(super) fn admit(&self, folio: &Arc<Folio>) {
         let mut policy = self.policy.lock();

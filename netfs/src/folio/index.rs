@@ -8,6 +8,7 @@
 //! shared too, because it changes no slot, only excludes removal. Insertion and removal take it alone,
 //! for as long as it takes to move pointers: folios are freed and waiters woken after it is released.
 
+mod first_read;
 mod history;
 mod lookup;
 mod slots;
@@ -15,6 +16,7 @@ mod slots;
 use std::ops::Range;
 
 use history::History;
+pub(crate) use first_read::count_origin;
 pub(crate) use history::MissReason;
 pub(crate) use lookup::{Lookup, Slices};
 use slots::Slots;
@@ -60,6 +62,8 @@ pub(crate) struct FolioIndex {
     this: Weak<FolioIndex>,
     content: RwLock<Content>,
     data_gen: AtomicU64,
+    /// Bytes of published folios that no reader has had yet.
+    unread: AtomicU64,
 }
 
 #[derive(Default)]
@@ -77,6 +81,7 @@ impl FolioIndex {
             this: Weak::clone(this),
             content: RwLock::new(Content::default()),
             data_gen: AtomicU64::new(0),
+            unread: AtomicU64::new(0),
         })
     }
 
@@ -125,6 +130,7 @@ impl FolioIndex {
             && current()
             && folio.settle(Unlocked::Uptodate);
         if published {
+            self.unread_added(folio);
             if let Some(charge) = folio.mem().charge() {
                 charge.move_to(Account::Indexed);
             }
@@ -161,6 +167,22 @@ impl FolioIndex {
         self.remove_with(Slots::take_all)
     }
 
+    /// Removes everything but `keep`: folios of the request whose reply brought a new version, whose
+    /// bytes are judged when they are published.
+    pub(crate) fn clear_keeping(&self, keep: &[Arc<Folio>]) -> Removed {
+        if keep.is_empty() {
+            return self.clear();
+        }
+        self.remove_with(|slots| {
+            let (kept, taken): (Vec<_>, Vec<_>) = slots
+                .take_all()
+                .into_iter()
+                .partition(|f| f.is_locked() && keep.iter().any(|k| Arc::ptr_eq(k, f)));
+            kept.iter().for_each(|folio| slots.insert(folio));
+            taken
+        })
+    }
+
     /// Removes every folio that overlaps `range`, as [`clear`](FolioIndex::clear) does.
     pub(crate) fn remove_range(&self, range: Range<u64>) -> Removed {
         self.remove_with(|slots| slots.take(range))
@@ -185,6 +207,7 @@ impl FolioIndex {
         content.slots.remove(folio);
         content.history.note(folio.offset(), MissReason::Capacity);
         drop(content);
+        self.unread_gone(folio);
         folio.account_removed();
         true
     }
@@ -208,7 +231,11 @@ impl FolioIndex {
         for folio in taken {
             removed.folios += 1;
             removed.bytes += folio.len() as u64;
-            removed.locked += usize::from(folio.settle(Unlocked::Failed));
+            let locked = folio.settle(Unlocked::Failed);
+            removed.locked += usize::from(locked);
+            if !locked && folio.is_uptodate() {
+                self.unread_gone(folio);
+            }
             folio.account_removed();
             folio.wake();
         }

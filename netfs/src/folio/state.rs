@@ -25,9 +25,10 @@ use super::{
     waiters::{WaitKey, Waiters},
 };
 use crate::{
+    error::Error,
     policy::{Entry, FREQUENCY_MAX, Token},
     sync::{
-        Arc, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -63,7 +64,45 @@ pub(crate) struct Folio {
     key: u64,
     index: Weak<FolioIndex>,
     waiters: Waiters,
+    /// Where the content came from, and how many bytes of it no reader has had yet (low 24 bits): a
+    /// byte's first read is a hit or miss of that origin, later ones are memory hits.
+    first_read: AtomicU32,
+    /// Why the fetch failed, for those who waited for it.
+    error: Mutex<Option<Error>>,
 }
+
+/// Where a folio's content came from, for the statistics of its first read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Origin {
+    /// Zeros made here.
+    Zero = 1,
+    /// The disk cache.
+    Disk = 2,
+    /// The server: never cached before.
+    Cold = 3,
+    /// The server: had been evicted, or the disk cache lacked it.
+    Capacity = 4,
+    /// The server: had been dropped because the file changed.
+    Coherency = 5,
+    /// The server: the disk cache's copy was damaged.
+    Corruption = 6,
+    /// The server: the reader did not want it from a cache.
+    Bypass = 7,
+    /// The server: the disk cache failed or was too slow.
+    Fault = 8,
+}
+
+impl Origin {
+    fn from_raw(raw: u32) -> Option<Origin> {
+        use Origin::{Bypass, Capacity, Coherency, Cold, Corruption, Disk, Fault, Zero};
+        let all = [Zero, Disk, Cold, Capacity, Coherency, Corruption, Bypass, Fault];
+        all.into_iter().find(|o| *o as u32 == raw)
+    }
+}
+
+const UNREAD_BITS: u32 = 24;
+const UNREAD_MASK: u32 = (1 << UNREAD_BITS) - 1;
 
 impl Folio {
     /// A locked folio over `mem`.
@@ -82,6 +121,8 @@ impl Folio {
             key: mix(index_id, offset / PAGE_SIZE as u64),
             index,
             waiters: Waiters::default(),
+            first_read: AtomicU32::new(0),
+            error: Mutex::new(None),
         })
     }
 
@@ -121,6 +162,48 @@ impl Folio {
     /// Resolves when the folio is no longer locked. Any number may wait; dropping the future is fine.
     pub(crate) fn wait_unlocked(self: &Arc<Self>) -> WaitUnlocked {
         WaitUnlocked { folio: Arc::clone(self), key: None }
+    }
+
+    /// Notes where the content came from and how many of its bytes readers can get (the padding of
+    /// the last page is no content). Before it is published.
+    pub(crate) fn set_origin(&self, origin: Origin, readable: u32) {
+        let word = (origin as u32) << UNREAD_BITS | readable.min(UNREAD_MASK);
+        self.first_read.store(word, Ordering::Relaxed);
+    }
+
+    /// Of `n` bytes that a reader has got: how many count as first reads, and of what origin.
+    pub(crate) fn take_first_read(&self, n: u32) -> (u32, Option<Origin>) {
+        let mut word = self.first_read.load(Ordering::Relaxed);
+        loop {
+            let take = (word & UNREAD_MASK).min(n);
+            if take == 0 {
+                return (0, None);
+            }
+            match self.first_read.compare_exchange_weak(
+                word,
+                word - take,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return (take, Origin::from_raw(word >> UNREAD_BITS)),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Bytes no reader has had yet.
+    pub(super) fn unread(&self) -> u32 {
+        self.first_read.load(Ordering::Relaxed) & UNREAD_MASK
+    }
+
+    /// Says why the fetch failed, before the folio is given up.
+    pub(crate) fn set_error(&self, error: Error) {
+        self.error.lock().get_or_insert(error);
+    }
+
+    /// Why the fetch failed, if it did for a reason that concerns whoever waited.
+    pub(crate) fn error(&self) -> Option<Error> {
+        self.error.lock().clone()
     }
 
     pub(super) fn mem(&self) -> &FolioMem {

@@ -145,6 +145,22 @@ impl InodeCell {
         state.model.is_current(&volume, version, epoch)
     }
 
+    /// Whether nothing happened since `epoch` that could make an answer from then untrue: no event and
+    /// no change of the version.
+    pub(crate) fn quiet_since(&self, epoch: &Epoch) -> bool {
+        let state = self.state.lock();
+        let volume = self.volume.lock();
+        state.model.quiet_since(&volume, epoch)
+    }
+
+    /// Takes the promise back as a break would, for a change of mind inside this client.
+    pub(crate) fn expire(&self) {
+        let mut state = self.state.lock();
+        let at = self.volume.lock().bump();
+        state.model.on_break(at);
+        self.publish(&state.model);
+    }
+
     /// The version known last: the cookie's identity.
     pub(crate) fn version(&self) -> Option<Version> {
         self.state.lock().model.version().cloned()

@@ -171,6 +171,11 @@ impl InodeCoherency {
         current
     }
 
+    /// Whether neither an event nor a change of the version came after `epoch`.
+    pub(crate) fn quiet_since(&self, volume: &VolumeCoherency, epoch: &Epoch) -> bool {
+        !self.deleted && self.applied_at <= epoch.seq && !self.event_since(volume, epoch)
+    }
+
     /// A drop has ended: its pages are gone and its cookie is cut over.
     pub(crate) fn drop_done(&mut self) {
         self.dropping = self.dropping.saturating_sub(1);

@@ -107,6 +107,13 @@ impl FolioIndex {
         runs
     }
 
+    /// Whether there is any folio in `range`, uptodate or not.
+    pub(crate) fn any_in(&self, range: Range<u64>) -> bool {
+        let mut any = false;
+        self.content.read().for_places(widen(range), |_, folio| any |= folio.is_some());
+        any
+    }
+
     /// Folios within `range` that are being filled, in order.
     pub(crate) fn locked_in(&self, range: Range<u64>) -> SmallVec<[Arc<Folio>; 4]> {
         let mut locked = SmallVec::new();

@@ -1,0 +1,180 @@
+//! [`Netfs`]: the memory budget, the disk cache, the clock and the driver threads that mounts share.
+
+mod builder;
+
+use std::{collections::HashMap, time::Duration};
+
+pub use builder::{Builder, FillPolicy, FillWhenFull};
+pub(crate) use builder::Options;
+use tokio::runtime::{Handle, Runtime};
+
+use crate::{
+    clock::Clock,
+    error::{Errno, Error, Result},
+    folio::{FolioCache, MemoryUsage},
+    fscache::{BackendStats, FillQueue, FsCache},
+    namespace::{Mount, Volume},
+    remote::{Cx, DynRemoteFs, Erased, RemoteFs, VolumeId},
+    stats::{Counters, Stats},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+/// One cache: memory, optional disk backend and driver threads, shared by any number of mounts.
+///
+/// ```
+/// use netfs::{Netfs, remote::{Cred, Cx}};
+/// let netfs = Netfs::builder().memory_bytes(64 << 20).build()?;
+/// assert_eq!(netfs.stats().read_bytes, 0);
+/// netfs.blocking_shutdown(std::time::Duration::from_secs(5));
+/// # Ok::<(), netfs::Error>(())
+/// ```
+pub struct Netfs {
+    core: Arc<Core>,
+    runtime: Option<Runtime>,
+}
+
+/// What everything below a [`Netfs`] shares.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) folios: Arc<FolioCache>,
+    pub(crate) driver: Handle,
+    pub(crate) fscache: Arc<FsCache>,
+    pub(crate) fills: FillQueue,
+    pub(crate) closed: AtomicBool,
+    next_inode: AtomicU64,
+    volumes: Mutex<HashMap<VolumeId, Weak<Volume>>>,
+}
+
+impl Core {
+    pub(crate) fn next_inode_id(&self) -> u64 {
+        self.next_inode.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Refuses new work after shutdown.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"));
+        }
+        Ok(())
+    }
+
+    /// The volume of that id: shared by all its mounts.
+    fn volume(self: &Arc<Self>, fs: &dyn DynRemoteFs) -> Arc<Volume> {
+        let id = fs.volume_id();
+        let mut volumes = self.volumes.lock();
+        volumes.retain(|_, v| v.strong_count() > 0);
+        if let Some(live) = volumes.get(&id).and_then(Weak::upgrade) {
+            return live;
+        }
+        let volume = Volume::new(Arc::clone(self), id.clone(), fs.volume_coherency());
+        volumes.insert(id, Arc::downgrade(&volume));
+        volume
+    }
+
+    fn live_volumes(&self) -> Vec<Arc<Volume>> {
+        self.volumes.lock().values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Netfs {
+    /// Starts with the defaults; see [`Builder`].
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    fn start(runtime: Runtime, core: Core) -> Netfs {
+        Netfs { core: Arc::new(core), runtime: Some(runtime) }
+    }
+
+    /// Attaches an adapter. Mounts whose adapters report the same [`VolumeId`] share inodes, cached
+    /// bytes and cookies; each keeps its own adapter and credentials.
+    ///
+    /// # Errors
+    /// What the adapter's `root` returned; `ESHUTDOWN` after [`shutdown`](Netfs::shutdown).
+    pub async fn mount<F: RemoteFs>(&self, fs: Arc<F>, cx: &Cx) -> Result<Mount> {
+        self.core.check_open()?;
+        let fs: Arc<dyn DynRemoteFs> = Arc::new(Erased(fs));
+        let volume = self.core.volume(&*fs);
+        fs.attach(volume.events());
+        Mount::new(volume, fs, cx).await
+    }
+
+    /// Counters since the context was built.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.core.counters.snapshot()
+    }
+
+    /// How the byte budget is used now.
+    #[must_use]
+    pub fn memory(&self) -> MemoryUsage {
+        self.core.folios.usage()
+    }
+
+    /// Numbers of the disk cache, if there is one.
+    #[must_use]
+    pub fn cache_stats(&self) -> Option<BackendStats> {
+        self.core.fscache.backend().map(|b| b.stats())
+    }
+
+    /// Waits until everything downloaded so far has been stored in the disk cache or dropped.
+    pub async fn drain_fills(&self) {
+        self.core.fills.drain().await;
+    }
+
+    /// Drops every page from memory that nobody holds. The disk cache keeps what it has: a switch
+    /// for honest measurements of cold memory.
+    pub fn drop_memory(&self) {
+        for volume in self.core.live_volumes() {
+            volume.for_each_inode(|inode| inode.drop_pages());
+        }
+    }
+
+    /// Drains fills, commits and closes the disk cache, and stops the driver threads. Reads in
+    /// flight fail with `ESHUTDOWN` or `ECANCELED`. Returns the bytes whose copy to the disk cache was
+    /// given up because `deadline` passed.
+    pub async fn shutdown(mut self, deadline: Duration) -> u64 {
+        self.core.closed.store(true, Ordering::Release);
+        let (core, driver) = (Arc::clone(&self.core), self.core.driver.clone());
+        let until = core.clock.now() + deadline;
+        // On the driver, so that a caller's runtime (or none) does not matter.
+        let work = driver.spawn(async move {
+            let left = core.fills.shutdown(deadline).await;
+            let patience = until.since(core.clock.now()).max(core.options.close_patience);
+            if let Err(error) = core.fscache.withdraw(patience).await {
+                tracing::warn!(%error, "shutting down");
+            }
+            left
+        });
+        let left = work.await.unwrap_or(0);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        left
+    }
+
+    /// [`shutdown`](Netfs::shutdown) for threads.
+    pub fn blocking_shutdown(self, deadline: Duration) -> u64 {
+        pollster::block_on(self.shutdown(deadline))
+    }
+}
+
+impl Drop for Netfs {
+    fn drop(&mut self) {
+        self.core.closed.store(true, Ordering::Release);
+        if let Some(runtime) = self.runtime.take() {
+            let left = self.core.fills.queued_bytes();
+            if left > 0 {
+                tracing::warn!(left, "dropped without shutdown: bytes not copied to the cache");
+            }
+            // Never blocks: a Netfs may be dropped inside somebody's runtime.
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Choices and their defaults.
+
+use std::time::Duration;
+
+use super::{Core, Netfs};
+use crate::{
+    clock::{Clock, SystemClock},
+    error::{Errno, Error, Result},
+    folio::{FolioCache, GRANULE},
+    fscache::{CacheBackend, FillConfig, FillQueue, FsCache, FsCacheConfig},
+    stats::Counters,
+    sync::{Arc, Mutex, atomic::AtomicU64},
+};
+
+pub use crate::fscache::FillWhenFull;
+
+/// How much a miss fetches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum FillPolicy {
+    /// Whole 256 KiB granules: best for sequential and repeated reads.
+    #[default]
+    Granule,
+    /// Exactly the pages asked for (and readahead for sequential streams): best for random small
+    /// reads of large files.
+    Exact,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) fill: FillPolicy,
+    pub(crate) readahead_max: u64,
+    pub(crate) close_patience: Duration,
+    pub(crate) cache_read_timeout: Duration,
+    pub(crate) remote_timeout: Duration,
+    pub(crate) inode_capacity: u64,
+    pub(crate) dentry_capacity: u64,
+}
+
+/// Builds a [`Netfs`]. Every option has a default that suits a desktop or a small server.
+pub struct Builder {
+    options: Options,
+    memory_bytes: u64,
+    driver_threads: usize,
+    clock: Arc<dyn Clock>,
+    backend: Option<Arc<dyn CacheBackend>>,
+    fills: FillConfig,
+    fscache: FsCacheConfig,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            options: Options {
+                fill: FillPolicy::default(),
+                readahead_max: 4 << 20,
+                close_patience: Duration::from_secs(5),
+                cache_read_timeout: Duration::from_secs(1),
+                remote_timeout: Duration::from_secs(120),
+                inode_capacity: 100_000,
+                dentry_capacity: 200_000,
+            },
+            memory_bytes: 256 << 20,
+            driver_threads: 2,
+            clock: Arc::new(SystemClock),
+            backend: None,
+            fills: FillConfig::default(),
+            fscache: FsCacheConfig::default(),
+        }
+    }
+}
+
+impl Builder {
+    /// The byte budget of the page cache (default 256 MiB, at least one 256 KiB granule).
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: u64) -> Builder {
+        self.memory_bytes = bytes;
+        self
+    }
+
+    /// The disk cache (default none).
+    #[must_use]
+    pub fn cache(mut self, backend: Arc<dyn CacheBackend>) -> Builder {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Threads that run adapters and background work (default 2).
+    #[must_use]
+    pub fn driver_threads(mut self, threads: usize) -> Builder {
+        self.driver_threads = threads;
+        self
+    }
+
+    /// The clock (default `CLOCK_BOOTTIME`).
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
+        self.clock = clock;
+        self
+    }
+
+    /// How much a miss fetches (default whole granules).
+    #[must_use]
+    pub fn fill(mut self, fill: FillPolicy) -> Builder {
+        self.options.fill = fill;
+        self
+    }
+
+    /// Largest readahead of a sequential stream in bytes (default 4 MiB; 0 = none).
+    #[must_use]
+    pub fn readahead_max(mut self, bytes: u64) -> Builder {
+        self.options.readahead_max = bytes;
+        self
+    }
+
+    /// Bytes that may wait to be copied to the disk cache (default 64 MiB), and what happens when
+    /// that is reached (default: drop, counted).
+    #[must_use]
+    pub fn fill_queue(mut self, bytes: u64, when_full: FillWhenFull) -> Builder {
+        self.fills.bytes_max = bytes;
+        self.fills.when_full = when_full;
+        self
+    }
+
+    /// Longest a read waits for the disk cache to find an object before it asks the server
+    /// (default 20 ms).
+    #[must_use]
+    pub fn cache_wait(mut self, wait: Duration) -> Builder {
+        self.fscache.cache_wait = wait;
+        self
+    }
+
+    /// Longest a read waits for bytes the disk cache has before it asks the server (default 1 s): a
+    /// hung disk must not hang readers.
+    #[must_use]
+    pub fn cache_read_timeout(mut self, wait: Duration) -> Builder {
+        self.options.cache_read_timeout = wait;
+        self
+    }
+
+    /// How long an unused cookie keeps its object open (row 103; default 10 s).
+    #[must_use]
+    pub fn cookie_lru(mut self, delay: Duration) -> Builder {
+        self.fscache.lru_delay = delay;
+        self
+    }
+
+    /// After this a server read is abandoned and tried once more in fresh memory (default 120 s).
+    #[must_use]
+    pub fn remote_timeout(mut self, timeout: Duration) -> Builder {
+        self.options.remote_timeout = timeout;
+        self
+    }
+
+    /// Inodes kept when nobody uses them (default 100,000): the attribute cache.
+    #[must_use]
+    pub fn inode_capacity(mut self, inodes: u64) -> Builder {
+        self.options.inode_capacity = inodes;
+        self
+    }
+
+    /// Names kept, found and not found (default 200,000).
+    #[must_use]
+    pub fn dentry_capacity(mut self, names: u64) -> Builder {
+        self.options.dentry_capacity = names;
+        self
+    }
+
+    /// Starts the driver threads.
+    ///
+    /// # Errors
+    /// `EINVAL` for a budget below one granule or no driver threads; the operating system's error if
+    /// threads cannot be started.
+    pub fn build(self) -> Result<Netfs> {
+        if self.memory_bytes < GRANULE as u64 {
+            return Err(Error::new(
+                Errno::EINVAL,
+                format!("memory_bytes {} is below one granule ({GRANULE})", self.memory_bytes),
+            ));
+        }
+        if self.driver_threads == 0 {
+            return Err(Error::new(Errno::EINVAL, "driver_threads must be at least 1"));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(self.driver_threads)
+            .thread_name("netfs-driver")
+            .enable_all()
+            .build()
+            .map_err(|e| Error::io(e, "starting the driver threads"))?;
+        let counters = Arc::new(Counters::default());
+        let driver = runtime.handle().clone();
+        let clock = Arc::clone(&self.clock);
+        let fscache = FsCache::new(driver.clone(), clock, Arc::clone(&counters), self.fscache);
+        let fills = FillQueue::new(Arc::clone(&fscache), self.fills);
+        if let Some(backend) = self.backend {
+            let (cache, patience) = (Arc::clone(&fscache), self.options.close_patience);
+            let attach = driver.spawn(async move { cache.attach(backend, patience).await });
+            // Nothing was attached before, so there is nothing to wait for and nothing to fail.
+            drop(pollster::block_on(attach));
+        }
+        let core = Core {
+            folios: FolioCache::new(self.memory_bytes, Arc::clone(&counters)),
+            options: self.options,
+            clock: self.clock,
+            counters,
+            driver,
+            fscache,
+            fills,
+            closed: false.into(),
+            next_inode: AtomicU64::new(1),
+            volumes: Mutex::default(),
+        };
+        Ok(Netfs::start(runtime, core))
+    }
+}

@@ -1,0 +1,355 @@
+//! [`File`]: an open file, the one interface all fronts use.
+
+mod blocking;
+
+use std::fmt;
+
+pub use blocking::Blocking;
+use bytes::Bytes;
+
+use crate::{
+    coherency::Validity,
+    error::{Errno, Error, Result},
+    fscache::{Cookie, CookieUse},
+    iomode::Mode,
+    namespace::Node,
+    read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Stream},
+    remote::{Attr, Cx, FileKind},
+    sizes::Sizes,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Whether a read leaves its pages in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum MemoryUse {
+    /// Keep what is read in the page cache.
+    #[default]
+    Fill,
+    /// Leave no copy in memory: disk hits go straight into the caller's buffer.
+    Bypass,
+}
+
+/// How to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReadOptions {
+    /// Whether the read's pages stay in memory.
+    pub memory: MemoryUse,
+    /// Past both caches, from the server (row 46).
+    pub unbuffered: bool,
+}
+
+/// Answer of [`File::try_read`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TryReadAt {
+    /// So many bytes were read (0 = end of file).
+    Done(usize),
+    /// Not from memory or without waiting: use [`File::read_at`].
+    WouldBlock,
+}
+
+/// An open file. Share it by reference or in an `Arc`; all methods take `&self`.
+///
+/// Bytes returned by one call of up to 1 MiB are of one version of the file. Once a call to
+/// [`VolumeEvents::server_break`](crate::coherency::VolumeEvents::server_break) has returned, a read
+/// that starts afterwards never returns older bytes unless the server confirmed them since (P-D1).
+pub struct File {
+    /// Before `who`: the use ends before the inode may go and relinquish the cookie.
+    _used: Option<CookieUse>,
+    cookie: Option<Arc<Cookie>>,
+    who: Who,
+    stream: Mutex<Stream>,
+    /// Reads that end before this need no readahead decision.
+    trigger: AtomicU64,
+}
+
+impl File {
+    pub(crate) fn new(node: Node, cx: Cx) -> File {
+        let cookie = node.inode.cookie();
+        let used = cookie.as_ref().map(|c| c.use_cookie(false));
+        let who = Who { inode: node.inode, remote: node.remote, cx };
+        File { _used: used, cookie, who, stream: Mutex::default(), trigger: AtomicU64::new(0) }
+    }
+
+    /// The file as a node, for attribute calls.
+    #[must_use]
+    pub fn node(&self) -> Node {
+        Node { inode: Arc::clone(&self.who.inode), remote: Arc::clone(&self.who.remote) }
+    }
+
+    /// The file's sizes as last known, without asking the server.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        self.who.inode.sizes.load()
+    }
+
+    /// Attributes as last known, without asking the server
+    /// ([`Mount::getattr`](crate::Mount::getattr) asks).
+    #[must_use]
+    pub fn attr(&self) -> Option<Attr> {
+        self.who.inode.attr()
+    }
+
+    /// The same calls for threads.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking<'_> {
+        Blocking(self)
+    }
+
+    /// Answers from memory, or from the disk cache if the kernel has the pages at hand; otherwise
+    /// says so. Never waits, allocates nothing on a memory hit.
+    ///
+    /// Short only at the end of the file or after 1 MiB.
+    pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> TryReadAt {
+        match self.memory_hit(offset, buf) {
+            Some(n) => TryReadAt::Done(n),
+            None => self.disk_hit(offset, buf).map_or(TryReadAt::WouldBlock, TryReadAt::Done),
+        }
+    }
+
+    /// Reads at an offset; returns how many bytes. Short only at the end of the file.
+    ///
+    /// Dropping the future only detaches: the fetch goes on for other readers.
+    ///
+    /// # Errors
+    /// `ESTALE` if the file was deleted on the server (or changes faster than it can be read),
+    /// `ETIMEDOUT` at the deadline of the opener's [`Cx`], `EINVAL` for a range past the largest
+    /// offset, or what the server returned for the bytes asked for.
+    pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if let Some(n) = self.memory_hit(offset, buf) {
+            return Ok(n);
+        }
+        self.read_at_with(offset, buf, ReadOptions::default()).await
+    }
+
+    /// [`read_at`](File::read_at) with options.
+    ///
+    /// # Errors
+    /// As [`read_at`](File::read_at).
+    pub async fn read_at_with(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        options: ReadOptions,
+    ) -> Result<usize> {
+        check_range(offset, buf.len() as u64)?;
+        if options.memory == MemoryUse::Bypass && !options.unbuffered {
+            return self.read_bypass(offset, buf).await;
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let (at, want) = (offset + done as u64, (buf.len() - done) as u64);
+            let slices = self.slices(at, want, options, done == 0).await?;
+            if slices.is_empty() {
+                break;
+            }
+            for slice in &slices {
+                buf[done..done + slice.len()].copy_from_slice(slice);
+                done += slice.len();
+            }
+        }
+        Ok(done)
+    }
+
+    /// Reads without copying: pinned, immutable pieces of the page cache in file order, up to `len`
+    /// bytes and at most 1 MiB. Empty at the end of the file. What happens to the file later does not
+    /// change them.
+    ///
+    /// # Errors
+    /// As [`read_at`](File::read_at).
+    pub async fn read_slices(&self, offset: u64, len: u64) -> Result<Slices> {
+        check_range(offset, len)?;
+        if let Some(slices) = self.try_read_slices(offset, len) {
+            return Ok(slices);
+        }
+        self.slices(offset, len, ReadOptions::default(), true).await
+    }
+
+    /// [`read_slices`](File::read_slices) if all of it is in memory, without waiting.
+    #[must_use]
+    pub fn try_read_slices(&self, offset: u64, len: u64) -> Option<Slices> {
+        let inode = &self.who.inode;
+        let mark = self.hit_mark()?;
+        let size = inode.sizes.load().i_size;
+        let end = size.min(offset.saturating_add(len.min(GATHER_MAX)));
+        let mut out = Slices::new();
+        let want = end.saturating_sub(offset);
+        let want_len = usize::try_from(want).ok()?;
+        let got = inode.pages.slices_uptodate(offset, want_len, &mut out);
+        if got < want_len || !inode.unchanged(mark) {
+            return None;
+        }
+        self.count_hit(offset, want);
+        Some(out)
+    }
+
+    /// The whole content of a directory or symbolic link kept as one object (row 44).
+    ///
+    /// # Errors
+    /// `EFBIG` above 64 MiB, else as [`read_at`](File::read_at).
+    pub async fn read_single(&self) -> Result<Bytes> {
+        read::single::read(&self.who, self.cookie.as_ref()).await
+    }
+
+    /// Forgets everything cached of this file, in memory and on disk; the next read asks the server.
+    pub fn invalidate(&self) {
+        self.who.inode.invalidate();
+    }
+
+    /// A mark for a hit, if the state of the file allows one.
+    fn hit_mark(&self) -> Option<u64> {
+        let inode = &self.who.inode;
+        if !inode.io.buffered_now() {
+            return None;
+        }
+        let mark = inode.stable()?;
+        (inode.cell.valid_now() == Validity::Valid).then_some(mark)
+    }
+
+    fn memory_hit(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
+        let inode = &self.who.inode;
+        let mark = self.hit_mark()?;
+        let size = inode.sizes.load().i_size;
+        let want = size.saturating_sub(offset).min(buf.len() as u64);
+        let n = usize::try_from(want).ok()?;
+        if inode.pages.copy_uptodate(offset, &mut buf[..n]) < n || !inode.unchanged(mark) {
+            return None;
+        }
+        self.count_hit(offset, want);
+        Some(n)
+    }
+
+    fn count_hit(&self, offset: u64, len: u64) {
+        let inode = &self.who.inode;
+        inode.core.counters.memory_hits.inc();
+        inode.core.counters.read_bytes.add(len);
+        inode.pages.count_read(offset..offset.saturating_add(len));
+        let end = offset.saturating_add(len);
+        if end >= self.trigger.load(Ordering::Relaxed) {
+            self.stream_ahead(offset..end);
+        }
+    }
+
+    /// A hit ran into the last part of what was read ahead: continue on the driver.
+    fn stream_ahead(&self, range: std::ops::Range<u64>) {
+        let Some(ahead) = self.note_stream(&range) else { return };
+        let who = self.who.clone();
+        let cookie = self.cookie.clone();
+        let driver = who.inode.core.driver.clone();
+        driver.spawn(async move {
+            let sizes = who.inode.sizes.load();
+            let window = crate::request::plan::page_out(&(range.end..ahead.min(sizes.i_size)));
+            if window.is_empty() || range.end >= sizes.i_size {
+                return;
+            }
+            who.inode.core.counters.readahead.inc();
+            let reader = Reader { who: &who, cookie: cookie.as_ref(), ahead: None };
+            if let Err(error) = reader.start(&window, &sizes).await {
+                tracing::debug!(%error, "readahead not started");
+            }
+        });
+    }
+
+    fn note_stream(&self, range: &std::ops::Range<u64>) -> Option<u64> {
+        let max = self.who.inode.core.options.readahead_max;
+        let mut stream = self.stream.lock();
+        let ahead = stream.on_read(range, max);
+        let trigger = if max == 0 { u64::MAX } else { stream.trigger() };
+        self.trigger.store(trigger, Ordering::Relaxed);
+        ahead
+    }
+
+    /// One inline disk read, only where nothing is in memory and nobody is fetching.
+    fn disk_hit(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
+        let inode = &self.who.inode;
+        let mark = self.hit_mark()?;
+        let size = inode.sizes.load().i_size;
+        let want = size.saturating_sub(offset).min(buf.len() as u64).min(GATHER_MAX);
+        let n = usize::try_from(want).ok()?;
+        let access = inode.usable(self.cookie.as_ref()?.try_begin()?)?;
+        if inode.cache_hung() {
+            return None;
+        }
+        let extents = access.object().extents(offset..offset + want);
+        let data = crate::fscache::ExtentKind::Data;
+        let [only] = &extents[..] else { return None };
+        if only.kind != data || inode.pages.any_in(offset..offset + want) {
+            return None;
+        }
+        if access.object().try_read(offset, &mut buf[..n]) != crate::fscache::TryRead::Done {
+            return None;
+        }
+        if !inode.unchanged(mark) {
+            return None;
+        }
+        inode.core.counters.disk_hit_bytes.add(want);
+        inode.core.counters.read_bytes.add(want);
+        Some(n)
+    }
+
+    async fn slices(
+        &self,
+        offset: u64,
+        len: u64,
+        options: ReadOptions,
+        validate: bool,
+    ) -> Result<Slices> {
+        if options.unbuffered {
+            let slices = read::direct::read(&self.who, offset, len).await?;
+            self.count_read(slices.iter().map(|s| s.len() as u64).sum());
+            return Ok(slices);
+        }
+        if len == 0 {
+            return Ok(Slices::new());
+        }
+        let inode = &self.who.inode;
+        let _mode = inode.io.enter(Mode::Buffered).await;
+        if validate {
+            inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
+        }
+        let size = inode.sizes.load().i_size;
+        let end = size.min(offset.saturating_add(len.min(GATHER_MAX)));
+        let ahead = if end > offset { self.note_stream(&(offset..end)) } else { None };
+        let reader = Reader { who: &self.who, cookie: self.cookie.as_ref(), ahead };
+        let slices = reader.gather(offset, len).await?;
+        self.count_read(slices.iter().map(|s| s.len() as u64).sum());
+        Ok(slices)
+    }
+
+    async fn read_bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let inode = &self.who.inode;
+        let _mode = inode.io.enter(Mode::Buffered).await;
+        inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
+        let reader = Reader { who: &self.who, cookie: self.cookie.as_ref(), ahead: None };
+        let mut done = 0;
+        while done < buf.len() {
+            let n = reader.bypass(offset + done as u64, &mut buf[done..]).await?;
+            if n == 0 {
+                break;
+            }
+            done += n;
+        }
+        self.count_read(done as u64);
+        Ok(done)
+    }
+
+    fn count_read(&self, bytes: u64) {
+        self.who.inode.core.counters.read_bytes.add(bytes);
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.who.inode.kind().unwrap_or(FileKind::File);
+        write!(f, "File(inode {}, {kind:?}, {:?})", self.who.inode.id, self.sizes())
+    }
+}
+
+fn check_range(offset: u64, len: u64) -> Result<()> {
+    if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
+        return Err(Error::new(Errno::EINVAL, "the range ends past the largest file offset (2^63-1)"));
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! [`File`]'s calls for threads: the same implementation, waited for on the spot.
+
+use bytes::Bytes;
+
+use super::{File, ReadOptions};
+use crate::{error::Result, read::Slices};
+
+/// Blocking face of a [`File`]. Do not use it on a thread that drives async tasks.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocking<'a>(pub(super) &'a File);
+
+impl Blocking<'_> {
+    /// See [`File::read_at`].
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        pollster::block_on(self.0.read_at(offset, buf))
+    }
+
+    /// See [`File::read_at_with`].
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    pub fn read_at_with(&self, offset: u64, buf: &mut [u8], options: ReadOptions) -> Result<usize> {
+        pollster::block_on(self.0.read_at_with(offset, buf, options))
+    }
+
+    /// See [`File::read_slices`].
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    pub fn read_slices(&self, offset: u64, len: u64) -> Result<Slices> {
+        pollster::block_on(self.0.read_slices(offset, len))
+    }
+
+    /// See [`File::read_single`].
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    pub fn read_single(&self) -> Result<Bytes> {
+        pollster::block_on(self.0.read_single())
+    }
+}

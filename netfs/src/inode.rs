@@ -1,0 +1,358 @@
+//! One file of a volume, shared by all its mounts and openers.
+//!
+//! Life of a reply, the order that keeps old bytes from being served:
+//!
+//! 1. The caller samples an epoch, then issues the request.
+//! 2. [`Inode::apply`] asks the coherency cell. Attributes and sizes are committed inside the cell's
+//!    critical section, before a new promise is published (P-D26).
+//! 3. On `Drop` the inode is marked as changing (`begin != end`) before the sizes move; the cookie is
+//!    cut over, then the pages are dropped, then the mark is taken back and the promise published.
+//!    A reader checks the mark before and after it gathers pages, so no reader sees new sizes with
+//!    old bytes or the other way round.
+//! 4. A folio is published only if its bytes' version is the inode's current one, decided under the
+//!    index lock; dropping pages takes the same lock, so a fetch that raced with a change can never
+//!    install old data.
+
+use bytes::Bytes;
+
+use crate::{
+    clock::BootTime,
+    coherency::{Action, Epoch, InodeCell, ReplyKind, Validity},
+    context::Core,
+    error::{Errno, Error, Result},
+    folio::{Folio, FolioIndex},
+    fscache::{Access, Cookie, CookieSlot, Identity, Relinquish},
+    iomode::IoMode,
+    namespace::Volume,
+    remote::{Attr, Cx, DynFile, Facts, FileKind, Version},
+    sizes::{SizeCell, Sizes},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+/// Replies in a row that may be older than what is known before a validation gives up (P-D71).
+const MAX_LATE: usize = 8;
+
+pub(crate) struct Inode {
+    pub(crate) core: Arc<Core>,
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) key: Bytes,
+    pub(crate) id: u64,
+    pub(crate) cell: Arc<InodeCell>,
+    pub(crate) sizes: SizeCell,
+    pub(crate) pages: Arc<FolioIndex>,
+    pub(crate) io: Arc<IoMode>,
+    attr: Mutex<Option<Attr>>,
+    /// Moves when owner, mode or change time move: what cached access answers depend on.
+    attr_gen: AtomicU64,
+    /// Content changes begun and ended (see the module docs); equal when none is under way.
+    change_begin: AtomicU64,
+    change_end: AtomicU64,
+    /// `None` until data are first needed: looking at attributes must not open cache objects (A6.04).
+    cookie: Mutex<Option<CookieSlot>>,
+    size_known: AtomicBool,
+    symlink: Mutex<Option<(Epoch, Option<Version>, Bytes)>>,
+    /// Server reads given up at a deadline whose reply may still come.
+    abandoned: Mutex<Vec<std::ops::Range<u64>>>,
+    hung_cache_reads: AtomicU64,
+}
+
+/// What a reply's bytes may be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// They belong to the inode's current version.
+    Use,
+    /// They are older than what is known: fetch again.
+    Late,
+}
+
+impl Inode {
+    pub(crate) fn new(volume: Arc<Volume>, key: Bytes) -> Arc<Inode> {
+        let core = Arc::clone(volume.core());
+        Arc::new(Inode {
+            id: core.next_inode_id(),
+            cell: InodeCell::new(Arc::clone(volume.cell()), &key),
+            sizes: SizeCell::new(Sizes::default()),
+            pages: core.folios.new_index(),
+            io: Arc::default(),
+            attr: Mutex::new(None),
+            attr_gen: AtomicU64::new(0),
+            change_begin: AtomicU64::new(0),
+            change_end: AtomicU64::new(0),
+            cookie: Mutex::new(None),
+            size_known: AtomicBool::new(false),
+            symlink: Mutex::new(None),
+            abandoned: Mutex::new(Vec::new()),
+            hung_cache_reads: AtomicU64::new(0),
+            core,
+            volume,
+            key,
+        })
+    }
+
+    pub(crate) fn now(&self) -> BootTime {
+        self.core.clock.now()
+    }
+
+    pub(crate) fn attr(&self) -> Option<Attr> {
+        // The size a reader sees comes from the size cell (it may run ahead of the server's).
+        let attr = *self.attr.lock();
+        attr.map(|a| Attr { size: self.sizes.load().i_size, ..a })
+    }
+
+    pub(crate) fn kind(&self) -> Option<FileKind> {
+        self.attr.lock().map(|a| a.kind)
+    }
+
+    pub(crate) fn attr_gen(&self) -> u64 {
+        self.attr_gen.load(Ordering::Acquire)
+    }
+
+    /// A mark that no content change is under way, for [`Inode::unchanged`]; `None` while one is.
+    pub(crate) fn stable(&self) -> Option<u64> {
+        let end = self.change_end.load(Ordering::Acquire);
+        (self.change_begin.load(Ordering::Acquire) == end).then_some(end)
+    }
+
+    /// Whether nothing changed since `mark` was taken.
+    pub(crate) fn unchanged(&self, mark: u64) -> bool {
+        // The loads of page bytes before this must not sink below it.
+        crate::sync::atomic::fence(Ordering::Acquire);
+        self.change_begin.load(Ordering::Acquire) == mark
+    }
+
+    /// Applies what a reply said. `keep` are folios of the reply's own request: they survive a drop,
+    /// because whether their bytes are the new version's is decided when they are published.
+    pub(crate) fn apply(&self, facts: &Facts, epoch: &Epoch, keep: &[Arc<Folio>]) -> Verdict {
+        self.apply_as(ReplyKind::Other, facts, epoch, keep)
+    }
+
+    fn apply_as(
+        &self,
+        kind: ReplyKind,
+        facts: &Facts,
+        epoch: &Epoch,
+        keep: &[Arc<Folio>],
+    ) -> Verdict {
+        let mut changing = false;
+        let applied = self.cell.apply(facts, epoch, kind, |decision| {
+            // A size that moves under an unmoved version is as good as another version.
+            let resized = decision.adopt
+                && self.size_known.load(Ordering::Relaxed)
+                && facts.stated_size().is_some_and(|s| s != self.sizes.load().remote_i_size);
+            if matches!(decision.action, Action::Drop(_)) || resized {
+                changing = true;
+                self.change_begin.fetch_add(1, Ordering::AcqRel);
+            }
+            if decision.adopt {
+                self.commit_facts(facts);
+            }
+        });
+        if changing {
+            self.drop_content(keep);
+            self.change_end.fetch_add(1, Ordering::Release);
+        } else if applied.adopt {
+            self.update_cookie();
+        }
+        // Only now may a promise that came with the new version be seen.
+        if let Some(token) = applied.drop {
+            token.done();
+        }
+        match applied.action {
+            Action::Late | Action::Deleted => Verdict::Late,
+            _ => Verdict::Use,
+        }
+    }
+
+    fn commit_facts(&self, facts: &Facts) {
+        if let Some(size) = facts.stated_size() {
+            self.sizes.update(|s| *s = Sizes::clean(size));
+            self.size_known.store(true, Ordering::Relaxed);
+        }
+        if let Some(new) = facts.attr {
+            let mut attr = self.attr.lock();
+            let moved = attr.is_none_or(|old| {
+                (old.mode, old.uid, old.gid, old.ctime) != (new.mode, new.uid, new.gid, new.ctime)
+            });
+            *attr = Some(new);
+            if moved {
+                self.attr_gen.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Cookie first, then pages (A1.16): a reader that finds the pages gone must not find the old
+    /// object behind them.
+    fn drop_content(&self, keep: &[Arc<Folio>]) {
+        self.update_cookie();
+        self.pages.clear_keeping(keep);
+        *self.symlink.lock() = None;
+    }
+
+    /// Brings the cookie to the inode's identity; an object of another identity is cut over.
+    fn update_cookie(&self) {
+        let Some(cookie) = self.live_cookie() else { return };
+        // Without a version nothing on disk can be vouched for: an empty aux matches no version.
+        let wanted = self.identity().unwrap_or(Identity { aux: Bytes::new(), size: 0 });
+        if cookie.identity() != wanted {
+            cookie.invalidate(wanted, false);
+        }
+    }
+
+    fn live_cookie(&self) -> Option<Arc<Cookie>> {
+        self.cookie.lock().as_ref().and_then(|slot| slot.cookie().cloned())
+    }
+
+    /// What a cached object must be to be served now.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        let version = self.cell.version()?;
+        let size = self.sizes.load().remote_i_size;
+        Some(Identity { aux: Bytes::copy_from_slice(version.as_bytes()), size })
+    }
+
+    /// The cookie, acquired at the first need for data. None without a cache, or a version that
+    /// would make an identity.
+    pub(crate) fn cookie(&self) -> Option<Arc<Cookie>> {
+        let volume = self.volume.fscache()?;
+        let identity = self.identity()?;
+        let mut slot = self.cookie.lock();
+        if slot.is_none() {
+            match volume.acquire_cookie(&self.key, identity) {
+                Ok(acquired) => *slot = Some(acquired),
+                // The last inode of this key is just letting go: uncached for now, tried again later.
+                Err(error) => tracing::debug!(%error, "no cookie yet"),
+            }
+        }
+        slot.as_ref().and_then(|slot| slot.cookie().cloned())
+    }
+
+    /// The disk cache's object if it is live and belongs to the inode's current identity.
+    pub(crate) fn usable(&self, access: Access) -> Option<Access> {
+        let identity = self.identity()?;
+        (access.object().identity() == identity).then_some(access)
+    }
+
+    /// Makes sure that what is cached may be used by a reader that starts now: at most one call to
+    /// the server, shared with concurrent callers.
+    pub(crate) async fn ensure_valid(self: &Arc<Self>, remote: &DynFile, cx: &Cx) -> Result<()> {
+        match self.cell.valid_now() {
+            Validity::Valid => return Ok(()),
+            Validity::Deleted => return Err(deleted_error()),
+            Validity::Stale(_) => {}
+        }
+        self.core.check_open()?;
+        let (inode, remote, call_cx) = (Arc::clone(self), Arc::clone(remote), cx.clone());
+        let check = move || async move { inode.validate(&remote, call_cx).await };
+        self.cell.validate(&self.core.driver, cx.deadline(), check).await
+    }
+
+    async fn validate(&self, remote: &DynFile, cx: Cx) -> Result<()> {
+        for _ in 0..MAX_LATE {
+            let epoch = self.cell.sample();
+            match Arc::clone(remote).validate(cx.clone()).await {
+                Ok(facts) => {
+                    if self.apply_as(ReplyKind::Check, &facts, &epoch, &[]) == Verdict::Use {
+                        return Ok(());
+                    }
+                }
+                Err(e) if matches!(e.errno(), Errno::ESTALE | Errno::ENOENT) => {
+                    self.mark_deleted();
+                    return Err(deleted_error());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
+    }
+
+    /// The server says the file is gone (A1.14): further accesses are `ESTALE`.
+    pub(crate) fn mark_deleted(&self) {
+        drop(self.cell.mark_deleted());
+    }
+
+    /// Drops all pages from memory; the cache object stays.
+    pub(crate) fn drop_pages(&self) {
+        self.change_begin.fetch_add(1, Ordering::AcqRel);
+        self.pages.clear_keeping(&[]);
+        self.change_end.fetch_add(1, Ordering::Release);
+    }
+
+    /// Forgets everything cached, in memory and on disk (an application's or administrator's wish).
+    pub(crate) fn invalidate(&self) {
+        self.change_begin.fetch_add(1, Ordering::AcqRel);
+        self.cell.expire();
+        if let Some(cookie) = self.live_cookie() {
+            let identity = cookie.identity();
+            cookie.invalidate(identity, false);
+        }
+        self.pages.clear_keeping(&[]);
+        *self.symlink.lock() = None;
+        self.change_end.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn cached_symlink(&self) -> Option<Bytes> {
+        let slot = self.symlink.lock();
+        let (epoch, version, target) = slot.as_ref()?;
+        self.cell.is_current(version.as_ref(), epoch).then(|| target.clone())
+    }
+
+    pub(crate) fn store_symlink(&self, epoch: Epoch, version: Option<Version>, target: Bytes) {
+        *self.symlink.lock() = Some((epoch, version, target));
+    }
+
+    /// Notes a read given up at its deadline; `false` if one over the same bytes is still out, so
+    /// that no range ever has more than one abandoned attempt.
+    pub(crate) fn abandon(&self, range: std::ops::Range<u64>) -> bool {
+        let mut list = self.abandoned.lock();
+        let free = !list.iter().any(|r| r.start < range.end && range.start < r.end);
+        list.push(range);
+        free
+    }
+
+    pub(crate) fn abandoned_overlaps(&self, range: &std::ops::Range<u64>) -> bool {
+        self.abandoned.lock().iter().any(|r| r.start < range.end && range.start < r.end)
+    }
+
+    /// The late reply of an abandoned read has come (or its sub was dropped).
+    pub(crate) fn abandoned_ended(&self, range: &std::ops::Range<u64>) {
+        let mut list = self.abandoned.lock();
+        if let Some(i) = list.iter().position(|r| r == range) {
+            list.swap_remove(i);
+        }
+    }
+
+    /// A cache read was given up and has not returned: until it does, the disk is not asked.
+    pub(crate) fn cache_read_hangs(&self) {
+        self.hung_cache_reads.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn cache_read_returned(&self) {
+        self.hung_cache_reads.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn cache_hung(&self) -> bool {
+        self.hung_cache_reads.load(Ordering::Acquire) > 0
+    }
+
+    /// Counts a read answered from held folios.
+    pub(crate) fn count_read(&self, held: &[Arc<Folio>], range: &std::ops::Range<u64>) {
+        self.pages.count_held(held, range);
+    }
+}
+
+fn deleted_error() -> Error {
+    Error::new(Errno::ESTALE, "the file was deleted on the server; look its name up again")
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        if let Some(slot) = self.cookie.get_mut().take() {
+            let gone = self.cell.valid_now() == Validity::Deleted;
+            slot.relinquish(if gone { Relinquish::Retire } else { Relinquish::Keep });
+        }
+        self.pages.clear_keeping(&[]);
+        self.volume.forget_inode(self.id, &self.key);
+    }
+}

@@ -1,0 +1,17 @@
+//! Volumes, mounts and nodes: the inode table, names, attributes and access rights.
+//!
+//! - A [`Volume`] is what all mounts of one [`VolumeId`](crate::remote::VolumeId) share: coherency
+//!   state, inode table, cookies.
+//! - A [`Mount`] is one adapter with its own connection, credentials and name cache.
+//! - A [`Node`] is an inode seen through a mount.
+//!
+//! Names, attributes and rights are cached exactly as long as the coherency state of the inode they
+//! belong to vouches for them; without a promise every question goes to the server.
+
+mod access;
+mod dentry;
+mod mount;
+mod volume;
+
+pub use mount::{DirListEntry, Mount, Node};
+pub(crate) use volume::Volume;

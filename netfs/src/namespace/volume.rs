@@ -1,0 +1,168 @@
+//! What all mounts of one volume share.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::{
+    coherency::{InodeCell, InodeTable, VolumeCell, VolumeEvents},
+    context::Core,
+    fscache,
+    inode::Inode,
+    remote::VolumeId,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// How often (1 ms apart) a volume that looks in use is tried again.
+const PREDECESSOR_TRIES: usize = 200;
+
+/// The kernel's superblock-wide state, by volume.
+pub(crate) struct Volume {
+    core: Arc<Core>,
+    id: VolumeId,
+    cell: Arc<VolumeCell>,
+    /// Opened by the first mount; `None` inside: no cache can be had.
+    fscache: OnceCell<Option<Arc<fscache::Volume>>>,
+    coherency: Bytes,
+    /// Every live inode by key. Weak: openers, nodes and the keep-alive cache own inodes. Events find
+    /// inodes here, so an inode is inserted before the epoch of its first request counts (A1.22).
+    table: Arc<Table>,
+    /// Keeps recently used inodes (and with them attributes and pages) alive.
+    keep: moka::sync::Cache<u64, Arc<Inode>>,
+    /// Live mounts: the keep-alive cache owns inodes, which own the volume, so it must be emptied when
+    /// the last mount goes.
+    pub(super) mounts: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Table {
+    inodes: Mutex<HashMap<Bytes, (u64, Weak<Inode>, Arc<InodeCell>)>>,
+}
+
+impl InodeTable for Table {
+    fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>> {
+        // The cell alone: taking a strong inode here could make an event handler run its drop.
+        self.inodes.lock().get(key).map(|(_, _, cell)| Arc::clone(cell))
+    }
+}
+
+impl Volume {
+    pub(crate) fn new(core: Arc<Core>, id: VolumeId, coherency: Bytes) -> Arc<Volume> {
+        let table = Arc::new(Table::default());
+        let (clock, counters) = (Arc::clone(&core.clock), Arc::clone(&core.counters));
+        let cell = VolumeCell::new(id.as_str(), clock, counters);
+        let weak: Weak<Table> = Arc::downgrade(&table);
+        cell.bind(weak);
+        let fscache = OnceCell::new();
+        let keep = moka::sync::Cache::builder().max_capacity(core.options.inode_capacity).build();
+        let mounts = AtomicUsize::new(0);
+        Arc::new(Volume { core, id, cell, fscache, coherency, table, keep, mounts })
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<VolumeCell> {
+        &self.cell
+    }
+
+    pub(crate) fn id(&self) -> &VolumeId {
+        &self.id
+    }
+
+    pub(crate) fn events(&self) -> VolumeEvents {
+        VolumeEvents::new(Arc::clone(&self.cell))
+    }
+
+    pub(crate) fn fscache(&self) -> Option<&Arc<fscache::Volume>> {
+        self.fscache.get()?.as_ref()
+    }
+
+    /// Opens the volume in the disk cache, once. Runs on the driver.
+    pub(super) async fn open_cache(&self) {
+        self.fscache.get_or_init(|| self.acquire_cache()).await;
+    }
+
+    async fn acquire_cache(&self) -> Option<Arc<fscache::Volume>> {
+        let fscache = &self.core.fscache;
+        fscache.backend()?;
+        // A predecessor of the same id may be on its way out: its last owner gives it up right after
+        // we found it dead.
+        for _ in 0..PREDECESSOR_TRIES {
+            match fscache.acquire_volume(self.id.clone(), self.coherency.clone()).await {
+                Ok(volume) => return Some(volume),
+                Err(fscache::VolumeError::InUse(_)) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "volume is not cached on disk");
+                    return None;
+                }
+            }
+        }
+        tracing::warn!(volume = self.id.as_str(), "volume is in use by another context; not cached");
+        None
+    }
+
+    /// The inode of `key`, made if need be.
+    pub(crate) fn inode(self: &Arc<Self>, key: &[u8]) -> Arc<Inode> {
+        let mut dead = None;
+        let inode = {
+            let mut inodes = self.table.inodes.lock();
+            match inodes.get(key).and_then(|(_, inode, _)| inode.upgrade()) {
+                Some(live) => live,
+                None => {
+                    let key = Bytes::copy_from_slice(key);
+                    let inode = Inode::new(Arc::clone(self), key.clone());
+                    let cell = Arc::clone(&inode.cell);
+                    dead = inodes.insert(key, (inode.id, Arc::downgrade(&inode), cell));
+                    inode
+                }
+            }
+        };
+        // Outside the table lock: a cell's last reference may run code of its own.
+        drop(dead);
+        self.keep.insert(inode.id, Arc::clone(&inode));
+        inode
+    }
+
+    /// A mount is gone; with the last one goes everything nobody else holds.
+    pub(super) fn mount_gone(&self) {
+        if self.mounts.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.keep.invalidate_all();
+            self.keep.run_pending_tasks();
+        }
+    }
+
+    /// Called when an inode dies; a successor under the same key stays.
+    pub(crate) fn forget_inode(&self, id: u64, key: &Bytes) {
+        let mut inodes = self.table.inodes.lock();
+        if inodes.get(key).is_some_and(|(other, _, _)| *other == id) {
+            inodes.remove(key);
+        }
+    }
+
+    pub(crate) fn for_each_inode(&self, visit: impl Fn(&Inode)) {
+        let live: Vec<Arc<Inode>> =
+            self.table.inodes.lock().values().filter_map(|(_, i, _)| i.upgrade()).collect();
+        live.iter().for_each(|inode| visit(inode));
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let Some(volume) = self.fscache.take().flatten() else { return };
+        let fscache = Arc::clone(&self.core.fscache);
+        let (how, patience) = (fscache::Relinquish::Keep, self.core.options.close_patience);
+        self.core.driver.spawn(async move {
+            if let Err(error) = fscache.relinquish_volume(&volume, how, patience).await {
+                tracing::warn!(%error, "closing a volume");
+            }
+        });
+    }
+}

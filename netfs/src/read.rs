@@ -1,0 +1,49 @@
+//! Reading. How the parts fit:
+//!
+//! - [`buffered`]: the reader's side. A hit is copied on the caller's thread; otherwise missing pages
+//!   are started, locked ones waited for, and the result gathered as immutable slices.
+//! - [`fetch`]: one request from plan to end. Slices that need no waiting (zeros, disk pages the
+//!   kernel has) are done inline by whoever starts it; the rest runs in a task of the driver, so a
+//!   reader that goes away only detaches.
+//! - [`layout`]: which folios a window is made of.
+//! - [`readahead`]: how far ahead of a sequential reader to fetch.
+//! - [`bypass`]: reads that leave no copy in memory. [`direct`]: reads past both caches.
+//!   [`single`]: whole objects.
+//!
+//! What is published, and when, is decided in one place: [`fetch::Fetch::publish`].
+
+pub(crate) mod buffered;
+pub(crate) mod bypass;
+pub(crate) mod direct;
+pub(crate) mod fetch;
+pub(crate) mod layout;
+pub(crate) mod readahead;
+pub(crate) mod single;
+mod sink;
+
+use smallvec::SmallVec;
+
+use crate::{
+    folio::Slice,
+    inode::Inode,
+    remote::{Cx, DynFile},
+    sync::Arc,
+};
+
+/// Most bytes gathered at a time: bounds what one read pins.
+pub(crate) const GATHER_MAX: u64 = 1 << 20;
+
+/// How often a read plans again when its pages were dropped or came back late, before it gives up
+/// with `ESTALE` (bounded, P-D71).
+pub(crate) const MAX_REPLANS: usize = 16;
+
+/// Content of a file, pinned: pieces in file order.
+pub type Slices = SmallVec<[Slice; 8]>;
+
+/// Of what and on whose behalf: all that a request keeps so that it can be issued again (row 162).
+#[derive(Clone)]
+pub(crate) struct Who {
+    pub(crate) inode: Arc<Inode>,
+    pub(crate) remote: DynFile,
+    pub(crate) cx: Cx,
+}

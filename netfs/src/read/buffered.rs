@@ -1,0 +1,379 @@
+//! The reader's side of the page cache.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::{
+    GATHER_MAX, MAX_REPLANS, Slices, Who,
+    fetch::{Fetch, Plan, Span, Target, Transient, len_of},
+    layout,
+};
+use crate::{
+    context::FillPolicy,
+    error::{Errno, Error, Result},
+    folio::{
+        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin,
+        memory::FillBuf,
+    },
+    fscache::{Access, Cookie, Extents},
+    inode::Inode,
+    request::plan::{self, Slice as Planned, Source},
+    sizes::Sizes,
+    sync::Arc,
+    timer,
+};
+
+/// What gathering came to.
+enum Gathered {
+    Done(Slices),
+    /// The file changed meanwhile: what was gathered may mix versions.
+    Changed,
+}
+
+/// One reader at work.
+pub(crate) struct Reader<'a> {
+    pub(crate) who: &'a Who,
+    /// The file's cookie, if it has one.
+    pub(crate) cookie: Option<&'a Arc<Cookie>>,
+    /// Up to where to read ahead, if this read is part of a stream.
+    pub(crate) ahead: Option<u64>,
+}
+
+impl Reader<'_> {
+    fn inode(&self) -> &Arc<Inode> {
+        &self.who.inode
+    }
+
+    /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] of them,
+    /// all from one version of the file. The inode has been validated by the caller.
+    pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
+        for _ in 0..MAX_REPLANS {
+            let Some(mark) = self.inode().stable() else {
+                // Another thread is between committing a change and dropping its pages: a few
+                // instructions, unless it lost the processor.
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let sizes = self.inode().sizes.load();
+            let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
+            if offset >= end {
+                return Ok(Slices::new());
+            }
+            match self.gather_once(offset..end, &sizes, mark).await? {
+                Gathered::Done(slices) => return Ok(slices),
+                Gathered::Changed => {}
+            }
+        }
+        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
+    }
+
+    async fn gather_once(&self, range: Range<u64>, sizes: &Sizes, mark: u64) -> Result<Gathered> {
+        let mut foreign_refusals = 0;
+        for _ in 0..MAX_REPLANS {
+            let Some(held) = self.hold(&range, sizes).await? else {
+                // The budget is exhausted: read through memory of our own.
+                let Transient { slices, replan } = self.transient(&range, sizes, true).await?;
+                if replan || !self.inode().unchanged(mark) {
+                    return Ok(Gathered::Changed);
+                }
+                let start = plan::page_out(&range).start;
+                return Ok(Gathered::Done(trim(slices, start, &range)));
+            };
+            match self.wait(&held).await {
+                Ok(true) => {
+                    let slices = slices_of(&held, &range);
+                    if self.inode().unchanged(mark) {
+                        self.inode().count_read(&held, &range);
+                        return Ok(Gathered::Done(slices));
+                    }
+                    return Ok(Gathered::Changed);
+                }
+                Ok(false) if !self.inode().unchanged(mark) => return Ok(Gathered::Changed),
+                Ok(false) => {}
+                // Somebody else's request may have been refused for its own credentials.
+                Err(e) if is_personal(&e) && foreign_refusals == 0 => foreign_refusals += 1,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Gathered::Changed)
+    }
+
+    /// Every folio of `range`, missing ones started. `None` if there is no memory for them.
+    async fn hold(
+        &self,
+        range: &Range<u64>,
+        sizes: &Sizes,
+    ) -> Result<Option<SmallVec<[Arc<Folio>; 8]>>> {
+        let pages = &self.inode().pages;
+        let mut held: SmallVec<[Arc<Folio>; 8]> = SmallVec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let folio = match pages.get(at) {
+                Lookup::Uptodate(folio) | Lookup::Locked(folio) => folio,
+                Lookup::Absent => {
+                    let window = self.window(&(at..range.end), sizes);
+                    let Some(started) = self.start(&window, sizes).await? else { return Ok(None) };
+                    let ours = started.into_iter().find(|f| f.range().contains(&at));
+                    // Somebody else may have locked the page first: look again.
+                    let Some(folio) = ours else { continue };
+                    folio
+                }
+            };
+            at = folio.range().end;
+            held.push(folio);
+        }
+        if let Some(ahead) = self.ahead.filter(|&a| a > range.end) {
+            let window = plan::page_out(&(at..ahead.min(sizes.i_size)));
+            if !window.is_empty() && at < sizes.i_size {
+                self.inode().core.counters.readahead.inc();
+                // Without memory there is no readahead; nobody waits for it.
+                self.start(&window, sizes).await?;
+            }
+        }
+        Ok(Some(held))
+    }
+
+    /// Waits until all are unlocked; `false` if one was let go without an error (plan again).
+    async fn wait(&self, held: &[Arc<Folio>]) -> Result<bool> {
+        for folio in held {
+            if folio.is_uptodate() {
+                continue;
+            }
+            self.within_deadline(folio.wait_unlocked()).await?;
+            if !folio.is_uptodate() {
+                return folio.error().map_or(Ok(false), Err);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Bounds a wait by the caller's deadline; the work goes on without the caller.
+    async fn within_deadline<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        let Some(deadline) = self.who.cx.deadline() else { return Ok(work.await) };
+        let core = &self.inode().core;
+        timer::until(&core.driver, &*core.clock, deadline, work)
+            .await
+            .ok_or_else(|| Error::new(Errno::ETIMEDOUT, "the read's deadline passed"))
+    }
+
+    /// The window to fetch for a miss: by policy, then widened by the adapter (never shrunk, N-C7),
+    /// page-aligned and inside the file.
+    fn window(&self, missing: &Range<u64>, sizes: &Sizes) -> Range<u64> {
+        let options = &self.inode().core.options;
+        let granule = GRANULE as u64;
+        let base = match options.fill {
+            FillPolicy::Granule => {
+                let start = missing.start / granule * granule;
+                let end = missing.end.checked_next_multiple_of(granule).unwrap_or(missing.end);
+                start..end
+            }
+            FillPolicy::Exact => plan::page_out(missing),
+        };
+        let mut wide = base.clone();
+        self.who.remote.expand(&mut wide);
+        let valid = wide.start <= base.start && wide.end >= base.end;
+        let bounded = valid && wide.end - wide.start <= base.end - base.start + 16 * granule;
+        let window = if bounded { wide } else { base };
+        let file_end = plan::page_out(&(0..sizes.i_size)).end;
+        let window = plan::page_out(&window);
+        window.start..window.end.min(file_end)
+    }
+
+    /// Starts fetching every missing page of a window. Returns the folios locked here, or `None` if
+    /// there is no memory.
+    pub(crate) async fn start(
+        &self,
+        window: &Range<u64>,
+        sizes: &Sizes,
+    ) -> Result<Option<Vec<Arc<Folio>>>> {
+        let runs = self.inode().pages.absent_runs(window.clone());
+        if runs.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        self.inode().core.check_open()?;
+        let access = self.access().await;
+        let mut started = Vec::new();
+        for run in runs {
+            match self.start_run(&run, sizes, access.as_ref()) {
+                Some(folios) => started.extend(folios),
+                None if started.is_empty() => return Ok(None),
+                None => break,
+            }
+        }
+        Ok(Some(started))
+    }
+
+    /// The disk cache's object, waiting at most `cache_wait` for it to be found.
+    pub(crate) async fn access(&self) -> Option<Arc<Access>> {
+        let cookie = self.cookie?;
+        if self.inode().cache_hung() {
+            return None;
+        }
+        let access = match cookie.try_begin() {
+            Some(access) => access,
+            None => {
+                // Its timers need the driver; the caller may run anywhere.
+                let cookie = Arc::clone(cookie);
+                let begun = self.inode().core.driver.spawn(async move { cookie.begin(None).await });
+                begun.await.ok()?.ok()?
+            }
+        };
+        self.inode().usable(access).map(Arc::new)
+    }
+
+    /// Plans one run, allocates its memory, locks its folios, and starts it.
+    fn start_run(
+        &self,
+        run: &Range<u64>,
+        sizes: &Sizes,
+        access: Option<&Arc<Access>>,
+    ) -> Option<Vec<Arc<Folio>>> {
+        let inode = self.inode();
+        // Before anything is looked at: what the cache says holds for this epoch.
+        let epoch = inode.cell.sample();
+        let slices = plan_run(run, sizes, access);
+        let parts = layout::parts(&slices);
+        let ranges: Vec<_> = parts.iter().map(|p| p.range.clone()).collect();
+        // All memory before any folio is locked (never wait for memory while holding one).
+        let window = inode.core.folios.alloc_window(&ranges, sizes.i_size, GRANULE)?;
+        inode.core.counters.read_folio.inc();
+        // What somebody else locked meanwhile is missing here: the run may fall apart.
+        let locked = inode.pages.lock_window(window);
+        let mut all = Vec::with_capacity(locked.len());
+        let reason = server_origin(inode.pages.miss_reason(run.clone()));
+        let mut rest = locked.into_iter().peekable();
+        while let Some(first) = rest.next() {
+            let start = first.folio.offset();
+            let mut end = start;
+            let mut buf = FillBuf::empty();
+            let mut spans = Vec::new();
+            let mut next = Some(first);
+            while let Some(LockedFolio { folio, fill }) = next {
+                let range = folio.range();
+                end = range.end;
+                buf.append(fill);
+                all.push(Arc::clone(&folio));
+                let origin = origin_at(&parts, range.start, reason);
+                spans.push(Span { range, target: Target::Folio(folio), origin });
+                next = rest.next_if(|l| l.folio.offset() == end);
+            }
+            let slices = clip(&slices, &(start..end));
+            let limits = self.who.remote.limits();
+            let access = access.cloned();
+            let plan = Plan { slices, sizes: *sizes, epoch, access, limits };
+            Fetch::new(self.who.clone(), plan, spans, buf).start();
+        }
+        Some(all)
+    }
+
+    /// Reads a range through memory that is not indexed. Page-aligned inside; the result starts at
+    /// the range's page and may be longer than asked.
+    pub(crate) async fn transient(
+        &self,
+        range: &Range<u64>,
+        sizes: &Sizes,
+        cached: bool,
+    ) -> Result<Transient> {
+        let inode = self.inode();
+        inode.core.check_open()?;
+        inode.core.counters.transient_reads.inc();
+        let pages = plan::page_out(range);
+        let access = if cached { self.access().await } else { None };
+        let epoch = inode.cell.sample();
+        let slices = plan_run(&pages, sizes, access.as_ref());
+        let reason = server_origin(inode.pages.miss_reason(pages.clone()));
+        self.count_transient(&slices, range, reason);
+        let limits = self.who.remote.limits();
+        let plan = Plan { slices, sizes: *sizes, epoch, access, limits };
+        let new = inode.core.folios.transient(len_of(&pages));
+        let (fill, mem) = FillBuf::whole(new, len_of(&pages));
+        let span = Span { range: pages, target: Target::Transient(mem), origin: reason };
+        run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await
+    }
+
+    /// Counts by plan what a reader gets outside the page cache.
+    fn count_transient(&self, slices: &[Planned], range: &Range<u64>, reason: Origin) {
+        for slice in slices {
+            let n = slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
+            count_origin(&self.inode().core.counters, origin_of(slice.source, reason), n);
+        }
+    }
+}
+
+/// Starts a transient fetch and waits for it, bounded by the reader's deadline.
+pub(super) async fn run_transient(mut fetch: Fetch, reader: &Reader<'_>) -> Result<Transient> {
+    let result = fetch.transient();
+    fetch.start();
+    let gone = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
+    reader.within_deadline(result).await?.map_err(gone)?
+}
+
+fn plan_run(run: &Range<u64>, sizes: &Sizes, access: Option<&Arc<Access>>) -> Vec<Planned> {
+    let known = run.start..run.end.min(sizes.i_size);
+    let extents: Option<Extents> =
+        access.filter(|_| !known.is_empty()).map(|a| a.object().extents(known));
+    plan::plan(run.clone(), sizes, extents.as_ref())
+}
+
+/// The part of a plan inside `range`.
+fn clip(slices: &[Planned], range: &Range<u64>) -> Vec<Planned> {
+    slices
+        .iter()
+        .filter_map(|s| {
+            let r = s.range.start.max(range.start)..s.range.end.min(range.end);
+            (!r.is_empty()).then(|| Planned { range: r, ..s.clone() })
+        })
+        .collect()
+}
+
+fn server_origin(reason: MissReason) -> Origin {
+    match reason {
+        MissReason::Cold => Origin::Cold,
+        MissReason::Capacity => Origin::Capacity,
+        MissReason::Coherency => Origin::Coherency,
+    }
+}
+
+fn origin_at(parts: &[layout::Part], at: u64, reason: Origin) -> Origin {
+    let part = parts.iter().find(|p| p.range.contains(&at));
+    part.map_or(reason, |p| origin_of(p.source, reason))
+}
+
+fn origin_of(source: Source, reason: Origin) -> Origin {
+    match source {
+        Source::Zero => Origin::Zero,
+        Source::Cache => Origin::Disk,
+        Source::Server => reason,
+    }
+}
+
+/// The bytes of `range` in folios that cover it.
+fn slices_of(held: &[Arc<Folio>], range: &Range<u64>) -> Slices {
+    held.iter()
+        .map(|f| {
+            let r = f.range().start.max(range.start)..f.range().end.min(range.end);
+            f.slice(len_of(&(f.offset()..r.start))..len_of(&(f.offset()..r.end)))
+        })
+        .collect()
+}
+
+/// The part of `slices`, which lie one after the other from `start`, that is inside `range`.
+pub(super) fn trim(slices: Slices, start: u64, range: &Range<u64>) -> Slices {
+    let mut at = start;
+    let mut out = Slices::new();
+    for slice in slices {
+        let here = at..at + slice.len() as u64;
+        let cut = here.start.max(range.start)..here.end.min(range.end);
+        if !cut.is_empty() {
+            out.push(slice.part(len_of(&(here.start..cut.start))..len_of(&(here.start..cut.end))));
+        }
+        at = here.end;
+    }
+    out
+}
+
+/// Errors that concern only the credentials of whoever got them.
+fn is_personal(e: &Error) -> bool {
+    matches!(e.errno(), Errno::EACCES | Errno::EPERM)
+}

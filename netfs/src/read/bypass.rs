@@ -1,0 +1,185 @@
+//! Reads that leave no copy in memory (`ReadOptions::memory = Bypass`): disk hits go inline into the
+//! caller's buffer; what the disk lacks is fetched, stored on disk, and handed over.
+
+use std::ops::Range;
+
+use tokio::sync::oneshot;
+
+use super::{
+    GATHER_MAX, MAX_REPLANS,
+    buffered::{Reader, trim},
+    fetch::{Transient, len_of},
+};
+use crate::{
+    context::FillPolicy,
+    error::{Errno, Error, Result},
+    folio::{GRANULE, Lookup},
+    fscache::{Access, CacheRead, ExtentKind, TryRead},
+    request::plan,
+    sync::Arc,
+    timer,
+};
+
+impl Reader<'_> {
+    /// Fills `buf` from `offset` with bytes of one version of the file; returns how many. The inode
+    /// has been validated by the caller.
+    pub(crate) async fn bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let inode = &self.who.inode;
+        for _ in 0..MAX_REPLANS {
+            let Some(mark) = inode.stable() else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let size = inode.sizes.load().i_size;
+            let end = size.min(offset.saturating_add((buf.len() as u64).min(GATHER_MAX)));
+            if offset >= end {
+                return Ok(0);
+            }
+            let n = len_of(&(offset..end));
+            if self.bypass_once(offset, &mut buf[..n]).await? && inode.unchanged(mark) {
+                return Ok(n);
+            }
+        }
+        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
+    }
+
+    /// `false`: plan again.
+    async fn bypass_once(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        let inode = &self.who.inode;
+        let end = offset + buf.len() as u64;
+        let access = self.access().await;
+        let mut at = offset;
+        while at < end {
+            let here = len_of(&(offset..at));
+            if let Lookup::Uptodate(folio) = inode.pages.get(at) {
+                let stop = folio.range().end.min(end);
+                buf[here..here + len_of(&(at..stop))].copy_from_slice(&folio.slice(len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop))));
+                inode.core.counters.memory_hit_bytes.add(stop - at);
+                at = stop;
+                continue;
+            }
+            let run = self.run_at(at..end, access.as_ref());
+            let into = &mut buf[here..here + len_of(&(at..run.0.end))];
+            let done = match (run.1, &access) {
+                (ExtentKind::Zero, _) => {
+                    into.fill(0);
+                    inode.core.counters.zero_bytes.add(into.len() as u64);
+                    true
+                }
+                (ExtentKind::Data, Some(access)) => self.from_disk(access, at, into).await,
+                _ => false,
+            };
+            if !done && !self.from_server(&run.0, into).await? {
+                return Ok(false);
+            }
+            at = run.0.end;
+        }
+        Ok(true)
+    }
+
+    /// The first run of `range`: up to where the cache's knowledge or memory changes.
+    fn run_at(&self, range: Range<u64>, access: Option<&Arc<Access>>) -> (Range<u64>, ExtentKind) {
+        let (mut stop, kind) = match access {
+            Some(access) => {
+                let extents = access.object().extents(range.clone());
+                extents
+                    .first()
+                    .map_or((range.end, ExtentKind::Absent), |e| (e.range.end, e.kind))
+            }
+            None => (range.end, ExtentKind::Absent),
+        };
+        // Pages in memory save the trip.
+        let mut page = plan::page_out(&(range.start..range.start + 1)).end;
+        while page < stop {
+            if let Lookup::Uptodate(folio) = self.who.inode.pages.get(page) {
+                stop = folio.range().start.max(page);
+                break;
+            }
+            page += crate::folio::PAGE_SIZE as u64;
+        }
+        (range.start..stop.clamp(range.start + 1, range.end), kind)
+    }
+
+    /// Inline if the kernel has the pages; else the cache's own threads read into memory of their
+    /// own, which is copied. A miss of any kind is `false`.
+    async fn from_disk(&self, access: &Arc<Access>, at: u64, into: &mut [u8]) -> bool {
+        let counters = &self.who.inode.core.counters;
+        counters.cache_read.inc();
+        let ok = match access.object().try_read(at, into) {
+            TryRead::Done => true,
+            TryRead::Miss(_) => false,
+            TryRead::WouldBlock => {
+                let bytes = self.queued_read(access, at, into.len()).await;
+                bytes.is_some_and(|bytes| {
+                    into.copy_from_slice(&bytes);
+                    true
+                })
+            }
+        };
+        if ok {
+            counters.cache_read_done.inc();
+            counters.disk_hit_bytes.add(into.len() as u64);
+        } else {
+            counters.cache_read_failed.inc();
+        }
+        ok
+    }
+
+    /// A read on the cache's own threads, waited for at most `cache_read_timeout`.
+    async fn queued_read(&self, access: &Arc<Access>, at: u64, len: usize) -> Option<Vec<u8>> {
+        let inode = &self.who.inode;
+        let (tx, rx) = oneshot::channel();
+        let (hold, owner) = (Arc::clone(access), Arc::clone(inode));
+        let read = CacheRead::detached(at, len, move |result| {
+            drop(hold);
+            if tx.send(result).is_err() {
+                owner.cache_read_returned(); // the reader has given up on us
+            }
+        });
+        Arc::clone(access.object()).read(read);
+        let core = &inode.core;
+        let until = core.clock.now() + core.options.cache_read_timeout;
+        let mut rx = rx;
+        if let Some(result) = timer::until(&core.driver, &*core.clock, until, &mut rx).await {
+            return result.ok()?.ok();
+        }
+        // Counted first, then closed: the late end of the read finds the account open.
+        inode.cache_read_hangs();
+        rx.close();
+        let last = rx.try_recv().ok()?;
+        inode.cache_read_returned();
+        last.ok()
+    }
+
+    /// Fetches a run (by the fill policy, so that the disk cache gets whole granules) and copies it.
+    async fn from_server(&self, run: &Range<u64>, into: &mut [u8]) -> Result<bool> {
+        let inode = &self.who.inode;
+        let sizes = inode.sizes.load();
+        let granule = GRANULE as u64;
+        let wide = match inode.core.options.fill {
+            FillPolicy::Granule => {
+                let end = run.end.checked_next_multiple_of(granule).unwrap_or(run.end);
+                run.start / granule * granule..end.min(sizes.i_size)
+            }
+            FillPolicy::Exact => run.clone(),
+        };
+        if run.end > sizes.i_size {
+            return Ok(false);
+        }
+        let Transient { slices, replan } = self.transient(&wide, &sizes, true).await?;
+        if replan {
+            return Ok(false);
+        }
+        let start = plan::page_out(&wide).start;
+        let mut at = 0;
+        for slice in trim(slices, start, run) {
+            let n = slice.len().min(into.len() - at);
+            into[at..at + n].copy_from_slice(&slice[..n]);
+            at += n;
+        }
+        if at < into.len() {
+            return Err(Error::new(Errno::EIO, "the server's read ended before the asked range"));
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,61 @@
+//! Reads past both caches (row 46): sliced by the server's limit, issued without waiting for each
+//! other, counted up to the first byte that is missing (row 36, N-C16).
+
+use std::ops::Range;
+
+use super::{
+    MAX_REPLANS, Slices, Who,
+    buffered::{Reader, run_transient},
+    fetch::{Fetch, Plan, Span, Target, Transient, len_of},
+};
+use crate::{
+    error::{Errno, Error, Result},
+    folio::{Origin, memory::FillBuf},
+    iomode::Mode,
+    request::plan,
+};
+
+/// Most bytes of one direct request; longer reads are several, in order.
+const DIRECT_MAX: u64 = 8 << 20;
+
+/// Reads `[offset, offset + len)` from the server, at most [`DIRECT_MAX`] of it. Empty at or past the
+/// end of the file, and for `len` 0 (upstream's EIO for that is not copied).
+pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
+    if len == 0 {
+        return Ok(Slices::new());
+    }
+    let inode = &who.inode;
+    // N-C39: never beside buffered I/O on this inode.
+    let _mode = inode.io.enter(Mode::Direct).await;
+    inode.ensure_valid(&who.remote, &who.cx).await?;
+    inode.core.counters.dio_reads.inc();
+    for _ in 0..MAX_REPLANS {
+        let sizes = inode.sizes.load();
+        let end = sizes.i_size.min(offset.saturating_add(len.min(DIRECT_MAX)));
+        if offset >= end {
+            return Ok(Slices::new());
+        }
+        let Transient { slices, replan } = once(who, offset..end).await?;
+        if !replan {
+            let n: usize = slices.iter().map(|s| s.len()).sum();
+            inode.core.counters.miss_bypass_bytes.add(n as u64);
+            return Ok(slices);
+        }
+    }
+    Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
+}
+
+async fn once(who: &Who, range: Range<u64>) -> Result<Transient> {
+    let inode = &who.inode;
+    inode.core.check_open()?;
+    let sizes = inode.sizes.load();
+    let epoch = inode.cell.sample();
+    let slices = plan::plan(range.clone(), &sizes, None);
+    let limits = who.remote.limits();
+    let plan = Plan { slices, sizes, epoch, access: None, limits };
+    let new = inode.core.folios.transient(len_of(&range));
+    let (fill, mem) = FillBuf::whole(new, len_of(&range));
+    let span = Span { range, target: Target::Transient(mem), origin: Origin::Bypass };
+    let reader = Reader { who, cookie: None, ahead: None };
+    run_transient(Fetch::new(who.clone(), plan, vec![span], fill), &reader).await
+}

@@ -1,0 +1,586 @@
+//! One read request, from plan to end.
+//!
+//! A fetch owns the memory it fills: locked folios of the index, or transient memory that only its
+//! own reader sees. The state machine in [`crate::request::read`] says what to do; this file does it.
+//! Every locked folio is unlocked exactly once, at the latest when the fetch is dropped (N-C11).
+
+use std::{ops::Range, time::Duration};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Slices, Who,
+    sink::{Event, Sink},
+};
+use crate::{
+    clock::BootTime,
+    coherency::Epoch,
+    error::{Errno, Error, Result},
+    folio::{
+        Folio, Origin, PAGE_SIZE, Slice,
+        memory::{FillBuf, FolioMem},
+    },
+    fscache::{Access, CacheMiss, CacheRead, FillTag, Identity, TryRead},
+    inode::Verdict,
+    remote::{Finished, IoLimits, Outcome, ReadSub, Version},
+    request::{
+        plan::{Slice as Planned, Source},
+        read::{Ended, Fate, ReadRequest},
+    },
+    sizes::Sizes,
+    sync::Arc,
+};
+
+/// A piece of memory a fetch fills, and the folio it belongs to (none = transient).
+pub(super) struct Span {
+    pub(super) range: Range<u64>,
+    pub(super) target: Target,
+    pub(super) origin: Origin,
+}
+
+/// Whose memory a span is.
+pub(super) enum Target {
+    /// A locked folio of the index.
+    Folio(Arc<Folio>),
+    /// Memory only this fetch's reader sees.
+    Transient(Arc<FolioMem>),
+}
+
+impl Span {
+    pub(super) fn folio(&self) -> Option<&Arc<Folio>> {
+        match &self.target {
+            Target::Folio(folio) => Some(folio),
+            Target::Transient(_) => None,
+        }
+    }
+
+    /// The first `n` bytes, which are settled.
+    fn slice(&self, n: usize) -> Slice {
+        match &self.target {
+            Target::Folio(folio) => folio.slice(0..n),
+            Target::Transient(mem) => Slice::settled(Arc::clone(mem), 0..n),
+        }
+    }
+}
+
+/// Downloaded bytes on their way to the disk cache.
+struct Fill {
+    offset: u64,
+    data: Slice,
+    tag: FillTag,
+}
+
+/// What is known about where a sub's bytes came from.
+#[derive(Clone)]
+struct Tag {
+    epoch: Epoch,
+    version: Option<Version>,
+    /// Whether `version` says anything (zeros beyond the end have none).
+    checked: bool,
+    late: bool,
+}
+
+/// What the starter decides.
+pub(super) struct Plan {
+    pub(super) slices: Vec<Planned>,
+    pub(super) sizes: Sizes,
+    pub(super) epoch: Epoch,
+    pub(super) access: Option<Arc<Access>>,
+    pub(super) limits: IoLimits,
+}
+
+/// How a transient fetch ended: its bytes, up to the first that is missing.
+pub(super) type TransientResult = Result<Transient>;
+
+pub(super) struct Transient {
+    /// What was read, from the start of the range, contiguous.
+    pub(super) slices: Slices,
+    /// The bytes came late, or of different versions: plan again.
+    pub(super) replan: bool,
+}
+
+pub(super) struct Fetch {
+    who: Who,
+    req: ReadRequest,
+    plan: Plan,
+    bufs: Vec<Option<FillBuf>>,
+    tags: Vec<Option<Tag>>,
+    spans: Vec<Span>,
+    next_span: usize,
+    sink: Arc<Sink>,
+    rx: mpsc::UnboundedReceiver<Event>,
+    /// Folios handed to `apply`, so that a version change does not throw away its own bytes.
+    folios: Vec<Arc<Folio>>,
+    /// Error of spans given up without one that readers should see (first timeout, shutdown).
+    quiet: bool,
+    fills: Vec<Fill>,
+    transient: Option<oneshot::Sender<TransientResult>>,
+}
+
+impl Fetch {
+    /// `bufs` is the permission for all spans together, in file order; its length is that of the
+    /// plan's slices.
+    pub(super) fn new(who: Who, plan: Plan, spans: Vec<Span>, mut buf: FillBuf) -> Fetch {
+        let ends = spans.iter().map(|s| s.range.end).collect();
+        let req = ReadRequest::new(&plan.slices, ends, &plan.limits);
+        let bufs = req
+            .subs()
+            .iter()
+            .map(|s| Some(buf.split_to(len_of(&s.range))))
+            .collect::<Vec<_>>();
+        let (sink, rx) = Sink::new(Arc::clone(&who.inode));
+        let folios = spans.iter().filter_map(|s| s.folio().cloned()).collect();
+        let tags = vec![None; bufs.len()];
+        Fetch {
+            who,
+            req,
+            plan,
+            bufs,
+            tags,
+            spans,
+            next_span: 0,
+            sink,
+            rx,
+            folios,
+            quiet: false,
+            fills: Vec::new(),
+            transient: None,
+        }
+    }
+
+    /// Where the result of a transient fetch goes.
+    pub(super) fn transient(&mut self) -> oneshot::Receiver<TransientResult> {
+        let (tx, rx) = oneshot::channel();
+        self.transient = Some(tx);
+        rx
+    }
+
+    /// Does what needs no waiting; hands the rest to the driver.
+    pub(super) fn start(mut self) {
+        self.pump();
+        if self.is_over() {
+            self.end();
+            return;
+        }
+        let driver = self.who.inode.core.driver.clone();
+        driver.spawn(self.run());
+    }
+
+    /// Issues all that may be issued and publishes what is complete.
+    fn pump(&mut self) {
+        loop {
+            while let Some(index) = self.req.next_issue() {
+                self.issue(index);
+            }
+            let limits = self.who.remote.limits();
+            let retries = self.req.begin_retry(&limits);
+            if retries.is_empty() {
+                break;
+            }
+            for retry in retries {
+                let mut run = FillBuf::empty();
+                for from in retry.from {
+                    if let Some(left) = self.bufs[from].take() {
+                        run.append(left);
+                    }
+                }
+                self.grow();
+                for into in retry.into {
+                    self.who.inode.core.counters.read_retry_subs.inc();
+                    let n = len_of(&self.req.sub(into).range);
+                    self.bufs[into] = Some(run.split_to(n));
+                }
+            }
+        }
+        self.publish();
+    }
+
+    /// One slot per sub: retries add subs.
+    fn grow(&mut self) {
+        let n = self.req.subs().len();
+        self.bufs.resize_with(n, || None);
+        self.tags.resize(n, None);
+    }
+
+    fn issue(&mut self, index: usize) {
+        self.grow();
+        match self.req.sub(index).source {
+            Source::Zero => self.issue_zero(index),
+            Source::Cache => self.issue_cache(index),
+            Source::Server => self.issue_server(index),
+        }
+    }
+
+    fn issue_zero(&mut self, index: usize) {
+        let sub = self.req.sub(index);
+        let (start, len) = (sub.range.start, sub.range.end - sub.range.start);
+        let counters = &self.who.inode.core.counters;
+        counters.zero_fill.inc();
+        if let Some(mut buf) = self.bufs[index].take() {
+            let n = buf.len();
+            buf.zero(n);
+            buf.advance(n);
+        }
+        // A known hole of the cached version needs that version; zeros past the end only the size.
+        let checked = start < self.plan.sizes.server_limit();
+        self.tags[index] = Some(self.cache_tag(checked));
+        self.req.finished(index, &Outcome::Done, len);
+    }
+
+    fn cache_tag(&self, checked: bool) -> Tag {
+        let identity = self.plan.access.as_ref().map(|a| a.object().identity());
+        let version = identity.and_then(|i| Version::new(&i.aux));
+        Tag { epoch: self.plan.epoch.clone(), version, checked, late: false }
+    }
+
+    /// First without waiting, on this thread; only if the disk must be waited for, on the cache's.
+    fn issue_cache(&mut self, index: usize) {
+        let counters = &self.who.inode.core.counters;
+        counters.cache_read.inc();
+        self.tags[index] = Some(self.cache_tag(true));
+        let start = self.req.sub(index).range.start;
+        let (Some(access), Some(mut buf)) = (self.plan.access.clone(), self.bufs[index].take())
+        else {
+            self.cache_ended(index, Err((CacheMiss::Absent, FillBuf::empty())));
+            return;
+        };
+        match read_inline(&access, start, &mut buf) {
+            TryRead::Done => {
+                let n = buf.len();
+                buf.advance(n);
+                self.cache_ended(index, Ok(()));
+            }
+            TryRead::Miss(miss) => self.cache_ended(index, Err((miss, buf))),
+            TryRead::WouldBlock => {
+                let sink = Arc::clone(&self.sink);
+                let object = Arc::clone(access.object());
+                object.read(CacheRead::new(start, buf, move |result| {
+                    sink.cache_done(index, result);
+                    // The access keeps the object open until its read has ended.
+                    drop(access);
+                }));
+            }
+        }
+    }
+
+    fn cache_ended(&mut self, index: usize, result: Result<(), (CacheMiss, FillBuf)>) {
+        let counters = &self.who.inode.core.counters;
+        let len = self.req.sub(index).range.end - self.req.sub(index).range.start;
+        match result {
+            Ok(()) => {
+                counters.cache_read_done.inc();
+                self.req.finished(index, &Outcome::Done, len);
+            }
+            Err((miss, buf)) => {
+                counters.cache_read_failed.inc();
+                self.bufs[index] = Some(buf);
+                self.note_miss(index, miss);
+                // Row 28: to the server, with the credentials the request kept.
+                self.req.finished(index, &Outcome::Retry, 0);
+            }
+        }
+    }
+
+    /// Remembers why the folios of a failed cache read come from the server now.
+    fn note_miss(&mut self, index: usize, miss: CacheMiss) {
+        let origin = match miss {
+            CacheMiss::Corrupt => Origin::Corruption,
+            CacheMiss::Stale => Origin::Coherency,
+            CacheMiss::Absent => Origin::Capacity,
+            _ => Origin::Fault,
+        };
+        let range = self.req.sub(index).range.clone();
+        for span in &mut self.spans {
+            if span.range.start < range.end && range.start < span.range.end {
+                span.origin = origin;
+            }
+        }
+    }
+
+    fn issue_server(&mut self, index: usize) {
+        let inode = &self.who.inode;
+        let Some(buf) = self.bufs[index].take() else { return };
+        inode.core.counters.download.inc();
+        let range = self.req.sub(index).range.clone();
+        if inode.abandoned_overlaps(&range) && !self.quiet {
+            // A first attempt is still out: this is the last.
+            tracing::debug!(?range, "reading again beside an abandoned attempt");
+        }
+        // Before the request leaves (P-D4): a break from here on keeps its promise from being used.
+        let epoch = inode.cell.sample();
+        self.tags[index] = Some(Tag { epoch, version: None, checked: true, late: false });
+        let sink = Arc::clone(&self.sink) as _;
+        let sub = ReadSub::new(index, range.start, buf, self.who.cx.clone(), sink);
+        let read = Arc::clone(&self.who.remote).read(sub);
+        inode.core.driver.spawn(read);
+    }
+
+    async fn run(mut self) {
+        while !self.is_over() {
+            let deadline = self.now() + self.patience();
+            let clock = Arc::clone(&self.who.inode.core.clock);
+            tokio::select! {
+                event = self.rx.recv() => match event {
+                    Some(event) => self.on_event(event),
+                    None => break, // cannot be: we hold a sender
+                },
+                () = clock.sleep_until(deadline) => self.on_timeout(),
+            }
+            // Drain what else has come before deciding anything.
+            while let Ok(event) = self.rx.try_recv() {
+                self.on_event(event);
+            }
+            self.pump();
+            self.push_fills().await;
+        }
+        self.end();
+        self.push_fills().await;
+    }
+
+    /// How long to wait for the next sign of life.
+    fn patience(&self) -> Duration {
+        let options = &self.who.inode.core.options;
+        let waits_for_cache =
+            self.req.in_flight().iter().any(|&i| self.req.sub(i).source == Source::Cache);
+        if waits_for_cache { options.cache_read_timeout } else { options.remote_timeout }
+    }
+
+    fn now(&self) -> BootTime {
+        self.who.inode.now()
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.req.complete() && self.next_span == self.spans.len()
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Progress { index, transferred, facts } => {
+                if let Some(tag) = &mut self.tags[index] {
+                    tag.version = facts.version;
+                }
+                self.req.progress(index, transferred);
+            }
+            Event::Server { index, result } => self.server_ended(index, result),
+            Event::Cache { index, result } => self.cache_ended(index, result),
+        }
+    }
+
+    fn server_ended(&mut self, index: usize, result: Finished) {
+        let Finished { outcome, transferred, facts, rest: mut leftover } = result;
+        let counters = Arc::clone(&self.who.inode.core.counters);
+        let Some(mut tag) = self.tags[index].clone() else { return };
+        let early = tag.version.take();
+        tag.version = facts.version.clone();
+        let failed = matches!(outcome, Outcome::Failed(_));
+        if !failed {
+            tag.late = self.who.inode.apply(&facts, &tag.epoch, &self.folios) == Verdict::Late;
+        }
+        if early.is_some() && early != tag.version {
+            // Facts given early were not the final ones: take back what was published on them.
+            let range = self.req.sub(index).range.clone();
+            self.who.inode.pages.remove_range(range);
+        }
+        let ended = self.req.finished(index, &outcome, transferred);
+        match ended {
+            Ended::Settled => counters.download_done.inc(),
+            Ended::ZeroTail => {
+                let n = leftover.len();
+                leftover.zero(n);
+                leftover.advance(n);
+                counters.download_done.inc();
+            }
+            Ended::KeepForRetry(owner) => {
+                counters.download_instead.inc();
+                self.grow();
+                if owner != index {
+                    self.tags[owner] = Some(tag.clone());
+                }
+                self.bufs[owner] = Some(leftover);
+            }
+            Ended::Failed => counters.download_failed.inc(),
+        }
+        self.tags[index] = Some(tag);
+    }
+
+    /// Nothing came for a whole timeout: give up what is in flight. Its memory stays with it; readers
+    /// plan again with fresh folios, unless an attempt over the same bytes had been given up before.
+    fn on_timeout(&mut self) {
+        let inode = Arc::clone(&self.who.inode);
+        self.quiet = true;
+        let cache_first =
+            self.req.in_flight().iter().any(|&i| self.req.sub(i).source == Source::Cache);
+        for index in self.req.in_flight() {
+            let sub = self.req.sub(index);
+            let (range, cache) = (sub.range.clone(), sub.source == Source::Cache);
+            if cache_first && !cache {
+                continue; // only the cache's shorter patience is over
+            }
+            self.sink.give_up(index, range.clone(), cache);
+            inode.core.counters.abandoned.inc();
+            if cache {
+                inode.cache_read_hangs();
+            } else if !inode.abandon(range) {
+                self.quiet = false;
+            }
+            let e = Error::new(Errno::ETIMEDOUT, "the server did not answer a read in time, twice");
+            self.req.abandon(index, e);
+        }
+    }
+
+    /// Decides the fate of spans in file order: complete ones become readable, failed ones are let
+    /// go. A folio is published only if all its bytes are of one version and that is the inode's
+    /// current one; the check runs under the index lock, which dropping pages also takes.
+    fn publish(&mut self) {
+        while let Some(span) = self.spans.get(self.next_span) {
+            let fate = self.req.fate(&span.range);
+            if let Fate::Pending = fate {
+                return;
+            }
+            self.next_span += 1;
+            let Some(folio) = span.folio().cloned() else { continue };
+            let inode = &self.who.inode;
+            match fate {
+                Fate::Settled(subs) => {
+                    folio.set_origin(span.origin, self.readable(&span.range));
+                    let published =
+                        inode.pages.publish_if(&folio, || self.may_publish(&span.range, &subs));
+                    if published {
+                        let fill = self.fill_of(&subs, span);
+                        self.fills.extend(fill);
+                    }
+                }
+                Fate::Failed(error) => {
+                    if !self.quiet {
+                        folio.set_error(error);
+                    }
+                    inode.pages.fail(&folio);
+                }
+                Fate::Cancelled | Fate::Pending => inode.pages.fail(&folio),
+            }
+        }
+    }
+
+    /// Bytes of a span that readers can get.
+    fn readable(&self, range: &Range<u64>) -> u32 {
+        let end = range.end.min(self.plan.sizes.i_size);
+        u32::try_from(end.saturating_sub(range.start)).unwrap_or(u32::MAX)
+    }
+
+    fn may_publish(&self, range: &Range<u64>, subs: &[usize]) -> bool {
+        let cell = &self.who.inode.cell;
+        let mut version: Option<&Option<Version>> = None;
+        for &i in subs {
+            let Some(tag) = &self.tags[i] else { return false };
+            if !tag.checked {
+                continue;
+            }
+            if tag.late || version.is_some_and(|v| *v != tag.version) {
+                return false;
+            }
+            version = Some(&tag.version);
+            if !cell.is_current(tag.version.as_ref(), &tag.epoch) {
+                return false;
+            }
+        }
+        // Padding was made for the size the plan knew: it must still be the size.
+        let sizes = self.who.inode.sizes.load();
+        let limit = sizes.server_limit().min(self.plan.sizes.server_limit());
+        range.end <= limit || sizes == self.plan.sizes
+    }
+
+    /// What the server sent, on its way to the disk cache (row 7), if it is to go there.
+    fn fill_of(&self, subs: &[usize], span: &Span) -> Option<Fill> {
+        let access = self.plan.access.as_ref()?;
+        subs.iter().find(|&&i| self.req.sub(i).copy_to_cache)?;
+        let tag = subs.iter().filter_map(|&i| self.tags[i].as_ref()).find(|t| t.checked)?;
+        // A reply without a version never reaches the disk cache.
+        let version = tag.version.clone()?;
+        let size = self.plan.sizes.i_size;
+        let end = span.range.end.min(size.next_multiple_of(PAGE_SIZE as u64));
+        let n = end.checked_sub(span.range.start).filter(|&n| n > 0)?;
+        let aux = bytes::Bytes::copy_from_slice(version.as_bytes());
+        let (cell, epoch) = (Arc::clone(&self.who.inode.cell), tag.epoch);
+        let tag = FillTag {
+            identity: Identity { aux, size: self.plan.sizes.remote_i_size },
+            inval_counter: access.inval_counter(),
+            still_ok: Box::new(move || cell.is_current(Some(&version), &epoch)),
+        };
+        Some(Fill { offset: span.range.start, data: span.slice(len_of(&(0..n))), tag })
+    }
+
+    /// With `FillWhenFull::Wait`, downloads go no faster than the cache disk takes them.
+    async fn push_fills(&mut self) {
+        let Some(access) = &self.plan.access else { return };
+        for Fill { offset, data, tag } in std::mem::take(&mut self.fills) {
+            let fills = &self.who.inode.core.fills;
+            fills.push(access.cookie(), offset, vec![data], tag).await;
+        }
+    }
+
+    fn end(&mut self) {
+        let counters = &self.who.inode.core.counters;
+        if self.req.retried() {
+            counters.read_retry_requests.inc();
+        }
+        if let Some(tx) = self.transient.take() {
+            let result = self.transient_result();
+            // The reader may have gone away.
+            let _ = tx.send(result);
+        }
+    }
+
+    fn transient_result(&mut self) -> TransientResult {
+        let mut slices = Slices::new();
+        let mut left = self.req.contiguous_prefix();
+        let mut replan = false;
+        let mut fills = Vec::new();
+        for span in &self.spans {
+            if let Fate::Settled(subs) = self.req.fate(&span.range) {
+                replan |= !self.may_publish(&span.range, &subs);
+                if !replan {
+                    fills.extend(self.fill_of(&subs, span));
+                }
+            }
+            let n = left.min(span.range.end - span.range.start);
+            if n > 0 {
+                slices.push(span.slice(len_of(&(0..n))));
+            }
+            left -= n;
+        }
+        self.fills = fills;
+        match self.req.error() {
+            Some(e) if slices.is_empty() && !replan => Err(e.clone()),
+            _ => Ok(Transient { slices, replan }),
+        }
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        // Only a driver that is shutting down drops a fetch with folios still locked.
+        for span in self.spans.iter().skip(self.next_span) {
+            if let Some(folio) = span.folio() {
+                folio.set_error(Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"));
+                self.who.inode.pages.fail(folio);
+            }
+        }
+    }
+}
+
+/// Reads a run of cached pages without waiting, straight into the folios.
+fn read_inline(access: &Access, start: u64, buf: &mut FillBuf) -> TryRead {
+    let mut at = start;
+    for slice in buf.slices_mut() {
+        match access.object().try_read(at, slice) {
+            TryRead::Done => at += slice.len() as u64,
+            other => return other,
+        }
+    }
+    TryRead::Done
+}
+
+/// Length of a range that lies in memory.
+pub(super) fn len_of(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+}
