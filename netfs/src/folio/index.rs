@@ -11,6 +11,12 @@
 mod history;
 mod lookup;
 mod slots;
+#[cfg(all(test, shuttle))]
+mod interleavings;
+#[cfg(all(test, not(shuttle)))]
+mod model;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
 
 use std::ops::Range;
 
