@@ -12,7 +12,7 @@ use crate::sync::{
 
 /// Estimated bookkeeping of one folio in bytes: itself, its memory's handle, its share of the index
 /// and of the policy's queues and ghosts. Charged with the folio.
-pub(crate) const FOLIO_OVERHEAD: u64 = 320;
+pub(crate) const FOLIO_OVERHEAD: u64 = 384;
 
 /// Where a piece of folio memory is accounted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -163,6 +163,14 @@ impl FolioCache {
     /// Reserves `bytes`, evicting as needed. Bounded: under contention for the room it makes it gives
     /// up after having evicted several times what it needs.
     fn make_room(&self, bytes: u64) -> Option<Reservation> {
+        if let Some(room) = self.accounts.reserve(bytes) {
+            return Some(room);
+        }
+        // Nothing is evicted for a window that would not fit even then.
+        let evictable = self.policy.lock().weight();
+        if self.accounts.charged().saturating_sub(evictable) + bytes > self.accounts.budget() {
+            return None;
+        }
         let mut evicted = 0;
         loop {
             if let Some(room) = self.accounts.reserve(bytes) {

@@ -10,8 +10,16 @@
 
 mod first_read;
 mod history;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod lookup;
+#[cfg(all(test, not(shuttle)))]
+mod model;
 mod slots;
+#[cfg(all(test, not(shuttle)))]
+mod stress;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
 
 use std::ops::Range;
 
@@ -120,9 +128,9 @@ impl FolioIndex {
 
     /// Makes a filled folio visible iff it is still indexed, wholly filled, and `current` says so;
     /// otherwise fails it. Either way it ends up unlocked. `current` is evaluated while no removal can
-    /// happen: if it looks at a version that is changed before the [`clear`](FolioIndex::clear) that
-    /// goes with the change, a folio of the old version is never left behind. It MUST NOT use the
-    /// index.
+    /// happen: if it looks at a version that is changed before or [with](FolioIndex::clear_with) the
+    /// clear that goes with the change, a folio of the old version is never left behind. It MUST NOT
+    /// use the index.
     pub(crate) fn publish_if(&self, folio: &Arc<Folio>, current: impl FnOnce() -> bool) -> bool {
         let content = self.content.read();
         let published = content.slots.holds(folio)
@@ -164,7 +172,17 @@ impl FolioIndex {
     /// Removes everything, uptodate and locked alike. Fetches under way can no longer be published;
     /// their waiters plan again at once. Slices handed out stay as they are.
     pub(crate) fn clear(&self) -> Removed {
-        self.remove_with(Slots::take_all)
+        self.clear_with(|| ())
+    }
+
+    /// The same, with `change` made while nobody looks: a version that only changes here and is asked
+    /// by [`publish_if`](FolioIndex::publish_if) moves in one step with the content, so the index never
+    /// holds folios of two versions. `change` MUST NOT use the index.
+    pub(crate) fn clear_with(&self, change: impl FnOnce()) -> Removed {
+        self.remove_with(|slots| {
+            change();
+            slots.take_all()
+        })
     }
 
     /// Removes everything but `keep`: folios of the request whose reply brought a new version, whose

@@ -56,6 +56,7 @@ pub(crate) enum Unlocked {
 pub(crate) struct Folio {
     offset: u64,
     mem: Arc<FolioMem>,
+    len: u32,
     state: AtomicU32,
     /// Frequency for the policy and the end of the last read. Lost updates only blur the policy.
     access: AtomicU32,
@@ -112,9 +113,12 @@ impl Folio {
         index_id: u64,
         index: Weak<FolioIndex>,
     ) -> Arc<Folio> {
+        // At most a granule: an arena block, checked there.
+        let len = mem.len() as u32;
         Arc::new(Folio {
             offset,
             mem,
+            len,
             state: AtomicU32::new(LOCKED),
             access: AtomicU32::new(0),
             token: AtomicU32::new(Token::NONE.to_raw()),
@@ -133,7 +137,7 @@ impl Folio {
 
     /// Bytes.
     pub(crate) fn len(&self) -> usize {
-        self.mem.len()
+        self.len as usize
     }
 
     /// The bytes of the file it covers.

@@ -187,3 +187,6 @@ impl std::hash::Hasher for KeyHasher {
         self.0 = n;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,7 @@ impl Content {
             let folio = slot.get(at);
             let end = match (folio, slot) {
                 (Some(folio), _) => folio.offset() + folio.len() as u64,
-                (None, Slot::Split(_)) => at + PAGE_SIZE as u64,
+                (None, Slot::One(_) | Slot::Split(_)) => at + PAGE_SIZE as u64,
                 (None, _) => (granule * GRANULE as u64).saturating_add(GRANULE as u64),
             };
             let end = end.min(range.end);

@@ -1,4 +1,4 @@
-//! The index's structure: a slot per granule, each empty, one whole folio, or 64 pages.
+//! The index's structure: a slot per granule, each empty, one folio of any size, or 64 pages.
 //!
 //! Slots of the populated low part of the file are a plain vector (a hit is one bounds check and one
 //! load), the others a map, so that a file with one page at 8 EiB costs no more than one at 0. The
@@ -13,7 +13,7 @@ use crate::{
 
 const PAGES: usize = GRANULE / PAGE_SIZE;
 /// Granules for which the vector may always grow.
-const DENSE_MIN: u64 = 64;
+const DENSE_MIN: u64 = 4;
 
 /// The number of the granule that holds byte `offset`.
 pub(super) fn granule_of(offset: u64) -> u64 {
@@ -30,11 +30,20 @@ pub(super) struct Pages {
     used: usize,
 }
 
+impl Pages {
+    fn insert(&mut self, folio: &Arc<Folio>) {
+        let pages = pages_of(folio);
+        self.used += pages.len();
+        self.pages[pages].fill(Some(Arc::clone(folio)));
+    }
+}
+
 #[derive(Default)]
 pub(super) enum Slot {
     #[default]
     Empty,
-    Whole(Arc<Folio>),
+    /// One folio, most often the whole granule or all of a small file.
+    One(Arc<Folio>),
     Split(Box<Pages>),
 }
 
@@ -43,7 +52,7 @@ impl Slot {
     pub(super) fn get(&self, offset: u64) -> Option<&Arc<Folio>> {
         match self {
             Slot::Empty => None,
-            Slot::Whole(folio) => Some(folio),
+            Slot::One(folio) => folio.range().contains(&offset).then_some(folio),
             Slot::Split(pages) => pages.pages[page_of(offset)].as_ref(),
         }
     }
@@ -53,17 +62,15 @@ impl Slot {
     }
 
     fn insert(&mut self, folio: &Arc<Folio>) {
-        if folio.len() == GRANULE {
-            *self = Slot::Whole(Arc::clone(folio));
-            return;
-        }
-        if self.is_empty() {
-            *self = Slot::Split(Box::new(Pages { pages: [const { None }; PAGES], used: 0 }));
-        }
-        if let Slot::Split(split) = self {
-            let pages = pages_of(folio);
-            split.used += pages.len();
-            split.pages[pages].fill(Some(Arc::clone(folio)));
+        match self {
+            Slot::Empty => *self = Slot::One(Arc::clone(folio)),
+            Slot::One(first) => {
+                let mut split = Box::new(Pages { pages: [const { None }; PAGES], used: 0 });
+                split.insert(first);
+                split.insert(folio);
+                *self = Slot::Split(split);
+            }
+            Slot::Split(split) => split.insert(folio),
         }
     }
 
@@ -71,7 +78,7 @@ impl Slot {
     fn remove(&mut self, folio: &Folio) {
         match self {
             Slot::Empty => {}
-            Slot::Whole(_) => *self = Slot::Empty,
+            Slot::One(_) => *self = Slot::Empty,
             Slot::Split(split) => {
                 let pages = pages_of(folio);
                 split.used -= pages.len();
@@ -87,7 +94,12 @@ impl Slot {
     fn list(&self, pages: Range<usize>, into: &mut Vec<Arc<Folio>>) {
         match self {
             Slot::Empty => {}
-            Slot::Whole(folio) => into.push(Arc::clone(folio)),
+            Slot::One(folio) => {
+                let own = pages_of(folio);
+                if own.start < pages.end && pages.start < own.end {
+                    into.push(Arc::clone(folio));
+                }
+            }
             Slot::Split(split) => {
                 let mut at = pages.start;
                 while at < pages.end {
@@ -140,7 +152,10 @@ impl Slots {
     pub(super) fn is_free(&self, range: Range<u64>) -> bool {
         match self.slot(granule_of(range.start)) {
             Slot::Empty => true,
-            Slot::Whole(_) => false,
+            Slot::One(folio) => {
+                let own = folio.range();
+                range.end <= own.start || own.end <= range.start
+            }
             Slot::Split(split) => {
                 let first = page_of(range.start);
                 let count = (range.end - range.start) as usize / PAGE_SIZE;
@@ -211,6 +226,12 @@ impl Slots {
             slot.list(0..PAGES, &mut taken);
         }
         taken
+    }
+
+    /// Slots in the vector.
+    #[cfg(test)]
+    pub(super) fn vector_len(&self) -> usize {
+        self.dense.len()
     }
 
     fn slot_mut(&mut self, granule: u64) -> &mut Slot {

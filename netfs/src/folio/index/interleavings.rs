@@ -1,0 +1,195 @@
+//! Thread interleavings explored by shuttle (built with `--cfg shuttle`). A waiter that is never woken
+//! shows as a deadlock, which shuttle reports.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use shuttle::{check_pct, check_random, future::block_on, thread};
+
+use super::*;
+use crate::{
+    folio::{GRANULE, PAGE_SIZE},
+    stats::Counters,
+};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+const RUNS: usize = 3000;
+
+struct World {
+    cache: Arc<FolioCache>,
+    index: Arc<FolioIndex>,
+    version: Arc<AtomicU64>,
+}
+
+impl World {
+    fn new(folios: u64) -> World {
+        let budget = folios * crate::folio::budget::cost(PAGE);
+        let cache = FolioCache::new(budget, Arc::new(Counters::default()));
+        let index = cache.new_index();
+        World { cache, index, version: Arc::new(AtomicU64::new(1)) }
+    }
+
+    fn share(&self) -> World {
+        World {
+            cache: Arc::clone(&self.cache),
+            index: Arc::clone(&self.index),
+            version: Arc::clone(&self.version),
+        }
+    }
+
+    /// Locks the page at `offset`, if nobody else has and there is room.
+    fn lock(&self, offset: u64) -> Option<LockedFolio> {
+        let run = offset..offset + PAGE;
+        let window = self.cache.alloc_window(std::slice::from_ref(&run), u64::MAX, PAGE_SIZE)?;
+        self.index.lock_window(window).pop()
+    }
+
+    fn now(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    fn fill_and_publish(&self, locked: LockedFolio, version: u64) -> bool {
+        let LockedFolio { folio, mut fill } = locked;
+        fill.copy_in(&version.to_le_bytes());
+        fill.advance(folio.len());
+        self.index.publish_if(&folio, || self.now() == version)
+    }
+
+    fn change(&self) {
+        self.index.clear_with(|| {
+            self.version.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+
+    /// The version of the page at `offset`, if it is there.
+    fn read(&self, offset: u64) -> Option<u64> {
+        let mut word = [0; 8];
+        (self.index.copy_uptodate(offset, &mut word) == 8).then(|| u64::from_le_bytes(word))
+    }
+}
+
+fn explore(test: impl Fn() + Send + Sync + Copy + 'static) {
+    check_random(test, RUNS);
+    check_pct(test, RUNS, 3);
+}
+
+#[test]
+fn shuttle_n_c48_nothing_of_an_old_version_is_ever_read_after_a_change() {
+    explore(|| {
+        let world = World::new(4);
+        let fillers = (0..2).map(|i| {
+            let w = world.share();
+            thread::spawn(move || {
+                let version = w.now();
+                if let Some(locked) = w.lock(i % 2 * PAGE) {
+                    w.fill_and_publish(locked, version);
+                }
+            })
+        });
+        let threads: Vec<_> = fillers.collect();
+        let changer = {
+            let w = world.share();
+            thread::spawn(move || w.change())
+        };
+        for _ in 0..2 {
+            let oldest = world.now();
+            for at in [0, PAGE] {
+                if let Some(version) = world.read(at) {
+                    assert!(version >= oldest, "read {version} after {oldest}");
+                }
+            }
+        }
+        threads.into_iter().for_each(|t| t.join().expect("no panic"));
+        changer.join().expect("no panic");
+        let left = [world.read(0), world.read(PAGE)];
+        assert!(left.into_iter().flatten().all(|v| v == world.now()));
+        assert!(world.index.locked_in(0..2 * PAGE).is_empty());
+    });
+}
+
+#[test]
+fn shuttle_every_waiter_ends_whoever_unlocks() {
+    explore(|| {
+        let world = World::new(4);
+        let locked = world.lock(0).expect("empty");
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let wait = locked.folio.wait_unlocked();
+                thread::spawn(move || block_on(wait))
+            })
+            .collect();
+        let w = world.share();
+        let changer = thread::spawn(move || w.change());
+        let published = world.fill_and_publish(locked, 1);
+        for waiter in waiters {
+            let how = waiter.join().expect("no panic");
+            assert_eq!(how == Unlocked::Uptodate, published);
+        }
+        changer.join().expect("no panic");
+        assert_eq!(world.read(0), None);
+    });
+}
+
+#[test]
+fn shuttle_a_waiter_that_leaves_takes_nobodys_wakeup() {
+    explore(|| {
+        let world = World::new(4);
+        let locked = world.lock(0).expect("empty");
+        let stays = locked.folio.wait_unlocked();
+        let stays = thread::spawn(move || block_on(stays));
+        let leaves = locked.folio.wait_unlocked();
+        let leaves = thread::spawn(move || {
+            let mut wait = pin!(leaves);
+            let _ = wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        });
+        let comes_late = locked.folio.wait_unlocked();
+        let comes_late = thread::spawn(move || {
+            // Polled under two wakers in turn: the later one counts.
+            let mut wait = pin!(comes_late);
+            let _ = wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            block_on(poll_fn(|cx| match wait.as_mut().poll(cx) {
+                Poll::Ready(how) => Poll::Ready(how),
+                Poll::Pending => Poll::Pending,
+            }))
+        });
+        assert!(world.fill_and_publish(locked, 1));
+        assert_eq!(stays.join().expect("no panic"), Unlocked::Uptodate);
+        leaves.join().expect("no panic");
+        // A future may be polled again after it has ended here; it must not hang.
+        comes_late.join().expect("no panic");
+    });
+}
+
+#[test]
+fn shuttle_reclaim_removal_and_publishing_keep_the_budget_and_leak_nothing() {
+    explore(|| {
+        let world = World::new(2);
+        let threads: Vec<_> = (0..2)
+            .map(|i| {
+                let w = world.share();
+                thread::spawn(move || {
+                    for at in [i, i + 1, i + 2] {
+                        if let Some(locked) = w.lock(at * PAGE) {
+                            w.fill_and_publish(locked, w.now());
+                        }
+                        let usage = w.cache.usage();
+                        assert!(usage.budgeted <= usage.budget);
+                    }
+                })
+            })
+            .collect();
+        world.index.remove_range(PAGE..2 * PAGE);
+        let mut slices = Slices::new();
+        world.index.slices_uptodate(0, GRANULE, &mut slices);
+        threads.into_iter().for_each(|t| t.join().expect("no panic"));
+        assert!(slices.iter().all(|s| s.first() == Some(&1)));
+        drop(slices);
+        let World { cache, index, .. } = world;
+        drop(index);
+        let usage = cache.usage();
+        assert_eq!((usage.budgeted, usage.pinned, usage.abandoned, usage.folios), (0, 0, 0, 0));
+    });
+}
