@@ -64,7 +64,5 @@ pub use fault::{Effect, Fault, FaultPlan, Gate, Injected, Lie, Op, OverLong};
 pub use file::MemoryFile;
 pub use fs::MemoryFs;
 pub use ledger::{Call, Counts, Event, Opens};
-pub use settings::{
-    ExpandHook, FileSettings, LimitsHook, Link, Settings, SnapshotAt, VersionKind,
-};
+pub use settings::{ExpandHook, FileSettings, LimitsHook, Link, Settings, SnapshotAt, VersionKind};
 pub use tree::Snapshot;

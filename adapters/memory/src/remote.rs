@@ -86,7 +86,11 @@ impl RemoteFs for MemoryFs {
         })
     }
 
-    fn getattr(self: Arc<Self>, file: Arc<MemoryFile>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
+    fn getattr(
+        self: Arc<Self>,
+        file: Arc<MemoryFile>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Facts>> {
         Box::pin(async move { file.stat(Op::Getattr, &cx).await })
     }
 
