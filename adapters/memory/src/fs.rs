@@ -268,7 +268,7 @@ impl MemoryFs {
         Ok(state.ledger.of_file(id))
     }
 
-    /// Calls that have begun and not ended.
+    /// Calls that have begun and not ended. Whoever has seen a call's result sees it gone from here.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.origin.state.lock().ledger.in_flight
@@ -317,7 +317,8 @@ impl MemoryFs {
         }
     }
 
-    /// Blocks the calling thread until no call is in flight.
+    /// Blocks the calling thread until no call is in flight. A read counts until just before its
+    /// [`finish`](netfs::remote::ReadSub::finish), so the core may still be collecting the last ones.
     ///
     /// # Panics
     /// If nothing moves for a minute.

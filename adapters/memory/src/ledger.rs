@@ -234,3 +234,15 @@ fn push<T>(log: &mut VecDeque<T>, entry: T) {
     }
     log.push_back(entry);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_keep_the_newest_entries_and_are_bounded() {
+        let mut log = VecDeque::new();
+        (0..=LOG_MAX).for_each(|i| push(&mut log, i));
+        assert_eq!((log.len(), log.front(), log.back()), (LOG_MAX, Some(&1), Some(&LOG_MAX)));
+    }
+}

@@ -258,3 +258,34 @@ fn a_random_fault_does_not_hit_one_place_for_ever() {
     let _ = read(&fs, "a", 0, 100);
     assert_eq!(none.hits(), 0);
 }
+
+#[test]
+fn failures_never_deliver_wrong_bytes() {
+    for effect in Effect::failures() {
+        let fs = origin();
+        let fault = fs.inject(Fault::on(Op::Read).effect(effect.clone()));
+        let (finished, bytes) = read(&fs, "a", 100, 8192);
+        assert_eq!(fault.hits(), 1);
+        assert!(bytes.len() < 8192, "{effect:?} did nothing");
+        assert!(bytes.is_empty() || failed_with(&finished.outcome).is_some());
+        fs.verify("a", 100, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn effects_of_one_fault_apply_together() {
+    let fs = origin();
+    let gate = Gate::new();
+    let fault = Fault::on(Op::Read).or(Op::Validate).hold(&gate, SnapshotAt::Issue);
+    fs.inject(fault.clone().errno(Errno::ETIMEDOUT).times(2));
+    let mut call = fs.file("a").unwrap().validate(cx(1));
+    assert!((&mut call).now_or_never().is_none());
+    gate.release();
+    assert_eq!(errno(now(call)), Some(Errno::ETIMEDOUT));
+    let (finished, _) = read(&fs, "a", 0, 10);
+    assert_eq!(failed_with(&finished.outcome), Some(Errno::ETIMEDOUT));
+    // A shape does not fit a validate, so the whole fault leaves it alone.
+    let unfit = fs.inject(fault.short(1).errno(Errno::EIO));
+    assert!(validate(&fs, "a").is_ok());
+    assert_eq!(unfit.hits(), 0);
+}

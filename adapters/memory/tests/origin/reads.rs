@@ -34,7 +34,7 @@ fn a_read_past_the_end_says_so() {
 
 #[test]
 fn holes_are_reported_and_not_sent() {
-    let fs = MemoryFs::builder().sparse("a", 1 << 20, [4096..8192]).build().unwrap();
+    let fs = MemoryFs::builder().sparse("a", 1 << 20, std::iter::once(4096..8192)).build().unwrap();
     let (finished, bytes) = read(&fs, "a", 0, 16384);
     assert_outcome(&finished.outcome, "Done");
     assert_eq!(bytes, fs.expected("a", 0, 16384).unwrap());
@@ -191,4 +191,15 @@ fn content_is_the_same_for_equal_seeds_only() {
     assert_ne!(content(1).0, content(2).0);
     assert_ne!(content(1).1, content(2).1);
     assert_eq!(content::Content::pattern(1, 1, 64), content::Content::pattern(1, 1, 64));
+}
+
+#[test]
+fn a_reply_in_pieces_is_the_same_reply() {
+    let build = MemoryFs::builder().sparse("a", 50_000, [0..10_001, 20_000..30_000]);
+    let fs = build.configure(|s| s.chunk = 777).build().unwrap();
+    let (finished, bytes) = read(&fs, "a", 5, 60_000);
+    assert_outcome(&finished.outcome, "Eof");
+    assert_eq!(bytes, fs.expected("a", 5, 49_995).unwrap());
+    fs.configure(|s| s.chunk = 0);
+    assert_eq!(read(&fs, "a", 5, 10).1, bytes[..10], "a chunk of nothing is not an endless loop");
 }
