@@ -261,10 +261,7 @@ impl<'a> Change<'a> {
         })
     }
 
-    fn edit(
-        self,
-        change: impl FnOnce(&mut Content, u64, u64) -> Result<()>,
-    ) -> Result<Changed> {
+    fn edit(self, change: impl FnOnce(&mut Content, u64, u64) -> Result<()>) -> Result<Changed> {
         let keep_version = self.keep_version;
         self.apply(|tree, path| {
             let node = tree.at(path)?;

@@ -82,11 +82,7 @@ impl fmt::Display for Mismatch {
 impl std::error::Error for Mismatch {}
 
 /// Compares block by block with what `expect` makes, so that nothing of the read's size is allocated.
-fn compare(
-    offset: u64,
-    bytes: &[u8],
-    expect: impl Fn(u64, &mut [u8]),
-) -> Result<(), Mismatch> {
+fn compare(offset: u64, bytes: &[u8], expect: impl Fn(u64, &mut [u8])) -> Result<(), Mismatch> {
     let mut block = [0; 4096];
     let mut at = offset;
     for found in bytes.chunks(block.len()) {

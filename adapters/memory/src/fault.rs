@@ -20,8 +20,8 @@ mod rule;
 pub use effect::{Effect, Lie, OverLong};
 pub use gate::Gate;
 pub(crate) use gate::WATCHDOG;
-pub use plan::{FaultPlan, Injected};
 pub(crate) use plan::Verdict;
+pub use plan::{FaultPlan, Injected};
 pub use rule::Fault;
 
 macro_rules! ops {

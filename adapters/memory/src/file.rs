@@ -1,12 +1,10 @@
 //! One file as the core sees it, and the delivery of read replies.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use netfs::{
     Errno, Error, Result,
-    remote::{
-        AccessMask, BoxFuture, Cx, Facts, FileKind, IoLimits, Outcome, ReadSub, RemoteFile,
-    },
+    remote::{AccessMask, BoxFuture, Cx, Facts, FileKind, IoLimits, Outcome, ReadSub, RemoteFile},
 };
 
 use crate::{
@@ -26,6 +24,12 @@ pub struct MemoryFile {
 impl MemoryFile {
     pub(crate) fn new(origin: &Arc<Origin>, node: &Node) -> Arc<MemoryFile> {
         Arc::new(MemoryFile { origin: Arc::clone(origin), id: node.id, key: node.key })
+    }
+}
+
+impl fmt::Debug for MemoryFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryFile({:016x})", self.id)
     }
 }
 
@@ -102,7 +106,10 @@ async fn read(file: Arc<MemoryFile>, mut sub: ReadSub) {
     let Reply { answer, verdict, in_flight } = reply;
     let mut readable = match answer {
         Ok(readable) => readable,
-        Err(e) => return sub.fail(e),
+        Err(e) => {
+            drop(in_flight);
+            return sub.fail(e);
+        }
     };
     verdict.lies.iter().for_each(|lie| lie.tell(&mut readable.facts));
     sub.facts(readable.facts.clone());

@@ -1,6 +1,6 @@
 //! The origin in a test's hands: looking, changing, misbehaving, counting.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use netfs::{
     Errno, Error, Result,
@@ -47,6 +47,12 @@ impl MemoryFs {
     #[must_use]
     pub fn client(&self) -> Arc<MemoryFs> {
         MemoryFs::connect(Arc::clone(&self.origin))
+    }
+}
+
+impl fmt::Debug for MemoryFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemoryFs({})", self.origin.volume_id.as_str())
     }
 }
 
@@ -262,7 +268,7 @@ impl MemoryFs {
         Ok(state.ledger.of_file(id))
     }
 
-    /// Calls that have begun and not ended.
+    /// Calls that have begun and not ended. Whoever has seen a call's result sees it gone from here.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.origin.state.lock().ledger.in_flight
@@ -294,7 +300,8 @@ impl MemoryFs {
     }
 
     /// Blocks the calling thread until `done` says so, asking it again after each call that begins or
-    /// ends and each open that is given back. It gets the counts and the number of calls in flight.
+    /// ends and each open that is given back. It gets the counts and the number of calls in flight; it
+    /// runs under the origin's lock, so it must not use the origin itself.
     ///
     /// # Panics
     /// If nothing moves for a minute: the test would hang for ever.
@@ -310,7 +317,8 @@ impl MemoryFs {
         }
     }
 
-    /// Blocks the calling thread until no call is in flight.
+    /// Blocks the calling thread until no call is in flight. A read counts until just before its
+    /// [`finish`](netfs::remote::ReadSub::finish), so the core may still be collecting the last ones.
     ///
     /// # Panics
     /// If nothing moves for a minute.

@@ -7,7 +7,11 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{fault::Op, origin::Site, tree::{NodeId, display}};
+use crate::{
+    fault::Op,
+    origin::Site,
+    tree::{NodeId, display},
+};
 
 /// Most calls, events and breaches kept for [`MemoryFs::take_calls`](crate::MemoryFs::take_calls) and
 /// the like; older ones are dropped, so that a test that never looks does not fill memory.
@@ -141,14 +145,17 @@ impl Ledger {
         self.counts.calls[site.op as usize] += 1;
         self.per_file.entry(site.file).or_default().calls[site.op as usize] += 1;
         self.in_flight += 1;
-        push(&mut self.calls, Call {
-            op: site.op,
-            path: display(&site.path),
-            name: site.name.as_deref().map(display),
-            range: site.range.clone(),
-            uid: site.uid,
-            open: site.open,
-        });
+        push(
+            &mut self.calls,
+            Call {
+                op: site.op,
+                path: display(&site.path),
+                name: site.name.as_deref().map(display),
+                range: site.range.clone(),
+                uid: site.uid,
+                open: site.open,
+            },
+        );
     }
 
     pub(crate) fn sent(&mut self, file: NodeId, bytes: u64, holes: u64) {
@@ -204,7 +211,8 @@ impl Ledger {
             self.breach(format!("zero-length read of {} at {}", display(&site.path), range.start));
         }
         let Some(asked) = self.limits.get(&site.file).copied() else {
-            return self.breach(format!("read of {} without asking its limits", display(&site.path)));
+            return self
+                .breach(format!("read of {} without asking its limits", display(&site.path)));
         };
         if len > asked.rsize_max {
             let max = asked.rsize_max;
@@ -212,7 +220,10 @@ impl Ledger {
         }
         if segments > asked.segments_max {
             let max = asked.segments_max;
-            self.breach(format!("read of {segments} segments of {}, limit {max}", display(&site.path)));
+            self.breach(format!(
+                "read of {segments} segments of {}, limit {max}",
+                display(&site.path)
+            ));
         }
     }
 }
@@ -222,4 +233,16 @@ fn push<T>(log: &mut VecDeque<T>, entry: T) {
         log.pop_front();
     }
     log.push_back(entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_keep_the_newest_entries_and_are_bounded() {
+        let mut log = VecDeque::new();
+        (0..=LOG_MAX).for_each(|i| push(&mut log, i));
+        assert_eq!((log.len(), log.front(), log.back()), (LOG_MAX, Some(&1), Some(&LOG_MAX)));
+    }
 }

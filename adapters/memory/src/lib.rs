@@ -17,6 +17,10 @@
 //! | count and list calls | [`MemoryFs::counts`], [`MemoryFs::take_calls`], [`MemoryFs::wait_until`] |
 //! | see the core break the adapter contract | [`MemoryFs::take_breaches`] |
 //!
+//! To test a restart of the cache keep the [`MemoryFs`] and attach the new context to it. In another
+//! process, build the same tree with the same seed and make the same changes: keys, versions and content
+//! are then the same. Different changes under one seed are not: version 2 would mean two contents.
+//!
 //! ```
 //! use netfs::remote::{Cred, Cx, Outcome, ReadSub, RemoteFile};
 //! use netfs_memory::{Fault, MemoryFs, Op};
@@ -64,7 +68,5 @@ pub use fault::{Effect, Fault, FaultPlan, Gate, Injected, Lie, Op, OverLong};
 pub use file::MemoryFile;
 pub use fs::MemoryFs;
 pub use ledger::{Call, Counts, Event, Opens};
-pub use settings::{
-    ExpandHook, FileSettings, LimitsHook, Link, Settings, SnapshotAt, VersionKind,
-};
+pub use settings::{ExpandHook, FileSettings, LimitsHook, Link, Settings, SnapshotAt, VersionKind};
 pub use tree::Snapshot;

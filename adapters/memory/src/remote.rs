@@ -45,8 +45,8 @@ impl RemoteFs for MemoryFs {
     /// A client that attaches again (a restarted context) gets the events from then on; the old handle
     /// is forgotten.
     fn attach(&self, events: VolumeEvents) {
-        let old = self.events.lock().replace(events);
-        drop(old);
+        // Bound to a name so that the old handle is dropped after the lock.
+        let _old = self.events.lock().replace(events);
     }
 
     fn lookup(
@@ -86,7 +86,11 @@ impl RemoteFs for MemoryFs {
         })
     }
 
-    fn getattr(self: Arc<Self>, file: Arc<MemoryFile>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
+    fn getattr(
+        self: Arc<Self>,
+        file: Arc<MemoryFile>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Facts>> {
         Box::pin(async move { file.stat(Op::Getattr, &cx).await })
     }
 

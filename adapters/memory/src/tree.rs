@@ -123,13 +123,8 @@ pub(crate) struct Tree {
 impl Tree {
     /// A tree with an empty root directory. Equal seeds and equal changes make equal trees.
     pub(crate) fn new(seed: u64) -> Tree {
-        let mut tree = Tree {
-            seed,
-            root: 0,
-            nodes: HashMap::new(),
-            generations: HashMap::new(),
-            tick: 0,
-        };
+        let mut tree =
+            Tree { seed, root: 0, nodes: HashMap::new(), generations: HashMap::new(), tick: 0 };
         tree.root = tree.new_node(Bytes::new(), FileKind::Dir, |_| Content::default());
         tree
     }
@@ -267,7 +262,9 @@ impl Tree {
         }
         let old_path = source.path.clone();
         let gone = match self.node(to_dir)?.dir.get(to_name) {
-            Some(other) if other == id => return Ok((from_dir, Removed { dir: to_dir, gone: vec![] })),
+            Some(other) if other == id => {
+                return Ok((from_dir, Removed { dir: to_dir, gone: vec![] }));
+            }
             Some(_) => self.remove(to)?.gone,
             None => Vec::new(),
         };
@@ -278,7 +275,12 @@ impl Tree {
     }
 
     /// Replaces a file's data; the version moves unless `keep_version` (a server that lies).
-    pub(crate) fn set_content(&mut self, id: NodeId, content: Content, keep_version: bool) -> Result<u64> {
+    pub(crate) fn set_content(
+        &mut self,
+        id: NodeId,
+        content: Content,
+        keep_version: bool,
+    ) -> Result<u64> {
         let tick = self.next_tick();
         let node = self.node_mut(id)?;
         let version = if keep_version { node.now.version } else { node.now.version + 1 };
@@ -337,7 +339,13 @@ impl Tree {
             key,
             kind,
             path,
-            mode: if is_dir { 0o755 } else if kind == FileKind::Symlink { 0o777 } else { 0o644 },
+            mode: if is_dir {
+                0o755
+            } else if kind == FileKind::Symlink {
+                0o777
+            } else {
+                0o644
+            },
             uid: 0,
             gid: 0,
             nlink: if is_dir { 2 } else { 1 },
@@ -395,8 +403,9 @@ mod tests {
     use super::*;
 
     fn file(tree: &mut Tree, path: &str) -> [u8; KEY_LEN] {
-        let (_, id) =
-            tree.create(path.as_bytes(), FileKind::File, |seed| Content::pattern(seed, 1, 10)).unwrap();
+        let (_, id) = tree
+            .create(path.as_bytes(), FileKind::File, |seed| Content::pattern(seed, 1, 10))
+            .unwrap();
         tree.node(id).unwrap().key
     }
 

@@ -33,9 +33,15 @@ struct Piece {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Source {
-    Pattern { seed: u64, version: u64 },
+    Pattern {
+        seed: u64,
+        version: u64,
+    },
     /// The byte at file offset `o` is `bytes[o - origin]`.
-    Literal { bytes: Bytes, origin: u64 },
+    Literal {
+        bytes: Bytes,
+        origin: u64,
+    },
 }
 
 impl Content {

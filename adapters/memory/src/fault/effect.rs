@@ -23,7 +23,7 @@ pub enum Effect {
     /// The call takes this much longer.
     Delay(Duration),
     /// The call hangs until the gate lets it go: a server that is down, or, with
-    /// [`SnapshotAt::Issue`], a late reply with old data.
+    /// [`SnapshotAt::Issue`], a late reply with old data. The call's own deadline is not looked at.
     Hold {
         /// Who lets it go.
         gate: Gate,

@@ -94,7 +94,11 @@ impl Gate {
         let mut state = self.0.state.lock();
         while state.hits < n {
             let late = self.0.changed.wait_for(&mut state, WATCHDOG).timed_out();
-            assert!(!late || state.hits >= n, "gate: {} of {n} calls arrived in a minute", state.hits);
+            assert!(
+                !late || state.hits >= n,
+                "gate: {} of {n} calls arrived in a minute",
+                state.hits
+            );
         }
     }
 

@@ -11,10 +11,7 @@ use std::{
 
 use netfs::Errno;
 
-use super::{
-    Effect, Fault, Gate, Lie, Op,
-    rule::Chance,
-};
+use super::{Effect, Fault, Gate, Lie, Op, rule::Chance};
 use crate::{hash, origin::Site, settings::SnapshotAt};
 
 /// The faults in force, in the order they are tried.
@@ -142,8 +139,7 @@ impl Active {
         if draw % 1_000_000 >= chance.rate_ppm {
             return None;
         }
-        let fitting: Vec<&Effect> =
-            self.fault.effects.iter().filter(|e| e.fits(site.op)).collect();
+        let fitting: Vec<&Effect> = self.fault.effects.iter().filter(|e| e.fits(site.op)).collect();
         let pick = hash::mix(draw).checked_rem(fitting.len() as u64)?;
         fitting.get(usize::try_from(pick).ok()?).copied()
     }
