@@ -198,14 +198,14 @@ fn lookup(
             let asked = tree.ask(&located.key, located.fd.as_fd(), located.st.attr.kind);
             // Once more, now that the watch is in place (W1).
             let st = tree.stat(located.fd.as_fd())?;
-            let facts = tree.facts(&located.key, &st, asked, Writers::Unknown);
             let file = LocalFile::new(tree, &located, (Arc::clone(dir), name));
+            let facts = tree.facts(&located.key, &st, asked, || tree.writers(&file));
             Some(Found { file, facts })
         }
     };
     let after = tree.stat(fd.as_fd())?;
     let still = before.same_content(&after);
-    let dir = still.then(|| tree.facts(&key, &after, asked, Writers::Unknown));
+    let dir = still.then(|| tree.facts(&key, &after, asked, || Writers::Unknown));
     Ok(LookupReply { found, dir })
 }
 
@@ -217,7 +217,7 @@ fn readlink(tree: &Arc<Tree>, file: &LocalFile) -> Result<(Bytes, Option<Facts>)
     let (fd, st) = tree.live(file)?;
     let target = rustix::fs::readlinkat(&*fd, c"", Vec::new())
         .map_err(|e| Error::io(e.into(), "reading a symbolic link of the local tree"))?;
-    let facts = tree.facts(&file.shared_key(), &st, asked, Writers::Unknown);
+    let facts = tree.facts(&file.shared_key(), &st, asked, || Writers::Unknown);
     Ok((Bytes::from(target.into_bytes()), Some(facts)))
 }
 

@@ -225,7 +225,7 @@ fn open_for_reading(fd: BorrowedFd<'_>, kind: FileKind) -> io::Result<OwnedFd> {
         FileKind::Dir => OFlags::DIRECTORY,
         _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
     };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | dir;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | dir;
     let path = proc_path(fd);
     match rustix::fs::open(&path, flags | OFlags::NOATIME, Mode::empty()) {
         // Only the owner may leave atime alone.

@@ -21,10 +21,8 @@ use rustix::fs::SeekFrom;
 use crate::{
     file::{LocalFile, OpenFile},
     handles::stale,
-    stamps::Writers,
     stat::Stat,
-    sys,
-    tree::{Tree, expired},
+    tree::{self, Tree, expired},
 };
 
 /// Reads of a file that changes under each of them, before it is served without a version.
@@ -112,7 +110,6 @@ fn attempt(
     let fd = source.fd();
     let key = file.shared_key();
     let asked = tree.ask(&key, fd, FileKind::File);
-    let writers = if tree.leases { ask_writers(fd) } else { Writers::Unknown };
     let before = tree.stat(fd)?;
     if before.unlinked() && matches!(source, Source::Shared(_)) {
         // Deleted, and this reader has no open that would keep it. (Or a filesystem that counts no
@@ -120,29 +117,19 @@ fn attempt(
         tree.handles.forget(&key);
         tree.live(file)?;
     }
+    // Before the bytes: a write that ends between them and the question would pass unseen (S2).
+    let settled = tree.stamps.settled(&key, &before, asked.at, || tree.writers_of(fd));
     let runs = fill(fd, &before, tree.kind.host_clock, sub).map_err(|e| {
         if e.raw_os_error() == Some(libc::ESTALE) { stale() } else { read_error(e) }
     })?;
     let after = tree.stat(fd)?;
     let stable = before.same_content(&after);
-    let facts = if stable {
-        tree.facts(&key, &after, asked, writers)
-    } else {
-        Facts::default().with_attr(after.attr)
-    };
+    let facts = tree::facts(&after, (stable && settled).then_some(asked));
     Ok(Attempt { runs, after, stable, facts })
 }
 
 fn read_error(e: io::Error) -> Error {
     Error::io(e, "reading a file of the local tree")
-}
-
-fn ask_writers(fd: BorrowedFd<'_>) -> Writers {
-    match sys::no_writers(fd) {
-        Ok(true) => Writers::None,
-        Ok(false) => Writers::Some,
-        Err(_) => Writers::Unknown, // not permitted on this file: the careful rule applies
-    }
 }
 
 /// Fills the sub's memory from its current offset and says what is where. Holes are not read; what is

@@ -64,7 +64,7 @@ pub(crate) fn readdir(
     }
     let after = tree.stat(path.as_fd())?;
     if before.same_content(&after) {
-        page.dir = Some(tree.facts(&key, &after, asked, Writers::Unknown));
+        page.dir = Some(tree.facts(&key, &after, asked, || Writers::Unknown));
     }
     Ok(page)
 }
@@ -112,9 +112,11 @@ fn extra(
     fd: BorrowedFd<'_>,
     name: &Bytes,
 ) -> Option<Found<LocalFile>> {
-    // Not watched: a listing would use up the watches for files nobody reads.
+    // Neither watched nor opened to ask about writers: nobody has asked for this file. So its facts
+    // have a version only if it is known already.
     let asked = tree.ask_unwatched();
     let found = tree.handles.find(fd, name).ok()?;
-    let facts = tree.facts(&found.key, &found.st, asked, Writers::Unknown);
+    let unasked = if tree.leases { Writers::Maybe } else { Writers::Unknown };
+    let facts = tree.facts(&found.key, &found.st, asked, || unasked);
     Some(Found { file: LocalFile::new(tree, &found, (Arc::clone(dir), name.clone())), facts })
 }

@@ -8,10 +8,11 @@
 //!   stamped later. Only ctime is asked: `utimensat` moves mtime anywhere, but it moves ctime to now.
 //! - **S2** *The write in flight.* A kernel stamps first and copies after; a reader in between sees the
 //!   new stamp on old bytes. Where the kernel lets us, we ask it whether anyone has the file open for
-//!   writing (a read lease is granted only then) before the read; if nobody has, and the ctime is older
-//!   than that question by a step, every write that bears the stamp had ended. Where it does not, a
-//!   tuple counts only after [`QUIET`], and a single `write` that takes longer than that and is
-//!   read meanwhile is not noticed.
+//!   writing (a read lease is granted only then). If nobody has, and the ctime is older than that
+//!   question by a step, every write that bears the stamp has ended: the tuple is *clean*, for good,
+//!   because whoever writes later stamps anew. So it is asked once a tuple, and always *before* the
+//!   bytes are read. Where the kernel does not tell, a tuple counts only after [`QUIET`], and a single
+//!   `write` that takes longer than that and is read meanwhile is not noticed.
 //! - **S3** *The other clock.* Where another host stamps, ages say nothing: its clock may be behind.
 //!   There a tuple counts when it is older than any plausible difference of clocks, or once it has been
 //!   seen unchanged for the step by our own clock, which is true of any server clock that runs.
@@ -35,8 +36,8 @@ pub(crate) const QUIET: Duration = Duration::from_secs(1);
 const COARSE_STEP: Duration = Duration::from_secs(2);
 /// The step of other hosts' filesystems that show fractions of a second: no kernel ticks slower.
 const OTHER_HOST_STEP: Duration = Duration::from_millis(20);
-/// Tuples remembered for S3.
-const OBSERVED_MAX: usize = 16 * 1024;
+/// Tuples remembered for S2 and S3, each. A forgotten one is found out again.
+const REMEMBERED_MAX: usize = 16 * 1024;
 
 /// When a question was put: taken before the `statx` it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -54,19 +55,21 @@ impl Moment {
     }
 }
 
-/// What is known about writers of a file at the [`Moment`].
+/// What is known about writers of a file after the [`Moment`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Writers {
     /// The kernel says there are none.
-    None,
-    /// The kernel says there is one.
-    Some,
-    /// It was not asked, or would not tell.
+    Absent,
+    /// The kernel says there is one, or was not asked although it would have told.
+    Maybe,
+    /// The kernel does not tell.
     Unknown,
 }
 
 /// The tuples seen of files that another host stamps, and since when.
 type Observed = Lru<Arc<[u8]>, ([u8; 40], BootTime)>;
+/// The tuples found clean (S2).
+type Clean = Lru<Arc<[u8]>, [u8; 40]>;
 
 /// The rules S1 to S3 for one filesystem.
 pub(crate) struct Stamps {
@@ -74,6 +77,7 @@ pub(crate) struct Stamps {
     step: Duration,
     clock_skew: Duration,
     observed: Mutex<Observed>,
+    clean: Mutex<Clean>,
 }
 
 impl Stamps {
@@ -87,7 +91,13 @@ impl Stamps {
         } else {
             OTHER_HOST_STEP
         };
-        Stamps { host_clock: kind.host_clock, step, clock_skew, observed: Mutex::new(Lru::new()) }
+        Stamps {
+            host_clock: kind.host_clock,
+            step,
+            clock_skew,
+            observed: Mutex::new(Lru::new()),
+            clean: Mutex::new(Lru::new()),
+        }
     }
 
     pub(crate) fn step(&self) -> Duration {
@@ -95,21 +105,58 @@ impl Stamps {
     }
 
     /// Whether the tuple of `st`, asked for at `at`, may be called a version of the file `key`.
-    pub(crate) fn settled(&self, key: &Arc<[u8]>, st: &Stat, at: Moment, writers: Writers) -> bool {
-        if writers == Writers::Some {
-            return false;
-        }
+    /// `ask` is called at most once, to find out about writers.
+    pub(crate) fn settled(
+        &self,
+        key: &Arc<[u8]>,
+        st: &Stat,
+        at: Moment,
+        ask: impl FnOnce() -> Writers,
+    ) -> bool {
         // A stamp of whole seconds may come from a filesystem (or an inode) that has no finer ones.
         let step = if st.attr.ctime.nsec == 0 { COARSE_STEP.max(self.step) } else { self.step };
-        // A symbolic link's target never changes; the link is replaced, by another inode.
-        let asked = writers == Writers::None || st.attr.kind == FileKind::Symlink;
-        let wait = if asked { step } else { step.max(QUIET) };
-        if self.host_clock {
-            return older(st.attr.ctime, at.wall, wait);
+        if !self.host_clock {
+            let wait = step.max(QUIET);
+            // Some servers know only mtime and make ctime up from it.
+            let stamp = st.attr.ctime.max(st.attr.mtime);
+            return older(stamp, at.wall, wait + self.clock_skew)
+                || self.seen_for(key, st, at.boot, wait);
         }
-        // Some servers know only mtime and make ctime up from it.
-        let stamp = st.attr.ctime.max(st.attr.mtime);
-        older(stamp, at.wall, wait + self.clock_skew) || self.seen_for(key, st, at.boot, wait)
+        if !older(st.attr.ctime, at.wall, step) {
+            return false;
+        }
+        match st.attr.kind {
+            FileKind::File => self.is_clean(key, st, at, ask),
+            // A link's target never changes; the link is replaced, by another inode.
+            FileKind::Symlink => true,
+            _ => older(st.attr.ctime, at.wall, QUIET),
+        }
+    }
+
+    /// S2: every write that bears the stamp has ended.
+    fn is_clean(
+        &self,
+        key: &Arc<[u8]>,
+        st: &Stat,
+        at: Moment,
+        ask: impl FnOnce() -> Writers,
+    ) -> bool {
+        let tuple = st.tuple();
+        if self.clean.lock().get(key).is_some_and(|known| *known == tuple) {
+            return true;
+        }
+        match ask() {
+            Writers::Maybe => false,
+            Writers::Unknown => older(st.attr.ctime, at.wall, QUIET),
+            Writers::Absent => {
+                let mut clean = self.clean.lock();
+                clean.insert(Arc::clone(key), tuple);
+                while clean.len() > REMEMBERED_MAX {
+                    clean.pop();
+                }
+                true
+            }
+        }
     }
 
     /// S3: the tuple has been the same for `wait` by our own clock.
@@ -121,7 +168,7 @@ impl Stamps {
             Some(entry) => *entry = (tuple, now),
             None => {
                 observed.insert(Arc::clone(key), (tuple, now));
-                while observed.len() > OBSERVED_MAX {
+                while observed.len() > REMEMBERED_MAX {
                     observed.pop();
                 }
             }

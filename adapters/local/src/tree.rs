@@ -9,7 +9,6 @@ use std::{
 use netfs::{
     Error, Result,
     clock::{Clock, SystemClock},
-    coherency::VolumeEvents,
     error::Errno,
     remote::{AccessMask, Cred, Cx, Facts, FileKind, IoLimits, Promise, VolumeId},
 };
@@ -22,7 +21,8 @@ use crate::{
     pool::Pool,
     stamps::{Moment, Stamps, Writers},
     stat::Stat,
-    watch::Watcher,
+    sys,
+    watch::{Listener, Watcher},
 };
 
 /// The shared half of [`LocalFs`](crate::LocalFs) and its files.
@@ -86,13 +86,31 @@ impl Tree {
         key: &Arc<[u8]>,
         st: &Stat,
         asked: Asked,
-        writers: Writers,
+        writers: impl FnOnce() -> Writers,
     ) -> Facts {
-        let facts = Facts::default().with_attr(st.attr);
-        if !self.stamps.settled(key, st, asked.at, writers) {
-            return facts;
+        let settled = self.stamps.settled(key, st, asked.at, writers);
+        facts(st, settled.then_some(asked))
+    }
+
+    /// Whether anybody has the file open for writing.
+    pub(crate) fn writers(&self, file: &LocalFile) -> Writers {
+        if !self.leases {
+            return Writers::Unknown;
         }
-        Facts { version: st.version(), ..facts.with_promise(asked.promise) }
+        // What we may not read we may not ask about either.
+        self.handles.data(file).map_or(Writers::Unknown, |fd| self.writers_of(fd.as_fd()))
+    }
+
+    /// The same, of a descriptor open for reading.
+    pub(crate) fn writers_of(&self, fd: BorrowedFd<'_>) -> Writers {
+        if !self.leases {
+            return Writers::Unknown;
+        }
+        match sys::no_writers(fd) {
+            Ok(true) => Writers::Absent,
+            Ok(false) => Writers::Maybe,
+            Err(_) => Writers::Unknown, // not permitted on this file: the careful rule applies
+        }
     }
 
     /// Attributes of the file now.
@@ -135,7 +153,7 @@ impl Tree {
         let asked = self.ask(&key, fd.as_fd(), file.kind());
         drop(fd);
         let (_fd, st) = self.live(file)?;
-        Ok(self.facts(&key, &st, asked, Writers::Unknown))
+        Ok(self.facts(&key, &st, asked, || self.writers(file)))
     }
 
     /// Refuses with `EACCES` unless `cred` has the rights in `mask`.
@@ -153,13 +171,22 @@ impl Tree {
     }
 
     /// Starts listening for changes; without a listener there are no promises.
-    pub(crate) fn listen(&self, events: VolumeEvents) {
+    pub(crate) fn listen(&self, events: impl Listener) {
         let Promises::Watched { watches, .. } = self.promises else { return };
-        match Watcher::start(events, Arc::clone(&self.handles), watches) {
+        match Watcher::start(Box::new(events), Arc::clone(&self.handles), watches) {
             // Attached twice: the first listener stays.
             Ok(watcher) => drop(self.watcher.set(watcher)),
             Err(e) => tracing::warn!("no inotify, so no promises: {e}"),
         }
+    }
+}
+
+/// Facts of attributes; with a version and the promise of the asking if they are settled.
+pub(crate) fn facts(st: &Stat, settled: Option<Asked>) -> Facts {
+    let facts = Facts::default().with_attr(st.attr);
+    match settled {
+        Some(asked) => Facts { version: st.version(), ..facts.with_promise(asked.promise) },
+        None => facts,
     }
 }
 

@@ -29,6 +29,31 @@ use crate::{
     lru::Lru,
 };
 
+/// Who is told of changes: the core, or a test.
+pub(crate) trait Listener: Send + Sync + 'static {
+    /// The file may have changed.
+    fn broken(&self, key: &[u8]);
+    /// The file is gone for good.
+    fn deleted(&self, key: &[u8]);
+    /// Anything may have changed.
+    fn all_broken(&self, reason: BreakReason);
+}
+
+impl Listener for VolumeEvents {
+    fn broken(&self, key: &[u8]) {
+        // Nobody to wait for: there is no server that wants an answer.
+        drop(self.server_break(key, BreakReason::Notify));
+    }
+
+    fn deleted(&self, key: &[u8]) {
+        VolumeEvents::deleted(self, key);
+    }
+
+    fn all_broken(&self, reason: BreakReason) {
+        drop(self.server_break_all(reason));
+    }
+}
+
 /// Room for a few hundred events a read.
 const BUFFER: usize = 16 * 1024;
 
@@ -42,7 +67,7 @@ struct Table {
 struct Inner {
     table: Mutex<Table>,
     watches: Mutex<Watches>,
-    events: VolumeEvents,
+    listener: Box<dyn Listener>,
     handles: Arc<Handles>,
 }
 
@@ -54,12 +79,12 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Starts watching for `events`.
+    /// Starts watching for `listener`.
     ///
     /// # Errors
     /// No inotify instance, eventfd or thread left.
     pub(crate) fn start(
-        events: VolumeEvents,
+        listener: Box<dyn Listener>,
         handles: Arc<Handles>,
         max: usize,
     ) -> io::Result<Watcher> {
@@ -68,7 +93,7 @@ impl Watcher {
         let inner = Arc::new(Inner {
             table: Mutex::new(table),
             watches: Mutex::new(inotify.watches()),
-            events,
+            listener,
             handles,
         });
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
@@ -135,7 +160,7 @@ impl Inner {
         let added = if table.max == 0 { None } else { self.add(&mut table, key, fd, mask) };
         drop(table);
         for old in evicted {
-            self.broken(&old); // W2
+            self.listener.broken(&old); // W2
         }
         added.is_some()
     }
@@ -167,11 +192,6 @@ impl Inner {
         }
     }
 
-    fn broken(&self, key: &[u8]) {
-        // Nobody to wait for: there is no server that wants an answer.
-        drop(self.events.server_break(key, BreakReason::Notify));
-    }
-
     fn run(&self, mut inotify: Inotify, stop: &OwnedFd) {
         let mut buffer = vec![0u8; BUFFER];
         loop {
@@ -200,13 +220,13 @@ impl Inner {
         table.by_watch.clear();
         while table.by_key.pop().is_some() {}
         drop(table);
-        drop(self.events.server_break_all(BreakReason::Disconnected));
+        self.listener.all_broken(BreakReason::Disconnected);
     }
 
     fn event(&self, event: &Event<&std::ffi::OsStr>) {
         let mask = event.mask;
         if mask.intersects(EventMask::Q_OVERFLOW | EventMask::UNMOUNT) {
-            drop(self.events.server_break_all(BreakReason::Notify)); // W3
+            self.listener.all_broken(BreakReason::Notify); // W3
             return;
         }
         let mut table = self.table.lock();
@@ -229,8 +249,8 @@ impl Inner {
         }
         if mask.contains(EventMask::DELETE_SELF) {
             self.handles.forget(&key);
-            self.events.deleted(&key);
+            self.listener.deleted(&key);
         }
-        self.broken(&key);
+        self.listener.broken(&key);
     }
 }
