@@ -1,0 +1,166 @@
+//! Who may do what. The kernel is asked about this process's own credentials; for anybody else (a
+//! privileged process serving users) mode bits and POSIX ACLs are evaluated here, as `acl(5)` says.
+//!
+//! Not known here: security modules, and the ACLs of NFSv4 and SMB, which only their servers judge.
+//! On such mounts serve each user from a process of their own.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netfs::{
+    Error, Result,
+    remote::{AccessMask, Cred, FileKind},
+};
+use rustix::{io::Errno, process};
+
+use crate::stat::Stat;
+
+/// What this process may do by itself.
+pub(crate) struct Own {
+    cred: Cred,
+    root: bool,
+}
+
+impl Own {
+    pub(crate) fn current() -> Own {
+        Own { cred: Cred::current(), root: process::geteuid().is_root() }
+    }
+
+    /// The credential is this process's.
+    fn is(&self, cred: &Cred) -> bool {
+        let same_groups = || {
+            let all = |a: &Cred, b: &Cred| a.groups.iter().all(|g| b.in_group(*g));
+            all(cred, &self.cred) && all(&self.cred, cred)
+        };
+        cred.uid == self.cred.uid && cred.gid == self.cred.gid && same_groups()
+    }
+
+    /// Whether `cred` has every right in `mask` on the file. `fd` may be `O_PATH`.
+    ///
+    /// # Errors
+    /// Whatever the kernel says when it cannot find out.
+    pub(crate) fn may(
+        &self,
+        fd: BorrowedFd<'_>,
+        st: &Stat,
+        cred: &Cred,
+        mask: AccessMask,
+    ) -> Result<bool> {
+        let own = self.is(cred);
+        if own || !self.root {
+            // Someone else gets at most what this process has: it cannot do more for them.
+            let kernel = crate::sys::access(fd, mask.bits().into())
+                .map_err(|e| Error::io(e, "checking access"))?;
+            if own || !kernel {
+                return Ok(kernel);
+            }
+        }
+        if self.root && cred.is_root() {
+            return Ok(root_may(st, mask));
+        }
+        let acl = if st.attr.kind == FileKind::Symlink { None } else { read_acl(fd)? };
+        Ok(match acl {
+            Some(acl) => by_acl(st, cred, &acl, mask.bits()),
+            None => by_mode(st, cred) & mask.bits() == mask.bits(),
+        })
+    }
+}
+
+/// `CAP_DAC_OVERRIDE`: everything, but a file must have an x bit to be executed.
+fn root_may(st: &Stat, mask: AccessMask) -> bool {
+    !mask.contains(AccessMask::EXEC) || st.attr.kind == FileKind::Dir || st.attr.mode & 0o111 != 0
+}
+
+/// The rights the mode bits give: those of the first class that fits, even if another gives more.
+fn by_mode(st: &Stat, cred: &Cred) -> u8 {
+    let shift = if cred.uid == st.attr.uid {
+        6
+    } else if cred.in_group(st.attr.gid) {
+        3
+    } else {
+        0
+    };
+    ((st.attr.mode >> shift) & 7) as u8
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Entry {
+    tag: u16,
+    perm: u8,
+    id: u32,
+}
+
+const USER_OBJ: u16 = 0x01;
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+const OTHER: u16 = 0x20;
+
+/// Longest ACL read: 64 KiB is what an extended attribute can hold.
+const ACL_MAX: usize = 64 * 1024;
+
+/// The file's access ACL, `None` if it has only mode bits.
+fn read_acl(fd: BorrowedFd<'_>) -> Result<Option<Vec<Entry>>> {
+    // An O_PATH descriptor has no fgetxattr; its /proc link leads to the same inode.
+    let path = crate::handles::proc_path(fd);
+    let mut small = [0u8; 256];
+    let got = match rustix::fs::getxattr(&path, c"system.posix_acl_access", &mut small) {
+        Ok(n) => parse_acl(&small[..n]),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(None),
+        Err(Errno::RANGE) => {
+            let mut big = vec![0u8; ACL_MAX];
+            let n = rustix::fs::getxattr(&path, c"system.posix_acl_access", &mut big)
+                .map_err(|e| Error::io(e.into(), "reading a file's ACL"))?;
+            parse_acl(&big[..n])
+        }
+        Err(e) => {
+            let what = format!("reading the ACL of descriptor {}", fd.as_raw_fd());
+            return Err(Error::io(e.into(), what));
+        }
+    };
+    got.map(Some).ok_or_else(|| {
+        Error::new(netfs::Errno::EACCES, "a file's ACL has a form that is not understood")
+    })
+}
+
+/// `struct posix_acl_xattr_header` and entries, little-endian.
+fn parse_acl(bytes: &[u8]) -> Option<Vec<Entry>> {
+    let (version, entries) = bytes.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*version) != 2 || entries.len() % 8 != 0 {
+        return None;
+    }
+    let entry = |c: &[u8]| Entry {
+        tag: u16::from_le_bytes([c[0], c[1]]),
+        perm: c[2] & 7,
+        id: u32::from_le_bytes([c[4], c[5], c[6], c[7]]),
+    };
+    Some(entries.chunks_exact(8).map(entry).collect())
+}
+
+/// The access check algorithm of `acl(5)`.
+fn by_acl(st: &Stat, cred: &Cred, acl: &[Entry], want: u8) -> bool {
+    let find = |tag| acl.iter().find(|e| e.tag == tag);
+    let perm = |tag| find(tag).map_or(0, |e| e.perm);
+    let gives = |perm: u8| perm & want == want;
+    let mask = find(MASK).map_or(7, |e| e.perm);
+    if cred.uid == st.attr.uid {
+        return gives(perm(USER_OBJ));
+    }
+    if let Some(e) = acl.iter().find(|e| e.tag == USER && e.id == cred.uid) {
+        return gives(e.perm & mask);
+    }
+    let is_member = |e: &Entry| match e.tag {
+        GROUP_OBJ => cred.in_group(st.attr.gid),
+        GROUP => cred.in_group(e.id),
+        _ => false,
+    };
+    let mut member = false;
+    for e in acl.iter().filter(|e| is_member(e)) {
+        if gives(e.perm & mask) {
+            return true;
+        }
+        member = true;
+    }
+    // A member of a listed group is not "other", even if the groups give less.
+    !member && gives(perm(OTHER))
+}

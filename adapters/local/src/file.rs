@@ -1,0 +1,146 @@
+//! One file of the tree.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use netfs::{
+    Result,
+    remote::{BoxFuture, Cx, Facts, FileKind, IoLimits, ReadSub, RemoteFile},
+};
+use parking_lot::Mutex;
+
+use crate::{handles::Located, read, sys, tree, tree::Tree};
+
+/// Where a file was found: a directory and a name in it.
+pub(crate) type Place = (Arc<LocalFile>, Bytes);
+
+/// A file of a [`LocalFs`](crate::LocalFs). It holds no descriptor of its own.
+pub struct LocalFile {
+    tree: Arc<Tree>,
+    key: Arc<[u8]>,
+    kind: FileKind,
+    handle: Option<sys::FileHandle>,
+    place: Mutex<Option<Place>>,
+    /// The root's descriptor, which everything else is found from.
+    pinned: Option<Arc<OwnedFd>>,
+}
+
+impl LocalFile {
+    pub(crate) fn new(tree: &Arc<Tree>, found: &Located, place: Place) -> Arc<LocalFile> {
+        Arc::new(LocalFile {
+            tree: Arc::clone(tree),
+            key: Arc::clone(&found.key),
+            kind: found.st.attr.kind,
+            handle: found.handle.clone(),
+            place: Mutex::new(Some(place)),
+            pinned: None,
+        })
+    }
+
+    pub(crate) fn root(tree: &Arc<Tree>, fd: Arc<OwnedFd>, key: Arc<[u8]>) -> Arc<LocalFile> {
+        Arc::new(LocalFile {
+            tree: Arc::clone(tree),
+            key,
+            kind: FileKind::Dir,
+            handle: None,
+            place: Mutex::new(None),
+            pinned: Some(fd),
+        })
+    }
+
+    /// What kind of file it is. A file never changes its kind.
+    #[must_use]
+    pub fn kind(&self) -> FileKind {
+        self.kind
+    }
+
+    pub(crate) fn shared_key(&self) -> Arc<[u8]> {
+        Arc::clone(&self.key)
+    }
+
+    pub(crate) fn handle(&self) -> Option<&sys::FileHandle> {
+        self.handle.as_ref()
+    }
+
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.place.lock().clone()
+    }
+
+    pub(crate) fn pinned(&self) -> Option<&Arc<OwnedFd>> {
+        self.pinned.as_ref()
+    }
+}
+
+impl Drop for LocalFile {
+    fn drop(&mut self) {
+        // Each file keeps its directory. Let go of a long chain in a loop: as nested drops it would
+        // be as deep in the stack as the tree is.
+        let mut next = self.place.get_mut().take();
+        while let Some((dir, _)) = next {
+            next = Arc::into_inner(dir).and_then(|mut dir| dir.place.get_mut().take());
+        }
+    }
+}
+
+impl RemoteFile for LocalFile {
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    fn limits(&self) -> IoLimits {
+        self.tree.limits
+    }
+
+    fn read(self: Arc<Self>, sub: ReadSub) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let tree = Arc::clone(&self.tree);
+            let inner = Arc::clone(&tree);
+            let job = move || read::read(&inner, &self, sub);
+            // A sub that did not get to its job was dropped with it, which the core takes as
+            // cancelled; there is nobody else to tell.
+            if let Err(e) = tree.pool.run(job).await {
+                tracing::debug!("a read of the local tree was not run: {e}");
+            }
+        })
+    }
+
+    fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
+        let tree = Arc::clone(&self.tree);
+        Box::pin(tree::run(tree, cx, move |tree, _| tree.reply(&self)))
+    }
+}
+
+/// A descriptor that an open keeps, so that the file can be read after its last name is gone.
+pub(crate) struct OpenFile {
+    pub(crate) fd: OwnedFd,
+    /// Given back with the descriptor.
+    _seat: Seat,
+}
+
+impl OpenFile {
+    pub(crate) fn new(fd: OwnedFd, seat: Seat) -> OpenFile {
+        OpenFile { fd, _seat: seat }
+    }
+}
+
+/// The right to one descriptor of the opens' share.
+pub(crate) struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    /// One of `max`; `None` if all are taken.
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Seat> {
+        taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
+            .is_ok()
+            .then(|| Seat(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,259 @@
+//! Reading: the bytes of one reply belong to one version.
+//!
+//! Nothing is reported as read before the second `statx`: the memory is filled first, the file is asked
+//! again whether it is what it was, and only then the progress is told. If it changed meanwhile the read
+//! is done over; a file that keeps changing is served at last as any reader of it would see it, without
+//! a version, so that none of it is ever stored.
+
+use std::{
+    io::{self, IoSliceMut},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use netfs::{
+    Error, Result,
+    error::Errno,
+    remote::{AccessMask, Facts, FileKind, Outcome, ReadSub},
+};
+use rustix::fs::SeekFrom;
+
+use crate::{
+    file::{LocalFile, OpenFile},
+    handles::stale,
+    stat::Stat,
+    tree::{self, Tree, expired},
+};
+
+/// Reads of a file that changes under each of them, before it is served without a version.
+const ATTEMPTS: usize = 3;
+/// Most slices of one `preadv` (`IOV_MAX`).
+pub(crate) const IOV_MAX: usize = 1024;
+
+/// A run of the file within a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Run {
+    Data(usize),
+    Hole(usize),
+}
+
+/// What one attempt found.
+struct Attempt {
+    runs: Vec<Run>,
+    after: Stat,
+    /// Both `statx` agree.
+    stable: bool,
+    facts: Facts,
+}
+
+/// Serves a sub, on a thread that may block.
+pub(crate) fn read(tree: &Arc<Tree>, file: &LocalFile, mut sub: ReadSub) {
+    match try_read(tree, file, &mut sub) {
+        Ok(outcome) => sub.finish(outcome),
+        Err(e) => sub.fail(e),
+    }
+}
+
+/// The file open for reading, by the open's own descriptor or one of the tree's.
+enum Source<'a> {
+    Token(&'a OpenFile),
+    Shared(Arc<OwnedFd>),
+}
+
+impl Source<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Token(open) => open.fd.as_fd(),
+            Source::Shared(fd) => fd.as_fd(),
+        }
+    }
+}
+
+fn try_read(tree: &Arc<Tree>, file: &LocalFile, sub: &mut ReadSub) -> Result<Outcome> {
+    if file.kind() != FileKind::File {
+        return Err(Error::new(
+            if file.kind() == FileKind::Dir { Errno::EISDIR } else { Errno::EINVAL },
+            "only regular files have content to read",
+        ));
+    }
+    let cx = sub.cx().clone();
+    let source = match cx.token().get::<OpenFile>() {
+        Some(open) => Source::Token(open),
+        None => Source::Shared(tree.handles.data(file)?),
+    };
+    if let Source::Shared(fd) = &source {
+        // An open was checked when it was made; without one each read is, as an NFS server does.
+        let st = tree.stat(fd.as_fd())?;
+        tree.require(fd.as_fd(), &st, cx.cred(), AccessMask::READ)?;
+    }
+    let mut left = ATTEMPTS;
+    let attempt = loop {
+        if expired(&cx) {
+            return Err(Error::new(Errno::ETIMEDOUT, "the deadline of a local read has passed"));
+        }
+        left -= 1;
+        let attempt = attempt(tree, file, &source, sub)?;
+        if attempt.stable || left == 0 {
+            break attempt;
+        }
+    };
+    Ok(report(sub, &attempt))
+}
+
+/// One read between two `statx`. The caller's memory is filled, nothing is reported yet.
+fn attempt(
+    tree: &Tree,
+    file: &LocalFile,
+    source: &Source<'_>,
+    sub: &mut ReadSub,
+) -> Result<Attempt> {
+    let fd = source.fd();
+    let key = file.shared_key();
+    let asked = tree.ask(&key, fd, FileKind::File);
+    let before = tree.stat(fd)?;
+    if before.unlinked() && matches!(source, Source::Shared(_)) {
+        // Deleted, and this reader has no open that would keep it. (Or a filesystem that counts no
+        // links, where the name decides.)
+        tree.handles.forget(&key);
+        tree.live(file)?;
+    }
+    // Before the bytes: a write that ends between them and the question would pass unseen (S2).
+    let settled = tree.stamps.settled(&key, &before, asked.at, || tree.writers_of(fd));
+    let runs = fill(fd, &before, tree.kind.host_clock, sub).map_err(|e| {
+        if e.raw_os_error() == Some(libc::ESTALE) { stale() } else { read_error(e) }
+    })?;
+    let after = tree.stat(fd)?;
+    let stable = before.same_content(&after);
+    let facts = tree::facts(&after, (stable && settled).then_some(asked));
+    Ok(Attempt { runs, after, stable, facts })
+}
+
+fn read_error(e: io::Error) -> Error {
+    Error::io(e, "reading a file of the local tree")
+}
+
+/// Fills the sub's memory from its current offset and says what is where. Holes are not read; what is
+/// missing at the end was past the end of the file.
+fn fill(
+    fd: BorrowedFd<'_>,
+    st: &Stat,
+    trust_holes: bool,
+    sub: &mut ReadSub,
+) -> io::Result<Vec<Run>> {
+    let start = sub.offset();
+    let want = sub.remaining();
+    // A dense file is not worth the seeks.
+    let sparse = trust_holes && st.attr.allocated < st.attr.size;
+    let mut runs = Vec::new();
+    let mut done = 0;
+    while done < want {
+        let run = if sparse {
+            next_run(fd, start + done as u64, st.attr.size, want - done)?
+        } else {
+            Run::Data(want - done)
+        };
+        match run {
+            Run::Hole(n) => {
+                runs.push(run);
+                done += n;
+            }
+            Run::Data(n) => {
+                let got = read_at(fd, sub, done, n, start + done as u64)?;
+                if got == 0 {
+                    break;
+                }
+                runs.push(Run::Data(got));
+                done += got;
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// The run at `offset`, at most `max` bytes and not past the file's `size`; past it, data, so that the
+/// read itself finds the end.
+fn next_run(fd: BorrowedFd<'_>, offset: u64, size: u64, max: usize) -> io::Result<Run> {
+    if offset >= size {
+        return Ok(Run::Data(max));
+    }
+    let clip = |end: u64| usize::try_from(end - offset).unwrap_or(max).min(max);
+    let data = match rustix::fs::seek(fd, SeekFrom::Data(offset)) {
+        Ok(data) => data,
+        // No data up to the end.
+        Err(rustix::io::Errno::NXIO) => size,
+        // Not supported after all.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(Run::Data(max)),
+        Err(e) => return Err(e.into()),
+    };
+    if data > offset {
+        return Ok(Run::Hole(clip(data.min(size))));
+    }
+    match rustix::fs::seek(fd, SeekFrom::Hole(offset)) {
+        Ok(hole) if hole > offset => Ok(Run::Data(clip(hole))),
+        // Punched between the two calls, or truncated: the read will tell, the second statx too.
+        Ok(_) | Err(rustix::io::Errno::NXIO) => Ok(Run::Data(max)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Reads up to `len` bytes at `offset` into the sub's memory, `skip` bytes from its front. Fewer only
+/// at the end of the file; 0 there.
+fn read_at(
+    fd: BorrowedFd<'_>,
+    sub: &mut ReadSub,
+    skip: usize,
+    len: usize,
+    offset: u64,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while done < len {
+        let mut slices = window(sub, skip + done, len - done);
+        match rustix::io::preadv(fd, &mut slices, offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(done)
+}
+
+/// The sub's memory from `skip`, at most `len` bytes and one call's worth of slices.
+fn window(sub: &mut ReadSub, skip: usize, len: usize) -> Vec<IoSliceMut<'_>> {
+    let (mut skip, mut len) = (skip, len);
+    let mut out = Vec::new();
+    for slice in sub.buffers() {
+        if skip >= slice.len() {
+            skip -= slice.len();
+            continue;
+        }
+        let take = (slice.len() - skip).min(len);
+        out.push(IoSliceMut::new(&mut slice[skip..skip + take]));
+        skip = 0;
+        len -= take;
+        if len == 0 || out.len() == IOV_MAX {
+            break;
+        }
+    }
+    out
+}
+
+/// Tells the core what came of it.
+fn report(sub: &mut ReadSub, attempt: &Attempt) -> Outcome {
+    sub.facts(attempt.facts.clone());
+    for run in &attempt.runs {
+        match *run {
+            Run::Data(n) => sub.advance(n),
+            Run::Hole(n) => sub.hole(n),
+        }
+    }
+    let at_end = sub.offset() >= attempt.after.attr.size;
+    match (sub.remaining(), attempt.stable) {
+        (0, _) => Outcome::Done,
+        (_, true) if at_end => Outcome::Eof,
+        // Short while the file moves: where its end is now is for the next try to find out.
+        (_, false) if attempt.runs.is_empty() => Outcome::Retry,
+        // Short for no reason the attributes give: told as it is.
+        _ => Outcome::Done,
+    }
+}

@@ -1,0 +1,193 @@
+//! When a `statx` tuple may be called a version.
+//!
+//! A version promises that other content has another version. Timestamps keep that promise only under
+//! conditions, which are what this file is about:
+//!
+//! - **S1** *The step.* Two writes within one step of the stamping clock leave one ctime. So a tuple
+//!   counts only once the clock has moved past its ctime by a step: whatever is written later is
+//!   stamped later. Only ctime is asked: `utimensat` moves mtime anywhere, but it moves ctime to now.
+//! - **S2** *The write in flight.* A kernel stamps first and copies after; a reader in between sees the
+//!   new stamp on old bytes. Where the kernel lets us, we ask it whether anyone has the file open for
+//!   writing (a read lease is granted only then). If nobody has, and the ctime is older than that
+//!   question by a step, every write that bears the stamp has ended: the tuple is *clean*, for good,
+//!   because whoever writes later stamps anew. So it is asked once a tuple, and always *before* the
+//!   bytes are read. Where the kernel does not tell, a tuple counts only after [`QUIET`], and a single
+//!   `write` that takes longer than that and is read meanwhile is not noticed.
+//! - **S3** *The other clock.* Where another host stamps, ages say nothing: its clock may be behind.
+//!   There a tuple counts when it is older than any plausible difference of clocks, or once it has been
+//!   seen unchanged for the step by our own clock, which is true of any server clock that runs.
+//!
+//! A tuple that does not count yet is reported as facts without a version: served, never stored.
+
+use std::{sync::Arc, time::Duration};
+
+use netfs::{
+    clock::{BootTime, Clock, SystemClock},
+    remote::{FileKind, TimeSpec},
+};
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_getres, clock_gettime};
+
+use crate::{kind::FsKind, lru::Lru, stat::Stat};
+
+/// How long a write is assumed to be on its way where nobody can be asked (S2).
+pub(crate) const QUIET: Duration = Duration::from_secs(1);
+/// The step of a filesystem with whole-second stamps; FAT's is two seconds.
+const COARSE_STEP: Duration = Duration::from_secs(2);
+/// The step of other hosts' filesystems that show fractions of a second: no kernel ticks slower.
+const OTHER_HOST_STEP: Duration = Duration::from_millis(20);
+/// Tuples remembered for S2 and S3, each. A forgotten one is found out again.
+const REMEMBERED_MAX: usize = 16 * 1024;
+
+/// When a question was put: taken before the `statx` it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    /// By the clock that stamps files, as coarse as that.
+    pub(crate) wall: TimeSpec,
+    pub(crate) boot: BootTime,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Moment {
+        let t = clock_gettime(ClockId::RealtimeCoarse);
+        let nsec = u32::try_from(t.tv_nsec).unwrap_or(0);
+        Moment { wall: TimeSpec { sec: t.tv_sec, nsec }, boot: SystemClock.now() }
+    }
+}
+
+/// What is known about writers of a file after the [`Moment`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Writers {
+    /// The kernel says there are none.
+    Absent,
+    /// The kernel says there is one, or was not asked although it would have told.
+    Maybe,
+    /// The kernel does not tell.
+    Unknown,
+}
+
+/// The tuples seen of files that another host stamps, and since when.
+type Observed = Lru<Arc<[u8]>, ([u8; 40], BootTime)>;
+/// The tuples found clean (S2).
+type Clean = Lru<Arc<[u8]>, [u8; 40]>;
+
+/// The rules S1 to S3 for one filesystem.
+pub(crate) struct Stamps {
+    host_clock: bool,
+    step: Duration,
+    clock_skew: Duration,
+    observed: Mutex<Observed>,
+    clean: Mutex<Clean>,
+}
+
+impl Stamps {
+    /// For a filesystem of `kind` whose clocks differ from ours by less than `clock_skew`. `sample` is
+    /// any file's ctime: whole seconds there mean whole seconds everywhere.
+    pub(crate) fn new(kind: FsKind, sample: TimeSpec, clock_skew: Duration) -> Stamps {
+        let step = if kind.coarse || sample.nsec == 0 {
+            COARSE_STEP
+        } else if kind.host_clock {
+            tick() * 2
+        } else {
+            OTHER_HOST_STEP
+        };
+        Stamps {
+            host_clock: kind.host_clock,
+            step,
+            clock_skew,
+            observed: Mutex::new(Lru::new()),
+            clean: Mutex::new(Lru::new()),
+        }
+    }
+
+    pub(crate) fn step(&self) -> Duration {
+        self.step
+    }
+
+    /// Whether the tuple of `st`, asked for at `at`, may be called a version of the file `key`.
+    /// `ask` is called at most once, to find out about writers.
+    pub(crate) fn settled(
+        &self,
+        key: &Arc<[u8]>,
+        st: &Stat,
+        at: Moment,
+        ask: impl FnOnce() -> Writers,
+    ) -> bool {
+        // A stamp of whole seconds may come from a filesystem (or an inode) that has no finer ones.
+        let step = if st.attr.ctime.nsec == 0 { COARSE_STEP.max(self.step) } else { self.step };
+        if !self.host_clock {
+            let wait = step.max(QUIET);
+            // Some servers know only mtime and make ctime up from it.
+            let stamp = st.attr.ctime.max(st.attr.mtime);
+            return older(stamp, at.wall, wait + self.clock_skew)
+                || self.seen_for(key, st, at.boot, wait);
+        }
+        if !older(st.attr.ctime, at.wall, step) {
+            return false;
+        }
+        match st.attr.kind {
+            FileKind::File => self.is_clean(key, st, at, ask),
+            // A link's target never changes; the link is replaced, by another inode.
+            FileKind::Symlink => true,
+            _ => older(st.attr.ctime, at.wall, QUIET),
+        }
+    }
+
+    /// S2: every write that bears the stamp has ended.
+    fn is_clean(
+        &self,
+        key: &Arc<[u8]>,
+        st: &Stat,
+        at: Moment,
+        ask: impl FnOnce() -> Writers,
+    ) -> bool {
+        let tuple = st.tuple();
+        if self.clean.lock().get(key).is_some_and(|known| *known == tuple) {
+            return true;
+        }
+        match ask() {
+            Writers::Maybe => false,
+            Writers::Unknown => older(st.attr.ctime, at.wall, QUIET),
+            Writers::Absent => {
+                let mut clean = self.clean.lock();
+                clean.insert(Arc::clone(key), tuple);
+                while clean.len() > REMEMBERED_MAX {
+                    clean.pop();
+                }
+                true
+            }
+        }
+    }
+
+    /// S3: the tuple has been the same for `wait` by our own clock.
+    fn seen_for(&self, key: &Arc<[u8]>, st: &Stat, now: BootTime, wait: Duration) -> bool {
+        let tuple = st.tuple();
+        let mut observed = self.observed.lock();
+        match observed.get(key) {
+            Some((seen, since)) if *seen == tuple => return now.since(*since) >= wait,
+            Some(entry) => *entry = (tuple, now),
+            None => {
+                observed.insert(Arc::clone(key), (tuple, now));
+                while observed.len() > REMEMBERED_MAX {
+                    observed.pop();
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Resolution of the clock that stamps files: one tick of the kernel.
+fn tick() -> Duration {
+    let res = clock_getres(ClockId::RealtimeCoarse);
+    let nanos = u64::try_from(res.tv_nsec).unwrap_or(0);
+    // A kernel that claims better than a millisecond ticks no slower than one that claims ten.
+    Duration::from_nanos(nanos).clamp(Duration::from_millis(1), Duration::from_millis(10))
+}
+
+/// Whether `stamp` is at least `age` before `now`. A stamp in the future is not.
+fn older(stamp: TimeSpec, now: TimeSpec, age: Duration) -> bool {
+    let nanos = |t: TimeSpec| i128::from(t.sec) * 1_000_000_000 + i128::from(t.nsec);
+    let age = i128::try_from(age.as_nanos()).unwrap_or(i128::MAX);
+    nanos(now).saturating_sub(nanos(stamp)) >= age
+}
