@@ -14,6 +14,7 @@ use crate::{
     folio::{FolioCache, MemoryUsage},
     fscache::{BackendStats, FillQueue, FsCache},
     namespace::{Mount, Volume},
+    read::intent::Intents,
     remote::{Cx, DynRemoteFs, Erased, RemoteFs, VolumeId},
     stats::{Counters, Stats},
     sync::{
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) driver: Handle,
     pub(crate) fscache: Arc<FsCache>,
     pub(crate) fills: FillQueue,
+    pub(crate) intents: Arc<Intents>,
     pub(crate) closed: AtomicBool,
     next_inode: AtomicU64,
     volumes: Mutex<HashMap<VolumeId, Weak<Volume>>>,
@@ -125,6 +127,7 @@ impl Netfs {
 
     /// Waits until everything downloaded so far has been stored in the disk cache or dropped.
     pub async fn drain_fills(&self) {
+        self.core.intents.settled().await;
         self.core.fills.drain().await;
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod buffered;
 pub(crate) mod bypass;
 pub(crate) mod direct;
 pub(crate) mod fetch;
+pub(crate) mod intent;
 pub(crate) mod layout;
 pub(crate) mod readahead;
 pub(crate) mod single;

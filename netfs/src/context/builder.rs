@@ -206,6 +206,7 @@ impl Builder {
             driver,
             fscache,
             fills,
+            intents: Arc::default(),
             closed: false.into(),
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),

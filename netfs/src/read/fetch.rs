@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Slices, Who,
+    intent::Intent,
     sink::{Event, Sink},
 };
 use crate::{
@@ -114,6 +115,8 @@ pub(super) struct Fetch {
     /// Error of spans given up without one that readers should see (first timeout, shutdown).
     quiet: bool,
     fills: Vec<Fill>,
+    /// While `fills` may get or has something.
+    intent: Option<Intent>,
     transient: Option<oneshot::Sender<TransientResult>>,
 }
 
@@ -144,6 +147,7 @@ impl Fetch {
             folios,
             quiet: false,
             fills: Vec::new(),
+            intent: None,
             transient: None,
         }
     }
@@ -443,6 +447,11 @@ impl Fetch {
             match fate {
                 Fate::Settled(subs) => {
                     folio.set_origin(span.origin, self.readable(&span.range));
+                    // Before readers see the folio: a drain after their read covers it.
+                    let stores = subs.iter().any(|&i| self.req.sub(i).copy_to_cache);
+                    if stores && self.intent.is_none() {
+                        self.intent = Some(inode.core.intents.begin());
+                    }
                     let published =
                         inode.pages.publish_if(&folio, || self.may_publish(&span.range, &subs));
                     if published {
@@ -511,11 +520,13 @@ impl Fetch {
 
     /// With `FillWhenFull::Wait`, downloads go no faster than the cache disk takes them.
     async fn push_fills(&mut self) {
+        let intent = self.intent.take();
         let Some(access) = &self.plan.access else { return };
         for Fill { offset, data, tag } in std::mem::take(&mut self.fills) {
             let fills = &self.who.inode.core.fills;
             fills.push(access.cookie(), offset, vec![data], tag).await;
         }
+        drop(intent);
     }
 
     fn end(&mut self) {
@@ -524,6 +535,7 @@ impl Fetch {
             counters.read_retry_requests.inc();
         }
         if let Some(tx) = self.transient.take() {
+            self.intent = Some(self.who.inode.core.intents.begin());
             let result = self.transient_result();
             // The reader may have gone away.
             let _ = tx.send(result);

@@ -1,0 +1,239 @@
+//! Reads end to end: memory origin, core, in-memory disk cache.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Bench, cx};
+use netfs::{
+    MemoryUse, ReadOptions, TryReadAt,
+    fscache::MemCache,
+    remote::{Cred, Cx, IoLimits, Promise, PromiseKind},
+};
+use netfs_memory::{Fault, Gate, MemoryFs, Op};
+
+fn until_broken() -> Promise {
+    Promise::UntilBroken { kind: PromiseKind::Read }
+}
+
+#[test]
+fn a_cold_read_then_a_memory_hit_then_a_disk_hit_after_restart() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("dir/a", 1_000_003).build().unwrap();
+    let disk = MemCache::new();
+    let bench = Bench::new(&fs, Some(disk.clone()));
+    bench.check("dir/a", 0, 1_000_003);
+    let cold = fs.counts().bytes();
+    assert_eq!(cold, 1_000_003);
+    bench.check("dir/a", 0, 1_000_003);
+    assert_eq!(fs.counts().bytes(), cold, "memory hit");
+    let stats = bench.stats();
+    assert_eq!(stats.miss_cold_bytes, 1_000_003);
+    assert_eq!(stats.memory_hit_bytes, 1_000_003);
+    bench.drain();
+    bench.shutdown();
+
+    let bench = Bench::new(&fs, Some(disk.restart()));
+    bench.check("dir/a", 0, 1_000_003);
+    assert_eq!(fs.counts().bytes(), cold, "disk hit: {:?}", bench.stats());
+    assert_eq!(bench.stats().disk_hit_bytes, 1_000_003);
+}
+
+#[test]
+fn a_memory_hit_needs_no_waiting() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 300_000).build().unwrap();
+    let bench = Bench::with(&fs, None, |b| b.readahead_max(0));
+    let file = bench.open("a");
+    let mut buf = vec![0; 5000];
+    assert_eq!(file.try_read(0, &mut buf), TryReadAt::WouldBlock);
+    file.blocking().read_at(0, &mut buf).unwrap();
+    assert_eq!(file.try_read(290_000, &mut buf), TryReadAt::WouldBlock);
+    file.blocking().read_at(299_000, &mut buf).unwrap();
+    assert_eq!(file.try_read(299_000, &mut buf), TryReadAt::Done(1000));
+    fs.verify("a", 299_000, &buf[..1000]).unwrap();
+    assert_eq!(file.try_read(300_000, &mut buf), TryReadAt::Done(0));
+    assert_eq!(file.try_read(u64::MAX - 10, &mut buf), TryReadAt::Done(0));
+}
+
+#[test]
+fn p_d01_a_break_makes_the_next_read_see_the_change() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 100_000).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    bench.check("a", 0, 100_000);
+    fs.change("a").rewrite().unwrap();
+    bench.check("a", 0, 100_000);
+    fs.change("a").truncate(7).unwrap();
+    bench.check("a", 0, 100_000);
+    fs.change("a").append(50_000).unwrap();
+    bench.check("a", 0, 100_000);
+    assert!(bench.stats().miss_coherency_bytes > 0);
+}
+
+#[test]
+fn p_d15_a_spurious_break_drops_nothing() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 100_000).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    bench.check("a", 0, 100_000);
+    fs.send_break("a").unwrap();
+    bench.check("a", 0, 100_000);
+    assert_eq!(fs.counts().bytes(), 100_000);
+    assert_eq!(fs.counts().calls(Op::Validate), 1);
+}
+
+#[test]
+fn without_a_promise_every_read_asks_and_sees_silent_changes() {
+    let fs = MemoryFs::builder().promise(Promise::None).file("a", 100_000).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    bench.check("a", 0, 100_000);
+    bench.check("a", 0, 100_000);
+    assert_eq!(fs.counts().bytes(), 100_000, "validated, not fetched");
+    fs.change("a").silently().rewrite().unwrap();
+    bench.check("a", 0, 100_000);
+}
+
+#[test]
+fn a_break_while_the_fetch_is_in_flight_installs_nothing_old() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 100_000).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Read).hold(&gate, netfs_memory::SnapshotAt::Issue));
+    let file = bench.open("a");
+    std::thread::scope(|s| {
+        let reader = s.spawn(|| {
+            let mut buf = vec![0; 100_000];
+            file.blocking().read_at(0, &mut buf).unwrap();
+            buf
+        });
+        gate.wait_hit();
+        fs.change("a").rewrite().unwrap();
+        gate.release();
+        // It began before the change: either version will do, but not a mix.
+        let bytes = reader.join().unwrap();
+        assert_eq!(bytes.len(), 100_000);
+    });
+    bench.check("a", 0, 100_000);
+}
+
+#[test]
+fn concurrent_readers_of_one_missing_range_share_one_fetch() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 200_000).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Read).hold(&gate, netfs_memory::SnapshotAt::Issue));
+    let file = bench.open("a");
+    std::thread::scope(|s| {
+        let readers: Vec<_> = (0..8)
+            .map(|_| {
+                s.spawn(|| {
+                    let mut buf = vec![0; 200_000];
+                    assert_eq!(file.blocking().read_at(0, &mut buf).unwrap(), 200_000);
+                    fs.verify("a", 0, &buf).unwrap();
+                })
+            })
+            .collect();
+        gate.wait_hit();
+        gate.release();
+        readers.into_iter().for_each(|r| r.join().unwrap());
+    });
+    assert_eq!(fs.counts().calls(Op::Read), 1);
+}
+
+#[test]
+fn bypass_leaves_nothing_in_memory_and_uses_the_disk() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 700_001).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let file = bench.open("a");
+    let options = ReadOptions { memory: MemoryUse::Bypass, ..ReadOptions::default() };
+    let mut buf = vec![0; 700_001];
+    for round in 0..2 {
+        assert_eq!(file.blocking().read_at_with(0, &mut buf, options).unwrap(), 700_001);
+        fs.verify("a", 0, &buf).unwrap();
+        bench.drain();
+        if round == 0 {
+            assert_eq!(fs.counts().bytes(), 700_001);
+        }
+    }
+    assert_eq!(fs.counts().bytes(), 700_001, "second round from disk {:#?}", bench.stats());
+    assert_eq!(bench.netfs().memory().indexed, 0);
+}
+
+#[test]
+fn row_46_unbuffered_skips_both_caches_and_zero_length_is_zero() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 300_000).build().unwrap();
+    fs.configure(|s| s.limits = IoLimits { rsize: 50_000, ..IoLimits::default() });
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let file = bench.open("a");
+    let options = ReadOptions { unbuffered: true, ..ReadOptions::default() };
+    let mut buf = vec![0; 400_000];
+    for _ in 0..2 {
+        assert_eq!(file.blocking().read_at_with(10, &mut buf, options).unwrap(), 299_990);
+        fs.verify("a", 10, &buf[..299_990]).unwrap();
+    }
+    assert_eq!(fs.counts().bytes(), 2 * 299_990);
+    assert_eq!(file.blocking().read_at_with(0, &mut [], options).unwrap(), 0);
+    assert_eq!(bench.netfs().memory().indexed, 0);
+    assert_eq!(bench.stats().cache_write, 0);
+}
+
+#[test]
+fn cached_bytes_never_reach_a_user_who_may_not_read_them() {
+    let fs = MemoryFs::builder()
+        .promise(until_broken())
+        .file("a", 10_000)
+        .mode("a", 0o600)
+        .owner("a", 7, 7)
+        .build()
+        .unwrap();
+    let bench = Bench::new(&fs, None);
+    let owner = Cx::new(Cred::new(7, 7));
+    let other = Cx::new(Cred::new(8, 8));
+    let mut buf = vec![0; 10_000];
+    let node = pollster::block_on(bench.mount.walk("a", &owner)).unwrap();
+    let file = pollster::block_on(bench.mount.open(&node, &owner)).unwrap();
+    file.blocking().read_at(0, &mut buf).unwrap();
+    let refused = pollster::block_on(bench.mount.open(&node, &other)).unwrap_err();
+    assert_eq!(refused.errno(), netfs::Errno::EACCES);
+}
+
+#[test]
+fn slices_stay_what_they_were() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 100_000).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    let file = bench.open("a");
+    let before = fs.expected("a", 0, 100_000).unwrap();
+    let slices = file.blocking().read_slices(0, 100_000).unwrap();
+    fs.change("a").rewrite().unwrap();
+    bench.check("a", 0, 100_000);
+    let kept: Vec<u8> = slices.iter().flat_map(|s| s.to_vec()).collect();
+    assert_eq!(kept, before);
+}
+
+#[test]
+fn a_hung_server_read_is_abandoned_and_tried_once_more() {
+    let clock = netfs::clock::StepClock::new();
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 100_000).build().unwrap();
+    let netfs = netfs::Netfs::builder()
+        .clock(std::sync::Arc::new(clock.clone()))
+        .remote_timeout(Duration::from_secs(30))
+        .build()
+        .unwrap();
+    let mount = pollster::block_on(netfs.mount(fs.clone(), &cx())).unwrap();
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Read).times(1).hold(&gate, netfs_memory::SnapshotAt::Issue));
+    let node = pollster::block_on(mount.walk("a", &cx())).unwrap();
+    let file = pollster::block_on(mount.open(&node, &cx())).unwrap();
+    std::thread::scope(|s| {
+        let reader = s.spawn(|| {
+            let mut buf = vec![0; 100_000];
+            let n = file.blocking().read_at(0, &mut buf).unwrap();
+            fs.verify("a", 0, &buf[..n]).unwrap();
+        });
+        gate.wait_hit();
+        while !reader.is_finished() {
+            clock.advance(Duration::from_secs(31));
+            std::thread::yield_now();
+        }
+        reader.join().unwrap();
+    });
+    assert_eq!(netfs.stats().abandoned, 1);
+    gate.release();
+}
