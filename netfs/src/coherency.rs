@@ -32,3 +32,6 @@ pub use events::{BreakReason, VolumeEvents};
 pub(crate) use gate::ValidateGate;
 pub(crate) use model::{Action, Decision, DropReason, Epoch, ReplyKind, StaleReason, Validity};
 pub use zap::{Origin, Ticket, ZapDone, ZapRegistration, Zapper};
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,9 @@ use crate::{
     timer,
 };
 
+/// How many checks one caller goes through.
+const MAX_ROUNDS: u32 = 8;
+
 impl InodeCell {
     /// Makes the inode's cached data good for a caller that starts now: returns at once if a promise
     /// stands, else after a check issued from now on (or one that brought a promise) and after any
@@ -26,7 +29,7 @@ impl InodeCell {
     /// not the flight.
     ///
     /// # Errors
-    /// `ESTALE` if the file is deleted, `ETIMEDOUT` at the deadline, else what `check` failed with.
+    /// `ESTALE` if the file is deleted or changes faster than it can be dropped, `ETIMEDOUT` at the deadline, else what `check` failed with.
     pub(crate) async fn validate<C, F>(
         self: &Arc<Self>,
         driver: &Handle,
@@ -61,13 +64,23 @@ impl InodeCell {
             // What it failed with concerns the file it was for; ours is asked about next.
             drop(self.volume().gate.run(driver, valid, renew).await);
         }
-        match self.valid_now() {
-            Validity::Valid => return Ok(()),
-            Validity::Deleted => return Err(deleted()),
-            Validity::Stale(_) => self.check_alone(driver, check).await?,
+        if self.valid_now() == Validity::Valid {
+            return Ok(());
         }
-        self.settled().await;
-        if self.valid_now() == Validity::Deleted { Err(deleted()) } else { Ok(()) }
+        for _ in 0..MAX_ROUNDS {
+            if self.valid_now() == Validity::Deleted {
+                return Err(deleted());
+            }
+            self.check_alone(driver, check.clone()).await?;
+            self.settled().await;
+            match self.valid_now() {
+                Validity::Deleted => return Err(deleted()),
+                // A drop was abandoned; the next check starts it again.
+                Validity::Stale(StaleReason::Dropping) => {}
+                Validity::Valid | Validity::Stale(_) => return Ok(()),
+            }
+        }
+        Err(Error::new(Errno::ESTALE, "the file kept changing while it was being checked"))
     }
 
     async fn check_alone<C, F>(self: &Arc<Self>, driver: &Handle, check: C) -> Result<()>

@@ -227,6 +227,14 @@ impl InodeCell {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// What the model says, for comparison with what is published.
+    #[cfg(test)]
+    pub(in crate::coherency) fn model_validity(&self) -> Validity {
+        let state = self.state.lock();
+        let volume = self.volume.lock();
+        state.model.valid(&volume, self.volume.clock().now())
+    }
+
     fn publish(&self, model: &InodeCoherency) {
         let (word, deadline) = encode(model);
         if word & TAG == OWN || word & TAG == COVERED {

@@ -128,22 +128,19 @@ impl InodeCoherency {
         if self.deleted {
             return Decision { action: Action::Deleted, adopt: false };
         }
-        let late = self.is_late(facts, epoch);
-        if !late && let Some(said) = &facts.volume {
+        if self.is_late(facts, epoch) {
+            return Decision { action: Action::Late, adopt: false };
+        }
+        if let Some(said) = &facts.volume {
             volume.apply(said, epoch);
         }
         if volume.scrub_at > self.scrub_seen && self.holds_anything() {
-            // An equal version proves nothing about contents from before a scrub, and a version from
-            // before it proves nothing about contents since.
-            let known = (!late && epoch.seq > volume.scrub_at).then_some(facts);
-            return self.drop_all(volume, DropReason::Scrubbed, known, epoch);
+            // An equal version proves nothing about contents from before a scrub.
+            return self.drop_all(volume, DropReason::Scrubbed, facts, epoch);
         }
         self.scrub_seen = volume.scrub_at;
-        if late {
-            return Decision { action: Action::Late, adopt: false };
-        }
         if self.unfinished {
-            return self.drop_all(volume, DropReason::Unfinished, Some(facts), epoch);
+            return self.drop_all(volume, DropReason::Unfinished, facts, epoch);
         }
         self.compare(volume, facts, epoch, kind, now)
     }
@@ -210,8 +207,8 @@ impl InodeCoherency {
 
     /// Whether anything that voids a promise came after the request was issued.
     fn event_since(&self, volume: &VolumeCoherency, epoch: &Epoch) -> bool {
-        let last = self.broken_at.max(volume.own_barrier()).max(volume.key_broken_at(self.slot));
-        last > epoch.seq
+        // The volume remembers breaks of this key, even those from before this inode existed.
+        volume.own_barrier().max(volume.key_broken_at(self.slot)) > epoch.seq
     }
 
     /// What the reply's version, or its silence, says about cached data.
@@ -228,11 +225,9 @@ impl InodeCoherency {
             self.promise.is_some_and(|held| volume.check(&held, now) == Validity::Valid);
         match (&facts.version, &self.version) {
             (Some(said), Some(known)) if said == known => self.keep(volume, facts, epoch),
-            (Some(_), Some(_)) => {
-                self.drop_all(volume, DropReason::VersionChanged, Some(facts), epoch)
-            }
+            (Some(_), Some(_)) => self.drop_all(volume, DropReason::VersionChanged, facts, epoch),
             (Some(_), None) if self.unversioned && !continuous => {
-                self.drop_all(volume, DropReason::Unverified, Some(facts), epoch)
+                self.drop_all(volume, DropReason::Unverified, facts, epoch)
             }
             (Some(_), None) => {
                 self.version.clone_from(&facts.version);
@@ -248,7 +243,7 @@ impl InodeCoherency {
                 self.keep(volume, facts, epoch)
             }
             (None, _) if kind == ReplyKind::Check => {
-                self.drop_all(volume, DropReason::Unverified, Some(facts), epoch)
+                self.drop_all(volume, DropReason::Unverified, facts, epoch)
             }
             (None, _) => {
                 let adopt = self.adopt_attrs(facts, epoch);
@@ -266,29 +261,26 @@ impl InodeCoherency {
         Decision { action, adopt }
     }
 
-    /// Starts a drop; `facts` = what is believed of the file afterwards, if anything.
+    /// Starts a drop. The reply is believed, as far as its epoch allows.
     fn drop_all(
         &mut self,
         volume: &mut VolumeCoherency,
         reason: DropReason,
-        facts: Option<&Facts>,
+        facts: &Facts,
         epoch: &Epoch,
     ) -> Decision {
-        self.version = facts.and_then(|f| f.version.clone());
+        self.version.clone_from(&facts.version);
         self.unversioned = false;
         self.unfinished = false;
         self.dropping += 1;
         self.scrub_seen = volume.scrub_at;
+        self.checked_at = self.checked_at.max(epoch.seq);
         self.promise = None;
         self.interval = None;
-        let mut adopt = false;
-        if let Some(facts) = facts {
-            self.checked_at = self.checked_at.max(epoch.seq);
-            adopt = self.adopt_attrs(facts, epoch);
-            // A new version with the old size would be worse than no promise (P-D26).
-            if facts.stated_size().is_some() {
-                self.install(volume, facts, epoch);
-            }
+        let adopt = self.adopt_attrs(facts, epoch);
+        // A new version with the old size would be worse than no promise (P-D26).
+        if facts.stated_size().is_some() {
+            self.install(volume, facts, epoch);
         }
         self.applied_at = volume.bump();
         Decision { action: Action::Drop(reason), adopt }

@@ -193,6 +193,37 @@ fn p_d08_a_scrub_or_snapshot_move_in_flight_leaves_no_promise() {
 }
 
 #[test]
+fn p_d08_a_snapshot_move_in_flight_leaves_no_volume_promise() {
+    let mut b = Bench::new();
+    let whole = for_volume(facts(1, STANDING), STANDING);
+    let epoch = b.sample();
+    b.volume.on_snapshot_moved();
+    b.apply(&whole, &epoch, ReplyKind::Check);
+    assert_eq!(b.volume.deadline(), BootTime::ZERO);
+}
+
+#[test]
+fn a_volume_promise_without_a_check_does_not_settle_a_break() {
+    let mut b = Bench::new();
+    b.volume.on_break_all(BreakReason::Callback);
+    let epoch = b.sample();
+    b.volume.apply(&VolumeFacts { promise: STANDING, checked: false }, &epoch);
+    assert_eq!(b.volume.deadline(), BootTime::ZERO);
+    b.volume.apply(&VolumeFacts { promise: STANDING, checked: true }, &epoch);
+    assert_eq!(b.volume.deadline(), BootTime::NEVER);
+}
+
+#[test]
+fn an_older_reply_does_not_shorten_a_newer_volume_promise() {
+    let mut b = Bench::new();
+    let (old, new) = (b.sample(), b.sample());
+    let short = Promise::Until { lifetime: secs(1), margin: secs(0) };
+    b.volume.apply(&VolumeFacts { promise: STANDING, checked: true }, &new);
+    b.volume.apply(&VolumeFacts { promise: short, checked: true }, &old);
+    assert_eq!(b.volume.deadline(), BootTime::NEVER);
+}
+
+#[test]
 fn p_d10_one_reply_settles_a_broken_snapshot_volume_for_all_its_files() {
     let mut b = Bench::new();
     let whole = for_volume(facts(1, Promise::None), STANDING);

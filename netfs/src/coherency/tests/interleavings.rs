@@ -1,0 +1,275 @@
+//! Interleavings of the shell under the shuttle model checker.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p netfs --lib --target-dir target/shuttle interleavings`
+
+use std::ops::Range;
+
+use shuttle::thread;
+
+use super::{super::*, Client, STANDING, facts};
+use crate::{
+    remote::{Facts, Promise, Version, VolumeFacts},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+const RUNS: usize = 3000;
+
+/// Explores interleavings of `test`, both at random and with few preemptions.
+fn explore(test: impl Fn() + Send + Sync + Copy + 'static) {
+    shuttle::check_random(test, RUNS);
+    shuttle::check_pct(test, RUNS, 3);
+}
+
+/// A server that breaks its promises before a change is visible (A1.23), and gives none meanwhile.
+#[derive(Default)]
+struct Server(AtomicU64);
+
+impl Server {
+    const CHANGING: u64 = 1;
+    const CHANGED: u64 = 2;
+
+    fn change(&self, client: &Client, key: &[u8]) {
+        self.0.store(Self::CHANGING, Ordering::SeqCst);
+        let _ = client.events.server_break(key, BreakReason::Callback);
+        self.0.store(Self::CHANGED, Ordering::SeqCst);
+    }
+
+    fn ask(&self) -> Facts {
+        match self.0.load(Ordering::SeqCst) {
+            Self::CHANGED => facts(2, STANDING),
+            Self::CHANGING => facts(1, Promise::None),
+            _ => facts(1, STANDING),
+        }
+    }
+}
+
+/// Once the change is visible, whoever is told "valid" has the new version.
+fn assert_no_old_promise(inode: &InodeCell) {
+    if inode.valid_now() == Validity::Valid {
+        assert_eq!(inode.version(), Some(Version::from_u64(2)));
+    }
+}
+
+fn apply(inode: &Arc<InodeCell>, version: u64, epoch: &Epoch) -> Action {
+    let applied = inode.apply(&facts(version, STANDING), epoch, ReplyKind::Check, |_| {});
+    applied.drop.into_iter().for_each(DropToken::done);
+    applied.action
+}
+
+#[test]
+fn p_d07_a_break_that_races_with_a_lookup_never_leaves_a_promise_for_old_data() {
+    for known_before in [false, true] {
+        explore(move || {
+            let (client, server) = (Arc::new(Client::new()), Arc::new(Server::default()));
+            if known_before {
+                // The break may find this inode, which is evicted and made anew meanwhile.
+                let _ = client.inode(b"a");
+            }
+            let (c, s) = (Arc::clone(&client), Arc::clone(&server));
+            let change = thread::spawn(move || s.change(&c, b"a"));
+            let epoch = client.volume.sample();
+            let reply = server.ask();
+            client.table.0.lock().remove(&b"a"[..]);
+            let inode = client.inode(b"a");
+            let _ = inode.apply(&reply, &epoch, ReplyKind::Other, |_| {});
+            change.join().expect("server");
+            assert_no_old_promise(&inode);
+        });
+    }
+}
+
+#[test]
+fn p_d01_a_reader_that_starts_after_an_event_never_finds_the_old_promise() {
+    for whole_volume in [false, true] {
+        explore(move || {
+            let client = Arc::new(Client::new());
+            let inode = client.inode(b"a");
+            let epoch = inode.sample();
+            apply(&inode, 1, &epoch);
+            // The reply to this one is processed at any moment around the event.
+            let old = inode.sample();
+            let broken = Arc::new(AtomicBool::new(false));
+            let (c, b) = (Arc::clone(&client), Arc::clone(&broken));
+            let server = thread::spawn(move || {
+                let _ = if whole_volume {
+                    c.events.server_break_all(BreakReason::Callback)
+                } else {
+                    c.events.server_break(b"a", BreakReason::Callback)
+                };
+                b.store(true, Ordering::SeqCst);
+            });
+            let i = Arc::clone(&inode);
+            let replies = thread::spawn(move || apply(&i, 1, &old));
+            let after = broken.load(Ordering::SeqCst);
+            let validity = inode.valid_now();
+            assert!(!after || validity != Validity::Valid, "{validity:?}");
+            server.join().expect("server");
+            replies.join().expect("replies");
+            assert_ne!(inode.valid_now(), Validity::Valid);
+        });
+    }
+}
+
+#[test]
+fn p_d16_nobody_is_told_valid_while_data_is_dropped() {
+    explore(|| {
+        let client = Arc::new(Client::new());
+        let inode = client.inode(b"a");
+        let epoch = inode.sample();
+        apply(&inode, 1, &epoch);
+        // What the page cache holds: the version of its pages.
+        let pages = Arc::new(AtomicU64::new(1));
+        let size = Arc::new(AtomicU64::new(1));
+        let (i, p, s) = (Arc::clone(&inode), Arc::clone(&pages), Arc::clone(&size));
+        let writer = thread::spawn(move || {
+            let epoch = i.sample();
+            let applied = i.apply(&facts(2, STANDING), &epoch, ReplyKind::Check, |_| {
+                s.store(2, Ordering::SeqCst);
+            });
+            p.store(2, Ordering::SeqCst);
+            applied.drop.into_iter().for_each(DropToken::done);
+        });
+        let seen = size.load(Ordering::SeqCst);
+        if inode.valid_now() == Validity::Valid && seen == 2 {
+            assert_eq!(pages.load(Ordering::SeqCst), 2, "new size, old pages, and called valid");
+        }
+        writer.join().expect("writer");
+        assert_eq!(inode.valid_now(), Validity::Valid);
+    });
+}
+
+#[test]
+fn a_break_during_a_drop_is_not_forgotten_when_the_drop_ends() {
+    explore(|| {
+        let client = Arc::new(Client::new());
+        let inode = client.inode(b"a");
+        let epoch = inode.sample();
+        apply(&inode, 1, &epoch);
+        let epoch = inode.sample();
+        let applied = inode.apply(&facts(2, STANDING), &epoch, ReplyKind::Check, |_| {});
+        let c = Arc::clone(&client);
+        let server = thread::spawn(move || {
+            let _ = c.events.server_break(b"a", BreakReason::Callback);
+        });
+        applied.drop.into_iter().for_each(DropToken::done);
+        server.join().expect("server");
+        assert_eq!(inode.valid_now(), Validity::Stale(StaleReason::Broken));
+    });
+}
+
+#[test]
+fn a_covered_file_never_outlives_a_reset() {
+    explore(|| {
+        let client = Arc::new(Client::new());
+        let inode = client.inode(b"a");
+        let other = client.inode(b"b");
+        let mut whole = facts(1, Promise::None);
+        whole.volume = Some(VolumeFacts { promise: STANDING, checked: true });
+        let epoch = inode.sample();
+        let _ = inode.apply(&whole, &epoch, ReplyKind::Check, |_| {});
+        let reset = Arc::new(AtomicBool::new(false));
+        let (c, r, w) = (Arc::clone(&client), Arc::clone(&reset), whole.clone());
+        let server = thread::spawn(move || {
+            let _ = c.events.server_break_all(BreakReason::ServerReset);
+            r.store(true, Ordering::SeqCst);
+            // Another file's check renews the volume's promise.
+            let epoch = other.sample();
+            let _ = other.apply(&w, &epoch, ReplyKind::Check, |_| {});
+        });
+        let after = reset.load(Ordering::SeqCst);
+        let validity = inode.valid_now();
+        assert!(!after || validity != Validity::Valid);
+        server.join().expect("server");
+        assert_ne!(inode.valid_now(), Validity::Valid);
+    });
+}
+
+/// A front as a fault handler works: it maps only if the file is valid and no zap came since.
+struct Front {
+    mapped: AtomicBool,
+    zapped_to: AtomicU64,
+    /// The fault lock.
+    fault: crate::sync::Mutex<()>,
+}
+
+impl Zapper for Front {
+    fn zap(&self, _: Range<u64>, generation: u64, done: ZapDone) {
+        let _fault = self.fault.lock();
+        self.zapped_to.fetch_max(generation, Ordering::SeqCst);
+        self.mapped.store(false, Ordering::SeqCst);
+        done.done();
+    }
+}
+
+#[test]
+fn a2_03_no_page_stays_mapped_unnoticed_when_a_mapping_races_with_a_break() {
+    for whole_volume in [false, true] {
+        explore(move || {
+            let client = Arc::new(Client::new());
+            let inode = client.inode(b"a");
+            let epoch = inode.sample();
+            apply(&inode, 1, &epoch);
+            let c = Arc::clone(&client);
+            let server = thread::spawn(move || {
+                let ticket = if whole_volume {
+                    c.events.server_break_all(BreakReason::Callback)
+                } else {
+                    c.events.server_break(b"a", BreakReason::Callback)
+                };
+                assert!(ticket.is_done(), "the front answers at once");
+            });
+            let front = Arc::new(Front {
+                mapped: AtomicBool::new(false),
+                zapped_to: AtomicU64::new(0),
+                fault: crate::sync::Mutex::new(()),
+            });
+            let zapper = Arc::clone(&front) as Arc<dyn Zapper>;
+            let registration = inode.register_zapper(Origin::new(), zapper);
+            let generation = inode.generation();
+            if inode.valid_now() == Validity::Valid {
+                let _fault = front.fault.lock();
+                if front.zapped_to.load(Ordering::SeqCst) <= generation {
+                    front.mapped.store(true, Ordering::SeqCst);
+                }
+            }
+            server.join().expect("server");
+            assert!(!front.mapped.load(Ordering::SeqCst), "mapped after the break's ticket");
+            drop(registration);
+        });
+    }
+}
+
+#[test]
+fn a2_04_tickets_resolve_whatever_fronts_do() {
+    /// Keeps what it is asked and never answers by itself.
+    #[derive(Default)]
+    struct Silent(crate::sync::Mutex<Vec<ZapDone>>);
+    impl Zapper for Silent {
+        fn zap(&self, _: Range<u64>, _: u64, done: ZapDone) {
+            self.0.lock().push(done);
+        }
+    }
+    explore(|| {
+        let client = Arc::new(Client::new());
+        let inode = client.inode(b"a");
+        let (leaver, stayer) = (Arc::new(Silent::default()), Arc::new(Silent::default()));
+        let leaving = inode.register_zapper(Origin::new(), Arc::clone(&leaver) as Arc<dyn Zapper>);
+        let _staying = inode.register_zapper(Origin::new(), Arc::clone(&stayer) as Arc<dyn Zapper>);
+        let c = Arc::clone(&client);
+        let server = thread::spawn(move || c.events.server_break(b"a", BreakReason::Callback));
+        let leave = thread::spawn(move || drop(leaving));
+        let ticket = server.join().expect("server");
+        leave.join().expect("leaver");
+        assert!(!ticket.is_done(), "one has not answered");
+        let asked = std::mem::take(&mut *stayer.0.lock());
+        drop(asked);
+        assert!(ticket.is_done());
+        // A late answer of the one that left changes nothing.
+        let late = std::mem::take(&mut *leaver.0.lock());
+        drop(late);
+        assert!(ticket.is_done());
+    });
+}
