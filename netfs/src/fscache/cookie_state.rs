@@ -264,7 +264,7 @@ impl Machine {
             Event::Attach => {
                 self.live = true;
                 if self.state == State::Failed {
-                    self.to_quiescent(&mut out);
+                    self.rest_quiescent(&mut out);
                 } else {
                     self.look_up_if_wanted(&mut out);
                 }
@@ -300,7 +300,7 @@ impl Machine {
         match self.state {
             State::Active if was_disabled => self.settle(out),
             State::Active => self.add_to_lru(out),
-            State::Failed => self.to_quiescent(out),
+            State::Failed => self.rest_quiescent(out),
             _ => self.failed = false,
         }
     }
@@ -325,7 +325,7 @@ impl Machine {
                     self.failed = true;
                     self.state = State::Failed;
                 } else {
-                    self.to_quiescent(out);
+                    self.rest_quiescent(out);
                 }
             }
         }
@@ -418,11 +418,11 @@ impl Machine {
         } else if self.failed && self.n_active > 0 && self.live {
             self.state = State::Failed;
         } else {
-            self.to_quiescent(out);
+            self.rest_quiescent(out);
         }
     }
 
-    fn to_quiescent(&mut self, out: &mut Actions) {
+    fn rest_quiescent(&mut self, out: &mut Actions) {
         self.state = State::Quiescent;
         self.failed = false;
         self.look_up_if_wanted(out);
@@ -500,7 +500,7 @@ impl Machine {
             State::Active => self.start_close(State::Withdrawing, out),
             State::LookingUp | State::Invalidating => self.withdraw = true,
             State::LruDiscarding if self.draining => self.state = State::Withdrawing,
-            State::Failed => self.to_quiescent(out),
+            State::Failed => self.rest_quiescent(out),
             _ => {}
         }
     }

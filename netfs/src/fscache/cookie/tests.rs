@@ -358,8 +358,7 @@ async fn a_relinquished_object_is_committed_and_serves_the_next_cookie() {
 #[tokio::test]
 async fn n_c52_keys_and_coherency_data_of_any_length_have_a_defined_result() {
     let rig = Rig::new().await;
-    for (len, valid) in
-        [(0, false), (1, true), (252, true), (253, true), (255, true), (256, false)]
+    for (len, valid) in [(0, false), (1, true), (252, true), (253, true), (255, true), (256, false)]
     {
         let slot = rig.volume.acquire_cookie(&vec![b'k'; len], ident(1)).expect("free");
         assert_eq!(slot.cookie().is_some(), valid, "key of {len} bytes");

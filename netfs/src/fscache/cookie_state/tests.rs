@@ -236,7 +236,9 @@ impl World {
                 }
                 Event::CutOver(Ok(()))
             }
-            (Some(Call::CutOver(_) | Call::Relabel(_) | Call::Close(_)), false) => Event::CutOver(Err(Refusal::IoError)),
+            (Some(Call::CutOver(_) | Call::Relabel(_) | Call::Close(_)), false) => {
+                Event::CutOver(Err(Refusal::IoError))
+            }
             (Some(Call::Close(how)), true) => {
                 if how == Relinquish::Retire {
                     self.stored = None;
@@ -370,9 +372,10 @@ fn n_c48_no_order_of_events_serves_a_void_byte_or_loses_a_lookup() {
 #[test]
 fn a_second_relinquish_only_warns() {
     let mut m = Machine::new(ident(0), false);
-    assert_eq!(m.step(Event::Relinquish(Relinquish::Keep)).as_slice(), [Action::Dropped {
-        distrust: false
-    }]);
+    assert_eq!(
+        m.step(Event::Relinquish(Relinquish::Keep)).as_slice(),
+        [Action::Dropped { distrust: false }]
+    );
     let again = m.step(Event::Relinquish(Relinquish::Retire));
     assert_eq!(again.as_slice(), [Action::DoubleRelinquish]);
 }

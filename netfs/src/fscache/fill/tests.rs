@@ -17,11 +17,7 @@ fn waiting(pages_max: u64, max: Duration) -> FillConfig {
 }
 
 fn tag(slot: &CookieSlot) -> FillTag {
-    FillTag {
-        identity: ident(1),
-        inval_counter: slot.inval_counter(),
-        still_ok: Box::new(|| true),
-    }
+    FillTag { identity: ident(1), inval_counter: slot.inval_counter(), still_ok: Box::new(|| true) }
 }
 
 /// A queue, and a cookie in use.
@@ -83,11 +79,10 @@ async fn the_first_fill_of_a_file_waits_for_a_slow_lookup_longer_than_a_reader()
 async fn a_full_queue_drops_and_counts() {
     let (rig, queue, slot, _user) = setup(config(2)).await;
     rig.cache.faults().hold(FaultPoint::Write);
-    assert_eq!([0, 1, 2].map(|p| offer(&queue, &slot, p)), [
-        Pushed::Queued,
-        Pushed::Queued,
-        Pushed::Dropped
-    ]);
+    assert_eq!(
+        [0, 1, 2].map(|p| offer(&queue, &slot, p)),
+        [Pushed::Queued, Pushed::Queued, Pushed::Dropped]
+    );
     assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
     settle().await;
     rig.cache.faults().release(FaultPoint::Write);

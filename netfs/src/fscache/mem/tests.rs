@@ -217,7 +217,7 @@ proptest! {
                 Op::Resize(to) => {
                     object.set_identity(name(to)).expect("renamed");
                     let stays = |p: &u64| {
-                        let tail = size % PAGE != 0 && *p == size / PAGE;
+                        let tail = !size.is_multiple_of(PAGE) && *p == size / PAGE;
                         to == size || (!tail && (p + 1) * PAGE <= to)
                     };
                     data.retain(stays);

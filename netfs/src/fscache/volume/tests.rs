@@ -62,9 +62,10 @@ async fn row_94_waiting_for_a_relinquished_volume_is_bounded() {
     });
     settle().await;
     let fscache = Arc::clone(&rig.fscache);
-    let again = tokio::spawn(async move {
-        fscache.acquire_volume(volume_id(), Bytes::new()).await.map(drop)
-    });
+    let again =
+        tokio::spawn(
+            async move { fscache.acquire_volume(volume_id(), Bytes::new()).await.map(drop) },
+        );
     rig.pass(Duration::from_secs(20)).await;
     assert_eq!(again.await.expect("ran"), Err(VolumeError::StillClosing(volume_id())));
     rig.cache.faults().release(FaultPoint::Close);

@@ -17,14 +17,23 @@ use crate::{
 enum Op {
     Use,
     Unuse,
-    Fill { page: u64 },
-    Read { page: u64 },
+    Fill {
+        page: u64,
+    },
+    Read {
+        page: u64,
+    },
     /// An access that goes on while other things happen.
     KeepAccess,
     EndAccess,
-    Invalidate { rename: bool, dio: bool },
+    Invalidate {
+        rename: bool,
+        dio: bool,
+    },
     Update,
-    Pass { ms: u64 },
+    Pass {
+        ms: u64,
+    },
     Settle,
     Withdraw,
     Attach,
