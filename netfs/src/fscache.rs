@@ -29,6 +29,8 @@ mod fill;
 mod lru;
 mod mem;
 mod null;
+#[cfg(test)]
+mod testing;
 mod volume;
 
 pub use backend::{

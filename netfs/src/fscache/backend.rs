@@ -273,6 +273,9 @@ pub trait CacheObject: Send + Sync + 'static {
     fn close(self: Arc<Self>, how: Relinquish) -> BoxFuture<'static, ()>;
 }
 
+/// What a sub says once, when it has ended.
+type Done<E> = Box<dyn FnOnce(Result<(), E>) + Send>;
+
 /// A read from the cache: owns its memory until it ends.
 pub struct CacheRead {
     offset: u64,
@@ -356,7 +359,7 @@ pub struct CacheWrite {
     offset: u64,
     data: Vec<Slice>,
     generation: u64,
-    done: Option<Box<dyn FnOnce(Result<(), Refusal>) + Send>>,
+    done: Option<Done<Refusal>>,
 }
 
 impl CacheWrite {

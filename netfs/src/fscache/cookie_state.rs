@@ -146,14 +146,16 @@ pub(crate) struct Machine {
     identity: Identity,
     /// What the last lookup, cut-over or relabel was asked for.
     asked: Identity,
+    /// What the last one that succeeded was asked for: the name of what is stored.
+    stored: Identity,
     /// Invalidations so far (row 104's inval_counter; never wraps, N-C49).
     inval: u64,
     /// The stored content is newer than this many of them.
     clean: u64,
     /// `inval` when the outstanding lookup, cut-over or close was asked for.
     asked_at: u64,
-    /// An invalidation that did not change the identity has not been carried out yet: nothing but
-    /// this flag keeps another cookie from finding the old bytes under their old name.
+    /// An invalidation that did not change the identity, or changed it back, has not been carried out
+    /// yet: nothing but this flag keeps another cookie from finding the old bytes under their old name.
     distrust: bool,
     /// Row 105: off until the last user leaves.
     disabled: bool,
@@ -181,6 +183,7 @@ impl Machine {
             live,
             n_active: 0,
             asked: identity.clone(),
+            stored: identity.clone(),
             identity,
             inval: 0,
             clean: 0,
@@ -261,7 +264,7 @@ impl Machine {
             Event::Attach => {
                 self.live = true;
                 if self.state == State::Failed {
-                    self.to_quiescent(&mut out);
+                    self.rest_quiescent(&mut out);
                 } else {
                     self.look_up_if_wanted(&mut out);
                 }
@@ -297,13 +300,16 @@ impl Machine {
         match self.state {
             State::Active if was_disabled => self.settle(out),
             State::Active => self.add_to_lru(out),
-            State::Failed => self.to_quiescent(out),
+            State::Failed => self.rest_quiescent(out),
             _ => self.failed = false,
         }
     }
 
     fn looked_up(&mut self, result: Result<Found, Refusal>, out: &mut Actions) {
         debug_assert_eq!(self.state, State::LookingUp, "a lookup nobody asked for");
+        if result.is_ok() {
+            self.stored.clone_from(&self.asked);
+        }
         match result {
             Ok(Found::Existing) => self.settle(out),
             Ok(_) => {
@@ -319,7 +325,7 @@ impl Machine {
                     self.failed = true;
                     self.state = State::Failed;
                 } else {
-                    self.to_quiescent(out);
+                    self.rest_quiescent(out);
                 }
             }
         }
@@ -329,12 +335,15 @@ impl Machine {
         debug_assert_eq!(self.state, State::Invalidating, "a cut-over nobody asked for");
         match result {
             Ok(()) => {
+                self.stored.clone_from(&self.asked);
                 self.cleaned();
                 self.settle(out);
             }
             Err(_) => {
-                // What the object holds is void and could not be replaced: close and delete it.
+                // What the object holds is void and could not be replaced: close and delete it. That
+                // goes for a relabel too: it has the new content under the old name.
                 self.failed = true;
+                self.inval += u64::from(self.clean == self.inval);
                 self.start_close(State::Withdrawing, out);
             }
         }
@@ -409,11 +418,11 @@ impl Machine {
         } else if self.failed && self.n_active > 0 && self.live {
             self.state = State::Failed;
         } else {
-            self.to_quiescent(out);
+            self.rest_quiescent(out);
         }
     }
 
-    fn to_quiescent(&mut self, out: &mut Actions) {
+    fn rest_quiescent(&mut self, out: &mut Actions) {
         self.state = State::Quiescent;
         self.failed = false;
         self.look_up_if_wanted(out);
@@ -438,7 +447,7 @@ impl Machine {
 
     fn invalidate(&mut self, identity: Identity, dio: bool, out: &mut Actions) {
         self.inval += 1;
-        self.distrust |= identity == self.identity;
+        self.distrust |= [&self.identity, &self.asked, &self.stored].contains(&&identity);
         self.identity = identity;
         self.disabled |= dio && self.n_active > 0;
         if self.state == State::Active {
@@ -491,7 +500,7 @@ impl Machine {
             State::Active => self.start_close(State::Withdrawing, out),
             State::LookingUp | State::Invalidating => self.withdraw = true,
             State::LruDiscarding if self.draining => self.state = State::Withdrawing,
-            State::Failed => self.to_quiescent(out),
+            State::Failed => self.rest_quiescent(out),
             _ => {}
         }
     }
@@ -502,7 +511,7 @@ impl Machine {
             return;
         }
         self.relinquish = Some(how);
-        if std::mem::take(&mut self.on_lru) && self.state == State::Active {
+        if self.on_lru && self.idle_since.is_some() && self.state == State::Active {
             out.push(Action::LruDropped);
         }
         match self.state {

@@ -31,14 +31,21 @@ pub(crate) struct Volume {
 
 struct Inner {
     attachment: Option<Arc<Attachment>>,
-    /// Live cookies, and relinquished ones until a new cookie takes their key.
+    /// The newest cookie of each key; it may have been relinquished.
     cookies: HashMap<Bytes, Arc<Cookie>>,
-    /// Cookies that were not dropped yet, including those whose key was taken over.
-    undropped: usize,
+    /// Relinquished cookies whose key was taken over before they were closed, oldest first.
+    closing: Vec<Arc<Cookie>>,
     /// Keys whose stored content could not be voided before their cookie went away (N-C48).
     distrusted: HashSet<Bytes>,
     relinquished: bool,
     gone: bool,
+}
+
+impl Inner {
+    /// Cookies that have not been dropped.
+    fn count(&self) -> usize {
+        self.cookies.len() + self.closing.len()
+    }
 }
 
 /// A line of row 116's volume listing.
@@ -71,7 +78,7 @@ impl Volume {
             inner: Mutex::new(Inner {
                 attachment: None,
                 cookies: HashMap::new(),
-                undropped: 0,
+                closing: Vec::new(),
                 distrusted: HashSet::new(),
                 relinquished: false,
                 gone: false,
@@ -122,8 +129,8 @@ impl Volume {
         }
         let live = inner.attachment.is_some();
         let cookie = Cookie::new(Arc::clone(self), key.clone(), identity, live, before);
-        inner.cookies.insert(key, Arc::clone(&cookie));
-        inner.undropped += 1;
+        let before = inner.cookies.insert(key, Arc::clone(&cookie));
+        inner.closing.extend(before);
         drop(inner);
         counters.acquires_ok.inc();
         counters.cookies.inc();
@@ -139,7 +146,7 @@ impl Volume {
     pub(crate) fn describe(&self) -> VolumeInfo {
         let inner = self.inner.lock();
         let attachment = inner.attachment.clone();
-        let (cookies, relinquished) = (inner.undropped, inner.relinquished);
+        let (cookies, relinquished) = (inner.count(), inner.relinquished);
         drop(inner);
         VolumeInfo {
             id: self.id.clone(),
@@ -208,7 +215,7 @@ impl Volume {
                 cookie.relinquish(Relinquish::Keep);
             }
         }
-        self.wait_until(|inner| inner.undropped == 0).await;
+        self.wait_until(|inner| inner.count() == 0).await;
         if let Some(attachment) = attachment {
             self.inner.lock().attachment = None;
             self.end_attachment(attachment, how).await;
@@ -243,10 +250,16 @@ impl Volume {
     /// A cookie reached its end.
     pub(super) fn cookie_dropped(&self, cookie: &Arc<Cookie>, distrust: bool) {
         let mut inner = self.inner.lock();
-        inner.undropped = inner.undropped.saturating_sub(1);
-        // The key may have a new owner already.
-        if inner.cookies.get(cookie.key()).is_some_and(|c| Arc::ptr_eq(c, cookie)) {
+        let is_it = |c: &Arc<Cookie>| Arc::ptr_eq(c, cookie);
+        inner.closing.retain(|c| !is_it(c));
+        if inner.cookies.get(cookie.key()).is_some_and(is_it) {
             inner.cookies.remove(cookie.key());
+            // One that never looked anything up ends before the one whose key it took: that one is
+            // what the next cookie has to wait for again (N-C47).
+            if let Some(i) = inner.closing.iter().rposition(|c| c.key() == cookie.key()) {
+                let before = inner.closing.remove(i);
+                inner.cookies.insert(cookie.key().clone(), before);
+            }
         }
         if distrust {
             inner.distrusted.insert(cookie.key().clone());
@@ -256,7 +269,8 @@ impl Volume {
     }
 
     fn cookie_list(&self) -> Vec<Arc<Cookie>> {
-        self.inner.lock().cookies.values().cloned().collect()
+        let inner = self.inner.lock();
+        inner.cookies.values().chain(&inner.closing).cloned().collect()
     }
 
     async fn end_attachment(&self, attachment: Arc<Attachment>, how: Relinquish) {
@@ -343,3 +357,6 @@ impl Drop for Hold {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,252 @@
+//! Bounds, tags and ends of fills, on a cache in memory and a stepped clock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::fscache::{CookieSlot, CookieUse, FaultPoint, testing::*};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+const MS: Duration = Duration::from_millis(1);
+
+fn config(pages_max: u64) -> FillConfig {
+    FillConfig { bytes_max: pages_max * PAGE, ..FillConfig::default() }
+}
+
+fn waiting(pages_max: u64, max: Duration) -> FillConfig {
+    FillConfig { when_full: FillWhenFull::Wait { max }, ..config(pages_max) }
+}
+
+fn tag(slot: &CookieSlot) -> FillTag {
+    FillTag { identity: ident(1), inval_counter: slot.inval_counter(), still_ok: Box::new(|| true) }
+}
+
+/// A queue, and a cookie in use.
+async fn setup(config: FillConfig) -> (Rig, FillQueue, CookieSlot, CookieUse) {
+    let rig = Rig::new().await;
+    let queue = FillQueue::new(Arc::clone(&rig.fscache), config);
+    let (slot, user) = rig.open(ident(1)).await;
+    (rig, queue, slot, user)
+}
+
+fn offer(queue: &FillQueue, slot: &CookieSlot, page: u64) -> Pushed {
+    queue.try_push(cookie(slot), page * PAGE, page_of(5), tag(slot))
+}
+
+fn stored(slot: &CookieSlot, page: u64) -> bool {
+    read(&slot.try_begin().expect("open"), page) == Some(5)
+}
+
+#[tokio::test]
+async fn queued_data_reaches_the_cache_and_drain_waits_for_it() {
+    let (rig, queue, slot, _user) = setup(config(64)).await;
+    for page in 0..4 {
+        assert_eq!(offer(&queue, &slot, page), Pushed::Queued);
+    }
+    assert_eq!(queue.queued_bytes(), 4 * PAGE);
+    queue.drain().await;
+    assert_eq!(queue.queued_bytes(), 0);
+    assert!((0..4).all(|page| stored(&slot, page)));
+    let stats = rig.counters.snapshot();
+    assert_eq!((stats.cache_write_done, stats.cache_write_bytes), (4, 4 * PAGE));
+    assert_eq!(stats.fill_dropped_bytes + stats.fill_stale_bytes, 0);
+}
+
+#[tokio::test]
+async fn the_first_fill_of_a_file_waits_for_a_slow_lookup_longer_than_a_reader() {
+    let rig = Rig::new().await;
+    let queue = FillQueue::new(Arc::clone(&rig.fscache), config(64));
+    rig.cache.faults().hold(FaultPoint::Lookup);
+    let slot = rig.cookie(ident(1));
+    let _user = slot.use_cookie(false);
+    offer(&queue, &slot, 0);
+    rig.pass(999 * MS).await;
+    assert_eq!(queue.queued_bytes(), PAGE, "still hoping");
+    rig.cache.faults().release(FaultPoint::Lookup);
+    queue.drain().await;
+    assert!(stored(&slot, 0));
+
+    // But not for ever.
+    rig.cache.faults().hold(FaultPoint::Lookup);
+    let hung = rig.volume.acquire_cookie(b"hung", ident(1)).expect("free");
+    let _hung_user = hung.use_cookie(false);
+    offer(&queue, &hung, 0);
+    rig.pass(1000 * MS).await;
+    assert_eq!(queue.queued_bytes(), 0);
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_and_counts() {
+    let (rig, queue, slot, _user) = setup(config(2)).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    assert_eq!(
+        [0, 1, 2].map(|p| offer(&queue, &slot, p)),
+        [Pushed::Queued, Pushed::Queued, Pushed::Dropped]
+    );
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
+    settle().await;
+    rig.cache.faults().release(FaultPoint::Write);
+    queue.drain().await;
+    assert!(stored(&slot, 1) && !stored(&slot, 2));
+    assert_eq!(offer(&queue, &slot, 2), Pushed::Queued, "there is room again");
+}
+
+#[tokio::test]
+async fn a_full_queue_that_waits_loses_nothing_as_long_as_the_cache_keeps_up() {
+    let (rig, queue, slot, _user) = setup(waiting(1, 100 * MS)).await;
+    for page in 0..10 {
+        let pushed = queue.push(cookie(&slot), page * PAGE, page_of(5), tag(&slot)).await;
+        assert_eq!(pushed, Pushed::Queued);
+    }
+    queue.drain().await;
+    assert!((0..10).all(|page| stored(&slot, page)));
+    assert_eq!(rig.counters.snapshot().fill_waits, 9);
+}
+
+#[tokio::test]
+async fn waiting_for_room_is_bounded() {
+    let (rig, queue, slot, _user) = setup(waiting(1, 100 * MS)).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    assert_eq!(offer(&queue, &slot, 0), Pushed::Queued);
+    let waiter = tokio::spawn({
+        let (queue, cookie, tag) = (queue.clone(), Arc::clone(cookie(&slot)), tag(&slot));
+        async move { queue.push(&cookie, PAGE, page_of(5), tag).await }
+    });
+    rig.pass(99 * MS).await;
+    assert!(!waiter.is_finished());
+    rig.pass(MS).await;
+    assert_eq!(waiter.await.expect("ran"), Pushed::Dropped);
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
+    rig.cache.faults().release(FaultPoint::Write);
+}
+
+#[tokio::test]
+async fn a_fill_larger_than_the_queue_is_let_in_alone() {
+    let (_rig, queue, slot, _user) = setup(config(1)).await;
+    let data = [page_of(5), page_of(5)].concat();
+    assert_eq!(queue.try_push(cookie(&slot), 0, data, tag(&slot)), Pushed::Queued);
+    queue.drain().await;
+    assert!(stored(&slot, 0) && stored(&slot, 1));
+}
+
+/// Each part of the tag alone keeps a fill out.
+#[tokio::test]
+async fn n_c48_a_fill_from_before_a_change_is_not_stored() {
+    let (rig, queue, slot, _user) = setup(config(64)).await;
+    let fetched_before = tag(&slot);
+    slot.invalidate(ident(1), false);
+    let other_version = FillTag { identity: ident(2), ..tag(&slot) };
+    let disowned = FillTag { still_ok: Box::new(|| false), ..tag(&slot) };
+    for (page, tag) in (0..).zip([fetched_before, other_version, disowned]) {
+        queue.try_push(cookie(&slot), page * PAGE, page_of(5), tag);
+        queue.drain().await;
+        assert!(!stored(&slot, page), "tag {page}");
+    }
+    let stats = rig.counters.snapshot();
+    assert_eq!((stats.fill_stale_bytes, stats.cache_write), (3 * PAGE, 0));
+    offer(&queue, &slot, 3);
+    queue.drain().await;
+    assert!(stored(&slot, 3), "the tag that is right gets in");
+}
+
+#[tokio::test]
+async fn n_c48_a_fill_overtaken_by_an_invalidation_on_its_way_has_no_effect() {
+    let (rig, queue, slot, _user) = setup(config(64)).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    offer(&queue, &slot, 0);
+    until(|| rig.cache.faults().waiting(FaultPoint::Write) == 1).await;
+    slot.invalidate(ident(1), false);
+    rig.cache.faults().release(FaultPoint::Write);
+    queue.drain().await;
+    assert!(!stored(&slot, 0));
+    assert_eq!(rig.counters.snapshot().fill_stale_bytes, PAGE);
+}
+
+#[tokio::test]
+async fn the_cores_test_is_asked_at_the_time_of_the_write() {
+    let rig = Rig::new().await;
+    let queue = FillQueue::new(Arc::clone(&rig.fscache), config(64));
+    rig.cache.faults().hold(FaultPoint::Lookup);
+    let slot = rig.cookie(ident(1));
+    let _user = slot.use_cookie(false);
+    let good = Arc::new(AtomicBool::new(true));
+    let ask = Arc::clone(&good);
+    let still_ok = Box::new(move || ask.load(Ordering::SeqCst));
+    queue.try_push(cookie(&slot), 0, page_of(5), FillTag { still_ok, ..tag(&slot) });
+    settle().await;
+    good.store(false, Ordering::SeqCst);
+    rig.cache.faults().release(FaultPoint::Lookup);
+    queue.drain().await;
+    assert!(!stored(&slot, 0));
+}
+
+#[tokio::test]
+async fn n_c76_hung_writes_give_their_place_to_others_after_a_while() {
+    let limits = FillConfig { writes_max: 1, ..config(64) };
+    let (rig, queue, slot, _user) = setup(limits).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    offer(&queue, &slot, 0);
+    offer(&queue, &slot, 1);
+    settle().await;
+    assert_eq!(rig.cache.faults().waiting(FaultPoint::Write), 1, "one at a time");
+    rig.pass(limits.stuck_after).await;
+    assert_eq!(rig.cache.faults().waiting(FaultPoint::Write), 2);
+    assert_eq!(queue.queued_bytes(), 2 * PAGE, "hung writes still hold memory");
+    rig.cache.faults().release(FaultPoint::Write);
+    queue.drain().await;
+}
+
+#[tokio::test]
+async fn refused_writes_are_counted_and_change_nothing() {
+    let (rig, queue, slot, _user) = setup(config(64)).await;
+    rig.cache.faults().refuse(FaultPoint::Write, Some(Refusal::NoSpace));
+    offer(&queue, &slot, 0);
+    queue.drain().await;
+    let stats = rig.counters.snapshot();
+    assert_eq!((stats.cache_write_failed, stats.fill_dropped_bytes), (1, PAGE));
+    assert_eq!(queue.try_push(cookie(&slot), 1, page_of(5), tag(&slot)), Pushed::Refused);
+    let half = vec![Slice::from_bytes(&[5; 100])];
+    assert_eq!(queue.try_push(cookie(&slot), 0, half, tag(&slot)), Pushed::Refused);
+    assert_eq!(queue.try_push(cookie(&slot), 0, Vec::new(), tag(&slot)), Pushed::Refused);
+}
+
+#[tokio::test]
+async fn drain_does_not_wait_for_what_is_queued_after_it() {
+    let (rig, queue, slot, _user) = setup(config(64)).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    offer(&queue, &slot, 0);
+    until(|| rig.cache.faults().waiting(FaultPoint::Write) == 1).await;
+    let drain = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.drain().await }
+    });
+    settle().await;
+    assert!(!drain.is_finished());
+    rig.cache.faults().release(FaultPoint::Write);
+    rig.cache.faults().hold(FaultPoint::Write);
+    offer(&queue, &slot, 1);
+    drain.await.expect("ends although page 1 hangs");
+    until(|| rig.cache.faults().waiting(FaultPoint::Write) == 1).await;
+    rig.cache.faults().release(FaultPoint::Write);
+}
+
+#[tokio::test]
+async fn shutdown_drains_or_counts_what_is_left() {
+    let (rig, queue, slot, _user) = setup(config(64)).await;
+    offer(&queue, &slot, 0);
+    assert_eq!(queue.shutdown(MS).await, 0);
+    assert!(stored(&slot, 0));
+    assert_eq!(offer(&queue, &slot, 1), Pushed::Refused);
+
+    let queue = FillQueue::new(Arc::clone(&rig.fscache), config(64));
+    rig.cache.faults().hold(FaultPoint::Write);
+    offer(&queue, &slot, 1);
+    let end = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.shutdown(MS).await }
+    });
+    rig.pass(MS).await;
+    assert_eq!(end.await.expect("ran"), PAGE);
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
+    rig.cache.faults().release(FaultPoint::Write);
+}

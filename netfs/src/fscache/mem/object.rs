@@ -202,6 +202,9 @@ impl CacheObject for MemObject {
     fn forget(&self, range: Range<u64>) {
         self.with(|file| {
             let touched = range.start / PAGE..range.end.div_ceil(PAGE);
+            if range.is_empty() {
+                return;
+            }
             file.pages.retain(|page, _| !touched.contains(page));
         });
     }
