@@ -1,0 +1,336 @@
+//! The content map: which pages of an object are stored, which are known to be zeros, and the
+//! checksum of every stored page. It is the truth about what is cached; the backing filesystem's own
+//! idea of holes is never asked (complaint 6: it may fill and punch zero blocks as it likes).
+//!
+//! - A [`Chunk`] covers 1 GiB: 4096 blocks of 256 KiB, 64 pages each. Chunks are made when first
+//!   written and, for objects whose map is in a side file, loaded when first asked for.
+//! - `I1` A page's data bit is set only after its bytes are wholly in the file and its checksum is in
+//!   the map. A write clears the bits of its pages before it touches the file.
+//! - `I2` Each change of a block's bits moves the block's sequence number. A reader that finds a bad
+//!   checksum calls it corruption only if the number stands where it stood before the read.
+//! - `I3` At most one write is in flight for a page. [`forget`](ContentMap::forget) and
+//!   [`mark_zero`](ContentMap::mark_zero) cancel the writes they meet: those set no bits when they end.
+
+mod chunk;
+mod codec;
+
+use std::{collections::BTreeMap, ops::Range};
+
+use netfs::{
+    folio::PAGE_SIZE,
+    fscache::{CacheMiss, Extent, ExtentKind, Extents, Refusal},
+};
+use smallvec::SmallVec;
+
+pub(crate) use chunk::Chunk;
+pub(crate) use codec::{CRC_AREA, CRC_SEGMENT_PAGES, MAP_AREA, Place, side_offset, worst_inline};
+
+/// Pages of a block (256 KiB).
+pub(crate) const BLOCK_PAGES: u64 = 64;
+/// Blocks of a chunk.
+pub(crate) const CHUNK_BLOCKS: u64 = 4096;
+/// Pages of a chunk (1 GiB).
+pub(crate) const CHUNK_PAGES: u64 = BLOCK_PAGES * CHUNK_BLOCKS;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+/// New chunks one `mark_zero` makes at most: knowing a zero is optional, memory is not endless.
+const ZERO_CHUNKS_MAX: u64 = 64;
+/// Changes remembered for a chunk that is not loaded; past that everything in it is forgotten.
+const PENDING_MAX: usize = 64;
+
+/// Pages of one kind inside one block, as a reader sees them at one moment.
+pub(crate) struct Run {
+    /// Known zeros: nothing to read.
+    pub(crate) zero: bool,
+    /// How many pages.
+    pub(crate) pages: usize,
+    /// The block's sequence number (`I2`).
+    pub(crate) seq: u32,
+    /// Checksums of the pages.
+    pub(crate) crcs: [u32; BLOCK_PAGES as usize],
+}
+
+/// A write that has begun.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    id: u64,
+    pages: Range<u64>,
+}
+
+/// A chunk's changes on their way to disk.
+pub(crate) struct DirtyChunk {
+    /// Which chunk.
+    pub(crate) number: u64,
+    /// The encoded map.
+    pub(crate) map: Vec<u8>,
+    /// Side file only: changed runs of checksums by segment number.
+    pub(crate) segments: Vec<(u64, Vec<u8>)>,
+}
+
+struct Writing {
+    id: u64,
+    pages: Range<u64>,
+    cancelled: bool,
+}
+
+enum Pending {
+    Forget(Range<u64>),
+    Zero(Range<u64>),
+}
+
+/// The content map of one incarnation of an object.
+pub(crate) struct ContentMap {
+    size: u64,
+    pages: u64,
+    /// What a chunk that is not in `chunks` means: empty, or not loaded.
+    all_loaded: bool,
+    chunks: BTreeMap<u64, Chunk>,
+    pending: BTreeMap<u64, Vec<Pending>>,
+    writing: Vec<Writing>,
+    next_write: u64,
+}
+
+impl ContentMap {
+    /// The map of an object of `size` bytes of which nothing is stored.
+    pub(crate) fn empty(size: u64) -> ContentMap {
+        ContentMap {
+            size,
+            pages: size.div_ceil(PAGE),
+            all_loaded: true,
+            chunks: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            writing: Vec::new(),
+            next_write: 0,
+        }
+    }
+
+    /// The map of an object whose chunks are in a side file.
+    pub(crate) fn stored(size: u64) -> ContentMap {
+        ContentMap { all_loaded: false, ..ContentMap::empty(size) }
+    }
+
+    /// Pages of the object.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Whether the chunk has to be loaded before it can be written.
+    pub(crate) fn needs_load(&self, number: u64) -> bool {
+        !self.all_loaded && !self.chunks.contains_key(&number)
+    }
+
+    /// How many pages of the object lie in a chunk.
+    pub(crate) fn pages_in(&self, number: u64) -> u64 {
+        self.pages.saturating_sub(number * CHUNK_PAGES).min(CHUNK_PAGES)
+    }
+
+    /// Puts a loaded chunk in place, with what happened to it in the meantime.
+    pub(crate) fn install(&mut self, number: u64, chunk: Chunk) {
+        if !self.needs_load(number) {
+            return;
+        }
+        self.chunks.insert(number, chunk);
+        for change in self.pending.remove(&number).unwrap_or_default() {
+            match change {
+                Pending::Forget(pages) => self.change(pages, Chunk::forget),
+                Pending::Zero(pages) => self.change(pages, Chunk::mark_zero),
+            }
+        }
+    }
+
+    /// What is known of a range of bytes, and which chunks would have to be loaded to know more.
+    pub(crate) fn extents(&self, range: Range<u64>) -> (Extents, SmallVec<[u64; 4]>) {
+        let mut runs = Runs { within: range.clone(), out: Extents::new() };
+        let mut load = SmallVec::new();
+        let known_end = range.end.div_ceil(PAGE).min(self.pages);
+        let mut page = range.start / PAGE;
+        while page < known_end {
+            let number = page / CHUNK_PAGES;
+            let (kind, end) = if let Some(chunk) = self.chunks.get(&number) {
+                let (kind, pages) = chunk.run_at(page % CHUNK_PAGES);
+                (kind, page + pages)
+            } else if self.all_loaded {
+                (ExtentKind::Absent, self.next_chunk_after(number))
+            } else {
+                load.push(number);
+                (ExtentKind::NotLoaded, self.next_chunk_after(number))
+            };
+            let end = end.min(known_end);
+            runs.push(page * PAGE..end * PAGE, kind);
+            page = end;
+        }
+        runs.push(known_end * PAGE..u64::MAX, ExtentKind::Absent);
+        (runs.out, load)
+    }
+
+    fn next_chunk_after(&self, number: u64) -> u64 {
+        self.chunks.range(number + 1..).next().map_or(u64::MAX, |(n, _)| n * CHUNK_PAGES)
+    }
+
+    /// The run of pages of one kind that starts at `page`, at most `max` and within one block.
+    pub(crate) fn run(&self, page: u64, max: u64) -> Result<Run, CacheMiss> {
+        let number = page / CHUNK_PAGES;
+        if page >= self.pages {
+            return Err(CacheMiss::Absent);
+        }
+        match self.chunks.get(&number) {
+            Some(chunk) => chunk.snapshot(page % CHUNK_PAGES, max).ok_or(CacheMiss::Absent),
+            None if self.all_loaded => Err(CacheMiss::Absent),
+            None => Err(CacheMiss::NotLoaded),
+        }
+    }
+
+    /// Announces a write (`I1`, `I3`). The chunks it touches must be loaded.
+    pub(crate) fn begin_write(&mut self, pages: Range<u64>) -> Result<Ticket, Refusal> {
+        if pages.is_empty() || pages.end > self.pages {
+            return Err(Refusal::Unsupported);
+        }
+        if self.writing.iter().any(|w| overlap(&w.pages, &pages)) {
+            return Err(Refusal::Busy);
+        }
+        self.change(pages.clone(), Chunk::forget);
+        self.next_write += 1;
+        let id = self.next_write;
+        self.writing.push(Writing { id, pages: pages.clone(), cancelled: false });
+        Ok(Ticket { id, pages })
+    }
+
+    /// Ends a write: with the checksums of its pages, or `None` if it failed. Says whether the pages
+    /// are readable now.
+    pub(crate) fn end_write(&mut self, ticket: Ticket, crcs: Option<&[u32]>) -> bool {
+        let Some(at) = self.writing.iter().position(|w| w.id == ticket.id) else { return false };
+        let writing = self.writing.swap_remove(at);
+        let Some(crcs) = crcs.filter(|_| !writing.cancelled) else { return false };
+        for (page, crc) in ticket.pages.zip(crcs) {
+            let number = page / CHUNK_PAGES;
+            let pages = self.pages_in(number);
+            let chunk = self.chunks.entry(number).or_insert_with(|| Chunk::empty(pages));
+            chunk.set_data(page % CHUNK_PAGES, *crc);
+        }
+        true
+    }
+
+    /// Records zeros: the whole pages inside `range`, and the last page if the range reaches the end.
+    pub(crate) fn mark_zero(&mut self, range: Range<u64>) {
+        let end = if range.end >= self.size { self.pages } else { range.end / PAGE };
+        let pages = range.start.div_ceil(PAGE)..end;
+        self.cancel(&pages);
+        let mut fresh = 0;
+        for number in chunk_numbers(&pages) {
+            let part = clip(&pages, number);
+            if self.needs_load(number) {
+                self.postpone(number, Pending::Zero(part));
+                continue;
+            }
+            let count = self.pages_in(number);
+            if !self.chunks.contains_key(&number) {
+                fresh += 1;
+                if fresh > ZERO_CHUNKS_MAX {
+                    break;
+                }
+                self.chunks.insert(number, Chunk::empty(count));
+            }
+            self.change(part, Chunk::mark_zero);
+        }
+    }
+
+    /// Forgets every page that `range` touches.
+    pub(crate) fn forget(&mut self, range: Range<u64>) {
+        let pages = range.start / PAGE..range.end.div_ceil(PAGE).min(self.pages);
+        self.cancel(&pages);
+        if !self.all_loaded {
+            for number in chunk_numbers(&pages) {
+                if self.needs_load(number) {
+                    self.postpone(number, Pending::Forget(clip(&pages, number)));
+                }
+            }
+        }
+        self.change(pages, Chunk::forget);
+    }
+
+    /// A reader's checksum did not match: true if that is corruption (the page is forgotten then),
+    /// false if the page changed since the run was taken (`I2`).
+    pub(crate) fn is_corrupt(&mut self, page: u64, seq: u32) -> bool {
+        let Some(chunk) = self.chunks.get_mut(&(page / CHUNK_PAGES)) else { return false };
+        let inside = page % CHUNK_PAGES;
+        if chunk.seq(inside) != seq {
+            return false;
+        }
+        chunk.forget(inside..inside + 1);
+        true
+    }
+
+    /// The chunks that changed since the last call, encoded. They count as clean from here on.
+    pub(crate) fn take_dirty(&mut self, place: Place) -> Vec<DirtyChunk> {
+        self.chunks
+            .iter_mut()
+            .filter(|(_, chunk)| chunk.is_dirty())
+            .map(|(number, chunk)| chunk.take_dirty(*number, place))
+            .collect()
+    }
+
+    /// Takes a failed write-back of the map into account: everything counts as changed again.
+    pub(crate) fn redirty(&mut self) {
+        self.chunks.values_mut().for_each(Chunk::redirty);
+    }
+
+    fn change(&mut self, pages: Range<u64>, f: impl Fn(&mut Chunk, Range<u64>)) {
+        if pages.is_empty() {
+            return;
+        }
+        let (first, last) = (pages.start / CHUNK_PAGES, (pages.end - 1) / CHUNK_PAGES);
+        for (number, chunk) in self.chunks.range_mut(first..=last) {
+            let part = clip(&pages, *number);
+            let base = number * CHUNK_PAGES;
+            f(chunk, part.start - base..part.end - base);
+        }
+    }
+
+    fn cancel(&mut self, pages: &Range<u64>) {
+        for writing in self.writing.iter_mut().filter(|w| overlap(&w.pages, pages)) {
+            writing.cancelled = true;
+        }
+    }
+
+    fn postpone(&mut self, number: u64, change: Pending) {
+        let all = number * CHUNK_PAGES..number * CHUNK_PAGES + self.pages_in(number);
+        let list = self.pending.entry(number).or_default();
+        list.push(change);
+        if list.len() > PENDING_MAX {
+            *list = vec![Pending::Forget(all)];
+        }
+    }
+}
+
+fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+fn chunk_numbers(pages: &Range<u64>) -> impl Iterator<Item = u64> + use<> {
+    let end = if pages.is_empty() { 0 } else { (pages.end - 1) / CHUNK_PAGES + 1 };
+    pages.start / CHUNK_PAGES..end
+}
+
+fn clip(pages: &Range<u64>, number: u64) -> Range<u64> {
+    let base = number * CHUNK_PAGES;
+    pages.start.max(base)..pages.end.min(base + CHUNK_PAGES)
+}
+
+/// Builds extents: clips to the asked range, merges neighbours of one kind.
+struct Runs {
+    within: Range<u64>,
+    out: Extents,
+}
+
+impl Runs {
+    fn push(&mut self, range: Range<u64>, kind: ExtentKind) {
+        let range = range.start.max(self.within.start)..range.end.min(self.within.end);
+        if range.is_empty() {
+            return;
+        }
+        match self.out.last_mut() {
+            Some(last) if last.kind == kind => last.range.end = range.end,
+            _ => self.out.push(Extent { range, kind }),
+        }
+    }
+}

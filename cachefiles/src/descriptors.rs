@@ -1,0 +1,123 @@
+//! The descriptor budget: an object stays open while its backing file is closed and reopened.
+//!
+//! Objects that hold a file open stand on a ring; at the budget the hand passes over them, takes the
+//! file from the first that was not used since it last came by (CLOCK, an approximation of LRU whose
+//! hit is one relaxed store) and leaves it to whoever still reads from it to close it.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    ops::Deref,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::{object::Object, stats::Counters};
+
+/// An open backing file, counted.
+#[derive(Debug)]
+pub(crate) struct CountedFile {
+    file: File,
+    stats: Arc<Counters>,
+}
+
+impl Deref for CountedFile {
+    type Target = File;
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for CountedFile {
+    fn drop(&mut self) {
+        self.stats.descriptors.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Where an object keeps its backing file while it is open.
+#[derive(Default, Debug)]
+pub(crate) struct FileCell {
+    file: RwLock<Option<Arc<CountedFile>>>,
+    used: AtomicBool,
+}
+
+impl FileCell {
+    /// The file, if it is open.
+    pub(crate) fn get(&self) -> Option<Arc<CountedFile>> {
+        let file = self.file.read().clone();
+        if file.is_some() && !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+        file
+    }
+
+    /// Closes it as soon as the last user is done.
+    pub(crate) fn clear(&self) {
+        let file = self.file.write().take();
+        drop(file);
+    }
+}
+
+/// The budget.
+pub(crate) struct Descriptors {
+    max: usize,
+    stats: Arc<Counters>,
+    ring: Mutex<VecDeque<Weak<Object>>>,
+}
+
+impl Descriptors {
+    /// At most `max` backing files.
+    pub(crate) fn new(max: usize, stats: Arc<Counters>) -> Descriptors {
+        Descriptors { max, stats, ring: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Makes room for one more file. Called before opening one.
+    pub(crate) fn make_room(&self) {
+        self.shrink_to(self.max.saturating_sub(1));
+    }
+
+    /// The process ran out of descriptors: gives half of ours back.
+    pub(crate) fn emergency(&self) {
+        self.shrink_to(self.stats.descriptors.load(Relaxed) / 2);
+    }
+
+    /// Closes all.
+    pub(crate) fn close_all(&self) {
+        for object in std::mem::take(&mut *self.ring.lock()) {
+            if let Some(object) = object.upgrade() {
+                object.file_cell().clear();
+            }
+        }
+    }
+
+    /// Gives an object its open file.
+    pub(crate) fn adopt(&self, object: &Arc<Object>, file: File) -> Arc<CountedFile> {
+        self.stats.descriptors.fetch_add(1, Relaxed);
+        let file = Arc::new(CountedFile { file, stats: Arc::clone(&self.stats) });
+        let cell = object.file_cell();
+        *cell.file.write() = Some(Arc::clone(&file));
+        cell.used.store(true, Relaxed);
+        self.ring.lock().push_back(Arc::downgrade(object));
+        file
+    }
+
+    /// Two rounds of the hand at most: files in use by a read stay open, and counted, until it ends.
+    fn shrink_to(&self, target: usize) {
+        let mut steps = 2 * self.ring.lock().len();
+        while self.stats.descriptors.load(Relaxed) > target && steps > 0 {
+            steps -= 1;
+            let Some(next) = self.ring.lock().pop_front() else { return };
+            let Some(object) = next.upgrade() else { continue };
+            let cell = object.file_cell();
+            if cell.used.swap(false, Relaxed) {
+                self.ring.lock().push_back(next);
+            } else {
+                cell.clear();
+            }
+        }
+    }
+}

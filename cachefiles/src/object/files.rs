@@ -1,0 +1,101 @@
+//! Opening an object's backing file and its side file.
+
+use std::{fs::File, sync::Arc};
+
+use netfs::fscache::Refusal;
+
+use super::{Object, OnDisk};
+use crate::{
+    descriptors::CountedFile,
+    header::{OBJECT_XATTR, ObjectHeader},
+    io::{Errno, IoResult},
+};
+
+/// How a system call's failure is told to the core.
+pub(crate) fn refusal(e: Errno) -> Refusal {
+    match e {
+        Errno::NOSPC | Errno::DQUOT => Refusal::NoSpace,
+        Errno::MFILE | Errno::NFILE => Refusal::Descriptors,
+        Errno::FBIG => Refusal::Unsupported,
+        _ => Refusal::IoError,
+    }
+}
+
+impl Object {
+    /// The backing file; made if nothing is stored yet and `create` is set. On I/O threads only.
+    pub(super) fn backing_file(
+        self: &Arc<Self>,
+        create: bool,
+    ) -> Result<Option<Arc<CountedFile>>, Refusal> {
+        if let Some(file) = self.cell.get() {
+            return Ok(Some(file));
+        }
+        let mut disk = self.slot.disk();
+        self.file_under_lock(&mut disk, create)
+    }
+
+    /// The same for who holds the slot's disk state already.
+    pub(super) fn file_under_lock(
+        self: &Arc<Self>,
+        disk: &mut OnDisk,
+        create: bool,
+    ) -> Result<Option<Arc<CountedFile>>, Refusal> {
+        if let Some(file) = self.cell.get() {
+            return Ok(Some(file));
+        }
+        // Under the lock: an incarnation that was cut over must not replace its successor's file.
+        self.alive_or_withdrawing()?;
+        let ours =
+            matches!(*disk, OnDisk::Ours { generation, .. } if generation == self.generation);
+        if !ours && !create {
+            return Ok(None);
+        }
+        self.shared().descriptors.make_room();
+        let file = self
+            .with_descriptors(|| if ours { self.reopen(disk) } else { self.create_file(disk) })?;
+        Ok(Some(self.shared().descriptors.adopt(self, file)))
+    }
+
+    fn create_file(&self, disk: &mut OnDisk) -> IoResult<File> {
+        let header = self.header().encode(self.slot.volume_id());
+        self.slot.create(disk, self.generation, &header)
+    }
+
+    /// Opens the file again after its descriptor was needed elsewhere. It must still be the same one;
+    /// if it is not, everything is forgotten and what is there will be replaced.
+    fn reopen(&self, disk: &mut OnDisk) -> IoResult<File> {
+        let OnDisk::Ours { id, .. } = *disk else { return Err(Errno::STALE) };
+        let io = &self.shared().io;
+        let opened = self.slot.fan_dir(false).and_then(|fan| {
+            let file = io.open_file(&fan, &self.slot.name().file)?;
+            let header = io.get_xattr(&file, OBJECT_XATTR)?.unwrap_or_default();
+            let same = io.id(&file)? == id
+                && ObjectHeader::decode(&header, self.slot.volume_id())
+                    .is_ok_and(|h| h.generation == self.generation && h.nonce == self.nonce);
+            if same { Ok(file) } else { Err(Errno::STALE) }
+        });
+        if let Err(e) = opened
+            && !matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
+        {
+            tracing::warn!(name = self.slot.name().file, "a cache file changed under us: {e}");
+            crate::stats::Counters::count(&self.shared().stats.corrupt_objects);
+            self.map.write().forget(0..u64::MAX);
+            *disk = OnDisk::Other;
+        }
+        opened
+    }
+
+    /// Gives descriptors back and tries once more when the process has none left.
+    pub(super) fn with_descriptors<T>(
+        &self,
+        mut open: impl FnMut() -> IoResult<T>,
+    ) -> Result<T, Refusal> {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.shared().descriptors.emergency();
+                open().map_err(refusal)
+            }
+            other => other.map_err(refusal),
+        }
+    }
+}

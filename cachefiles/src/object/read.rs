@@ -1,0 +1,278 @@
+//! Reading: every byte that leaves here was compared with its page's checksum after it was read.
+
+use std::{io::IoSliceMut, sync::Arc};
+
+use netfs::{
+    folio::PAGE_SIZE,
+    fscache::{CacheMiss, CacheRead, ExtentKind, Refusal},
+};
+
+use super::Object;
+use crate::{
+    content_map::{CRC_AREA, Chunk, MAP_AREA, Run, side_offset},
+    descriptors::CountedFile,
+    io::{Errno, Wait, read_full},
+    stats::Counters,
+    workers::Lane,
+};
+
+/// How often a read starts over because the page changed under it.
+const RETRIES: usize = 4;
+
+/// Why bytes were not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unread {
+    /// Only by waiting.
+    WouldBlock,
+    /// Not at all.
+    Miss(CacheMiss),
+}
+
+impl From<CacheMiss> for Unread {
+    fn from(miss: CacheMiss) -> Unread {
+        Unread::Miss(miss)
+    }
+}
+
+impl From<Refusal> for Unread {
+    fn from(refusal: Refusal) -> Unread {
+        Unread::Miss(match refusal {
+            Refusal::Stale => CacheMiss::Stale,
+            Refusal::IoError => CacheMiss::Io,
+            other => CacheMiss::Refused(other),
+        })
+    }
+}
+
+impl Object {
+    /// Queues a read; what does not fit is a miss.
+    pub(super) fn queue_read(self: Arc<Self>, sub: CacheRead) {
+        let passes =
+            self.alive().and_then(|()| Ok((self.shared().gate.enter()?, self.gate.enter()?)));
+        let passes = match passes {
+            Ok(passes) => passes,
+            Err(r) => {
+                let Unread::Miss(miss) = Unread::from(self.refuse(r)) else { return };
+                return sub.finish(Err(miss));
+            }
+        };
+        let shared = Arc::clone(self.shared());
+        let job = Box::new(move || {
+            let _passes = passes;
+            self.read_now(sub);
+        });
+        // A refused job drops the sub, which ends it as withdrawn.
+        let _ = shared.workers.submit(Lane::Urgent, job);
+    }
+
+    fn read_now(self: Arc<Self>, mut sub: CacheRead) {
+        Counters::count(&self.shared().stats.queued_reads);
+        let (start, len) = (sub.offset(), sub.remaining() as u64);
+        self.load_chunks(start..start.saturating_add(len));
+        let mut offset = start;
+        let mut result = self.backing_file(false).map(drop).map_err(Unread::from);
+        for buffer in sub.buffers() {
+            if result.is_ok() {
+                result = self.read_verified(offset, buffer, Wait::Yes);
+            }
+            offset = offset.saturating_add(buffer.len() as u64);
+        }
+        sub.finish(result.map_err(|end| match end {
+            Unread::Miss(miss) => miss,
+            // The file was closed again at once: the descriptor budget is that tight.
+            Unread::WouldBlock => CacheMiss::Refused(Refusal::Descriptors),
+        }));
+    }
+
+    /// Reads `into.len()` bytes at `offset`, verified.
+    pub(super) fn read_verified(
+        &self,
+        offset: u64,
+        mut into: &mut [u8],
+        wait: Wait,
+    ) -> Result<(), Unread> {
+        self.alive()?;
+        let mut at = offset;
+        while !into.is_empty() {
+            let n = self.read_run(at, into, wait)?;
+            into = &mut into[n..];
+            at += n as u64;
+        }
+        // A cut-over while we read: the bytes may be of either version (row 106).
+        self.alive()?;
+        Ok(())
+    }
+
+    /// Reads from `offset` to the end of the run of pages it lies in. Says how many bytes that were.
+    fn read_run(&self, offset: u64, into: &mut [u8], wait: Wait) -> Result<usize, Unread> {
+        let page = offset / PAGE_SIZE as u64;
+        let skip = usize::try_from(offset % PAGE_SIZE as u64).unwrap_or(0);
+        let want_pages = (skip + into.len()).div_ceil(PAGE_SIZE) as u64;
+        for _ in 0..RETRIES {
+            let run = self.map.read().run(page, want_pages)?;
+            let n = (run.pages * PAGE_SIZE - skip).min(into.len());
+            let into = &mut into[..n];
+            if run.zero {
+                into.fill(0);
+                return Ok(n);
+            }
+            let file = self.cell.get().ok_or(Unread::WouldBlock)?;
+            let read = self.read_pages(&file, page, skip, into, wait, &run);
+            let Err((bad_page, why)) = read else { return Ok(n) };
+            if why == Unread::WouldBlock {
+                return Err(why);
+            }
+            if self.map.write().is_corrupt(bad_page, run.seq) {
+                Counters::count(&self.shared().stats.corrupt_pages);
+                tracing::warn!(name = self.slot.name().file, page = bad_page, ?why, "bad page");
+                self.mark_dirty();
+                return Err(why);
+            }
+        }
+        Err(CacheMiss::Refused(Refusal::Busy).into())
+    }
+
+    /// Reads whole pages, the edges through pages of our own, and compares checksums. An error names
+    /// the page it was met at.
+    fn read_pages(
+        &self,
+        file: &CountedFile,
+        page: u64,
+        skip: usize,
+        into: &mut [u8],
+        wait: Wait,
+        run: &Run,
+    ) -> Result<(), (u64, Unread)> {
+        let pages = (skip + into.len()).div_ceil(PAGE_SIZE);
+        let after = (skip + into.len()) % PAGE_SIZE;
+        let partial_head = skip != 0 || (pages == 1 && after != 0);
+        let partial_tail = after != 0 && pages > 1;
+        let mut head_page = partial_head.then_some([0u8; PAGE_SIZE]);
+        let mut tail_page = partial_tail.then_some([0u8; PAGE_SIZE]);
+        let head_len = if partial_head { (PAGE_SIZE - skip).min(into.len()) } else { 0 };
+        let tail_len = if partial_tail { after } else { 0 };
+        let (head, rest) = into.split_at_mut(head_len);
+        let (middle, tail) = rest.split_at_mut(rest.len() - tail_len);
+        {
+            let mut slices: smallvec::SmallVec<[IoSliceMut<'_>; 3]> = smallvec::SmallVec::new();
+            slices.extend(head_page.as_mut().map(|p| IoSliceMut::new(p)));
+            if !middle.is_empty() {
+                slices.push(IoSliceMut::new(middle));
+            }
+            slices.extend(tail_page.as_mut().map(|p| IoSliceMut::new(p)));
+            let got = self.transfer(file, &mut slices, page, wait);
+            let got = got.map_err(|why| (page, why))?;
+            if got < pages * PAGE_SIZE {
+                // A hole at the end or a truncated file (N-C58). Not waiting it may just be cold.
+                let why = if wait == Wait::No { Unread::WouldBlock } else { CacheMiss::Io.into() };
+                return Err((page + (got / PAGE_SIZE) as u64, why));
+            }
+        }
+        let whole = head_page.iter().map(|p| &p[..]).chain(middle.chunks_exact(PAGE_SIZE));
+        for (i, bytes) in whole.chain(tail_page.iter().map(|p| &p[..])).enumerate() {
+            let number = page + i as u64;
+            if self.binding.page(number, bytes) != run.crcs[i] {
+                return Err((number, CacheMiss::Corrupt.into()));
+            }
+        }
+        if let Some(page) = head_page {
+            head.copy_from_slice(&page[skip..skip + head.len()]);
+        }
+        if let Some(page) = tail_page {
+            tail.copy_from_slice(&page[..tail.len()]);
+        }
+        Ok(())
+    }
+
+    fn transfer(
+        &self,
+        file: &CountedFile,
+        slices: &mut [IoSliceMut<'_>],
+        page: u64,
+        wait: Wait,
+    ) -> Result<usize, Unread> {
+        let shared = self.shared();
+        let offset = page * PAGE_SIZE as u64;
+        let got = if wait == Wait::Yes {
+            read_full(&*shared.io, file, slices, offset, shared.read_copy())
+        } else if shared.nowait() {
+            shared.io.read(file, slices, offset, wait, shared.read_copy())
+        } else {
+            return Err(Unread::WouldBlock);
+        };
+        match got {
+            Ok(n) => {
+                Counters::add(&shared.stats.read_bytes, n);
+                Ok(n)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Err(Unread::WouldBlock),
+            Err(Errno::OPNOTSUPP) if wait == Wait::No => {
+                shared.give_up_nowait();
+                Err(Unread::WouldBlock)
+            }
+            Err(_) => Err(CacheMiss::Io.into()),
+        }
+    }
+
+    /// Has chunks of the map loaded, without waiting.
+    pub(super) fn start_loading(&self, numbers: &[u64]) {
+        let Some(number) = numbers.first().copied() else { return };
+        if self.alive().is_err() {
+            return;
+        }
+        let (Some(me), Ok(passes)) = (self.me.upgrade(), self.gate.enter()) else { return };
+        let job = Box::new(move || {
+            let _passes = passes;
+            me.load_chunk(number);
+        });
+        // A withdrawn cache loads nothing; the answer was "not loaded" already.
+        let _ = self.shared().workers.submit(Lane::Urgent, job);
+    }
+
+    /// Loads what is not loaded of the chunks `range` lies in. On I/O threads only.
+    pub(super) fn load_chunks(self: &Arc<Self>, range: std::ops::Range<u64>) {
+        let (extents, load) = self.map.read().extents(range);
+        if extents.iter().any(|e| e.kind == ExtentKind::NotLoaded) {
+            load.iter().for_each(|n| self.load_chunk(*n));
+        }
+    }
+
+    /// Loads a chunk from the side file. What cannot be read or trusted is empty from then on.
+    pub(crate) fn load_chunk(self: &Arc<Self>, number: u64) {
+        let pages = {
+            let map = self.map.read();
+            if !map.needs_load(number) {
+                return;
+            }
+            map.pages_in(number)
+        };
+        let chunk = self.read_chunk(number, pages);
+        if chunk.is_none() {
+            Counters::count(&self.shared().stats.corrupt_pages);
+        }
+        let chunk = chunk.flatten().unwrap_or_else(|| Chunk::empty(pages));
+        self.map.write().install(number, chunk);
+    }
+
+    /// `None`: damaged. `Some(None)`: never written.
+    fn read_chunk(&self, number: u64, pages: u64) -> Option<Option<Chunk>> {
+        let io = &*self.shared().io;
+        let file = match self.open_side_file() {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Some(None),
+            Err(_) => return None,
+        };
+        let mut map = vec![0; MAP_AREA];
+        let mut crcs = vec![0; CRC_AREA.min(usize::try_from(pages * 4).unwrap_or(CRC_AREA))];
+        let mut slices = [IoSliceMut::new(&mut map), IoSliceMut::new(&mut crcs)];
+        let offset = side_offset(number);
+        let got = read_full(io, &file, &mut slices, offset, self.shared().read_copy()).ok()?;
+        // Never written is a hole or past the end: zeros, or nothing.
+        if map[..got.min(MAP_AREA)].iter().all(|b| *b == 0) {
+            return Some(None);
+        }
+        crcs.truncate(got.saturating_sub(MAP_AREA));
+        let map = &map[..got.min(MAP_AREA)];
+        Chunk::decode(map, Some(&crcs), number, pages, self.place()).ok().map(Some)
+    }
+}

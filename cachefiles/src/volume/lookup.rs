@@ -1,0 +1,142 @@
+//! Looking an object up: opening what is on disk if it can be trusted and is what was asked for, and
+//! an empty object in every other case (B4, N-C56).
+
+use std::{fs::File, sync::Arc};
+
+use bytes::Bytes;
+use netfs::fscache::{Found, Identity, Opened, Refusal};
+
+use super::Volume;
+use crate::{
+    checksum::Binding,
+    content_map::{CHUNK_PAGES, Chunk, ContentMap, Place},
+    header::{Damaged, MapPlace, OBJECT_XATTR, ObjectHeader},
+    io::{Errno, FileId},
+    object::{MAP_XATTR, Object, OnDisk, Slot, check_identity},
+    stats::Counters,
+};
+
+/// What was found at a name.
+enum AtName {
+    Nothing,
+    /// Not to be trusted.
+    Corrupt,
+    /// In order, with the identity that was asked for.
+    Wanted(Box<Wanted>),
+    /// In order, of another identity; its generation.
+    Stale(u64),
+}
+
+struct Wanted {
+    file: File,
+    id: FileId,
+    header: ObjectHeader,
+    map: ContentMap,
+}
+
+impl Volume {
+    /// On I/O threads only.
+    pub(super) fn lookup_now(
+        self: &Arc<Self>,
+        key: Bytes,
+        identity: Identity,
+    ) -> Result<Opened, Refusal> {
+        if key.is_empty() || key.len() > 255 {
+            return Err(Refusal::Unsupported);
+        }
+        check_identity(&identity)?;
+        self.alive()?;
+        let slot = self.claim(key)?;
+        self.shared.descriptors.make_room();
+        let (object, found) = match look(&slot, &identity)? {
+            AtName::Wanted(wanted) => (adopt(&slot, *wanted), Found::Existing),
+            AtName::Nothing => (Object::fresh(slot, identity, 0), Found::Created),
+            AtName::Stale(generation) => {
+                Counters::count(&self.shared.stats.stale_objects);
+                clear(&slot);
+                (Object::fresh(slot, identity, generation), Found::ReplacedStale)
+            }
+            AtName::Corrupt => {
+                Counters::count(&self.shared.stats.corrupt_objects);
+                clear(&slot);
+                (Object::fresh(slot, identity, 0), Found::ReplacedCorrupt)
+            }
+        };
+        Ok(Opened { object, found })
+    }
+}
+
+fn adopt(slot: &Arc<Slot>, wanted: Wanted) -> Arc<Object> {
+    let Wanted { file, id, header, map } = wanted;
+    *slot.disk() = OnDisk::Ours { generation: header.generation, id };
+    let object = Object::with_header(Arc::clone(slot), header, map);
+    slot.shared().descriptors.adopt(&object, file);
+    // The first GiB at once: a reader that comes next finds it.
+    object.load_chunk(0);
+    object
+}
+
+/// Removes what the new object replaces. Until it is gone, its header or checksums give it away.
+fn clear(slot: &Slot) {
+    let mut disk = slot.disk();
+    *disk = OnDisk::Other;
+    slot.remove(&mut disk);
+}
+
+fn look(slot: &Slot, identity: &Identity) -> Result<AtName, Refusal> {
+    let shared = slot.shared();
+    let open = || slot.fan_dir(false).and_then(|fan| shared.io.open_file(&fan, &slot.name().file));
+    let opened = match open() {
+        Err(Errno::MFILE | Errno::NFILE) => {
+            shared.descriptors.emergency();
+            open()
+        }
+        other => other,
+    };
+    let file = match opened {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(AtName::Nothing),
+        Err(Errno::MFILE | Errno::NFILE) => return Err(Refusal::Descriptors),
+        // A directory, link, dead pipe or unreadable file: replaced, never in the way.
+        Err(_) => return Ok(AtName::Corrupt),
+    };
+    Ok(inspect(slot, identity, file).unwrap_or(AtName::Corrupt))
+}
+
+fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Damaged> {
+    let io = &slot.shared().io;
+    let id = io.id(&file).map_err(|_| Damaged)?;
+    let bytes = io.get_xattr(&file, OBJECT_XATTR).map_err(|_| Damaged)?.ok_or(Damaged)?;
+    let header = ObjectHeader::decode(&bytes, slot.volume_id())?;
+    // The last generation has no successor; no clock ever gave it out.
+    if !id.regular || header.key != slot.key() || header.generation == u64::MAX {
+        return Err(Damaged);
+    }
+    if header.identity != *identity {
+        return Ok(AtName::Stale(header.generation));
+    }
+    let map = match header.map {
+        MapPlace::Side => ContentMap::stored(identity.size),
+        MapPlace::Inline => inline_map(slot, &header, &file)?,
+    };
+    Ok(AtName::Wanted(Box::new(Wanted { file, id, header, map })))
+}
+
+/// No map yet is an empty one: the object was made and nothing was committed to it.
+fn inline_map(slot: &Slot, header: &ObjectHeader, file: &File) -> Result<ContentMap, Damaged> {
+    let io = &slot.shared().io;
+    let mut map = ContentMap::stored(header.identity.size);
+    let pages = map.pages_in(0);
+    if map.pages() > CHUNK_PAGES {
+        return Err(Damaged);
+    }
+    let generation = header.generation;
+    let binding = Binding::new(slot.volume_id(), slot.key(), generation, header.nonce);
+    let place = Place { side: false, binding, generation };
+    let chunk = match io.get_xattr(file, MAP_XATTR).map_err(|_| Damaged)? {
+        Some(bytes) => Chunk::decode(&bytes, None, 0, pages, place)?,
+        None => Chunk::empty(pages),
+    };
+    map.install(0, chunk);
+    Ok(map)
+}
