@@ -241,7 +241,7 @@ impl MemoryFs {
     /// Replaces all faults, releasing the gates of the old ones.
     pub fn set_faults(&self, plan: FaultPlan) {
         let old = std::mem::replace(&mut self.origin.state.lock().faults, plan);
-        old.gates().iter().for_each(crate::fault::Gate::release);
+        old.release();
     }
 
     /// Removes all faults and releases their gates.

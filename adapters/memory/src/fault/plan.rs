@@ -20,6 +20,8 @@ use crate::{hash, origin::Site, settings::SnapshotAt};
 pub struct FaultPlan {
     active: Vec<Active>,
     last_id: u64,
+    /// Gates that may hold calls: also those of faults that have hit for the last time.
+    gates: Vec<Gate>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ impl FaultPlan {
     pub(crate) fn add(&mut self, fault: Fault) -> Injected {
         self.last_id += 1;
         let hits = Arc::new(AtomicU64::new(0));
+        self.gates.retain(|gate| !gate.is_released());
+        self.gates.extend(gates(&fault));
         let injected = Injected { id: self.last_id, hits: Arc::clone(&hits) };
         self.active.push(Active { id: self.last_id, fault, hits, asked: HashMap::new() });
         injected
@@ -70,14 +74,9 @@ impl FaultPlan {
         self.active.retain(|a| a.id != id);
     }
 
-    /// Every gate of the plan, so that clearing it lets hanging calls go.
-    pub(crate) fn gates(&self) -> Vec<Gate> {
-        let effects = self.active.iter().flat_map(|a| &a.fault.effects);
-        let gate = |e: &Effect| match e {
-            Effect::Hold { gate, .. } => Some(gate.clone()),
-            _ => None,
-        };
-        effects.filter_map(gate).collect()
+    /// Lets every call go that one of the plan's faults holds.
+    pub(crate) fn release(&self) {
+        self.gates.iter().for_each(Gate::release);
     }
 
     /// Decides one call and counts it.
@@ -143,6 +142,13 @@ impl Active {
         let pick = hash::mix(draw).checked_rem(fitting.len() as u64)?;
         fitting.get(usize::try_from(pick).ok()?).copied()
     }
+}
+
+fn gates(fault: &Fault) -> impl Iterator<Item = Gate> {
+    fault.effects.iter().filter_map(|effect| match effect {
+        Effect::Hold { gate, .. } => Some(gate.clone()),
+        _ => None,
+    })
 }
 
 /// What happens to one call.
