@@ -254,3 +254,6 @@ impl Inner {
         self.listener.broken(&key);
     }
 }
+
+#[cfg(test)]
+mod tests;
