@@ -164,3 +164,66 @@ fn by_acl(st: &Stat, cred: &Cred, acl: &[Entry], want: u8) -> bool {
     // A member of a listed group is not "other", even if the groups give less.
     !member && gives(perm(OTHER))
 }
+
+#[cfg(test)]
+mod tests {
+    use netfs::remote::{Attr, TimeSpec};
+
+    use super::*;
+
+    fn st(mode: u32) -> Stat {
+        let attr = Attr { mode, uid: 10, gid: 20, ..Attr::plain(FileKind::File, 0) };
+        Stat { attr, dev: (0, 0), btime: Some(TimeSpec::default()) }
+    }
+
+    #[test]
+    fn the_first_class_that_fits_decides_even_if_another_gives_more() {
+        let mode = 0o047;
+        assert_eq!(by_mode(&st(mode), &Cred::new(10, 20)), 0);
+        assert_eq!(by_mode(&st(mode), &Cred::new(11, 20)), 4);
+        let member = Cred { groups: vec![5, 20], ..Cred::new(11, 1) };
+        assert_eq!(by_mode(&st(mode), &member), 4);
+        assert_eq!(by_mode(&st(mode), &Cred::new(11, 21)), 7);
+    }
+
+    #[test]
+    fn the_superuser_executes_only_what_somebody_may() {
+        assert!(root_may(&st(0), AccessMask::READ.union(AccessMask::WRITE)));
+        assert!(!root_may(&st(0o666), AccessMask::EXEC));
+        assert!(root_may(&st(0o010), AccessMask::EXEC));
+    }
+
+    fn entry(tag: u16, perm: u8, id: u32) -> Entry {
+        Entry { tag, perm, id }
+    }
+
+    #[test]
+    fn an_acl_is_evaluated_as_the_kernel_does() {
+        let acl = [
+            entry(USER_OBJ, 6, u32::MAX),
+            entry(USER, 0, 30),
+            entry(USER, 7, 31),
+            entry(GROUP_OBJ, 4, u32::MAX),
+            entry(GROUP, 2, 40),
+            entry(MASK, 6, u32::MAX),
+            entry(OTHER, 5, u32::MAX),
+        ];
+        let may = |cred: &Cred, want| by_acl(&st(0), cred, &acl, want);
+        assert!(may(&Cred::new(10, 0), 6) && !may(&Cred::new(10, 0), 1));
+        assert!(!may(&Cred::new(30, 99), 4), "a named user is not other");
+        assert!(may(&Cred::new(31, 99), 6) && !may(&Cred::new(31, 99), 1), "the mask limits");
+        let both = Cred { groups: vec![20, 40], ..Cred::new(50, 99) };
+        assert!(may(&both, 4) && may(&both, 2) && !may(&both, 6), "one entry must give it all");
+        assert!(!may(&Cred::new(50, 40), 1), "a member is not other");
+        assert!(may(&Cred::new(50, 99), 5) && !may(&Cred::new(50, 99), 2));
+    }
+
+    #[test]
+    fn a_malformed_acl_is_not_understood() {
+        assert_eq!(parse_acl(&[]), None);
+        assert_eq!(parse_acl(&[3, 0, 0, 0]), None);
+        assert_eq!(parse_acl(&[2, 0, 0, 0, 1]), None);
+        let one = [2, 0, 0, 0, 2, 0, 7, 0, 30, 0, 0, 0];
+        assert_eq!(parse_acl(&one), Some(vec![entry(USER, 7, 30)]));
+    }
+}

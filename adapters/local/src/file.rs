@@ -1,6 +1,7 @@
 //! One file of the tree.
 
 use std::{
+    fmt,
     os::fd::OwnedFd,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
 };
@@ -71,6 +72,16 @@ impl LocalFile {
 
     pub(crate) fn pinned(&self) -> Option<&Arc<OwnedFd>> {
         self.pinned.as_ref()
+    }
+}
+
+impl fmt::Debug for LocalFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.place().map(|(_, name)| name);
+        f.debug_struct("LocalFile")
+            .field("kind", &self.kind)
+            .field("found_as", &name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The namespace: [`LocalFs`] as a [`RemoteFs`].
 
 use std::{
+    fmt,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, atomic::AtomicUsize},
@@ -81,6 +82,16 @@ impl LocalFs {
         job: impl FnOnce(&Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
         Box::pin(run(Arc::clone(&self.tree), cx, job))
+    }
+}
+
+impl fmt::Debug for LocalFs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalFs")
+            .field("volume", &self.tree.volume_id)
+            .field("kind", &self.tree.kind)
+            .field("promises", &self.tree.promises)
+            .finish_non_exhaustive()
     }
 }
 

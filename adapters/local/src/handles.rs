@@ -26,11 +26,14 @@ enum Use {
     Data,
 }
 
+/// Descriptors by the file's key and what they are good for.
+type OpenFds = Lru<(Arc<[u8]>, Use), Arc<OwnedFd>>;
+
 /// The descriptors in hand and the ways to get one again.
 pub(crate) struct Handles {
     kind: FsKind,
     max: usize,
-    open: Mutex<Lru<(Arc<[u8]>, Use), Arc<OwnedFd>>>,
+    open: Mutex<OpenFds>,
     /// A descriptor of the filesystem for `open_by_handle_at`, where that is permitted.
     mount: Option<OwnedFd>,
     root_dev: (u32, u32),

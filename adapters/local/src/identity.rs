@@ -152,3 +152,39 @@ pub(crate) fn check_name(name: &[u8]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+        36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\
+        41 35 0:50 / /data rw shared:7 master:2 - nfs4 filer:/export/a\\040b rw,vers=4.2\n\
+        42 35 0:51 / /tmp rw - tmpfs none rw\n";
+
+    #[test]
+    fn a_mounts_source_is_found_by_its_id_and_is_printable() {
+        assert_eq!(source_in(MOUNTINFO, 36).as_deref(), Some("ext3:%2fdev%2froot"));
+        let nfs = source_in(MOUNTINFO, 41);
+        assert_eq!(nfs.as_deref(), Some("nfs4:filer:%2fexport%2fa\\040b"));
+        assert!(VolumeId::new(&nfs.unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_mount_without_a_source_has_no_identity_of_its_own() {
+        assert_eq!(source_in(MOUNTINFO, 42), None);
+        assert_eq!(source_in(MOUNTINFO, 43), None);
+        assert_eq!(source_in("36\n36 - \n36 - x", 36), None);
+    }
+
+    #[test]
+    fn names_that_could_lead_elsewhere_are_refused() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
+            assert_eq!(check_name(bad).unwrap_err().errno(), Errno::EINVAL, "{bad:?}");
+        }
+        assert_eq!(check_name(&[b'x'; 256]).unwrap_err().errno(), Errno::ENAMETOOLONG);
+        for good in [&b"..."[..], b"\xff\n", &[b'x'; 255]] {
+            assert!(check_name(good).is_ok());
+        }
+    }
+}

@@ -207,7 +207,7 @@ fn read_at(
 ) -> io::Result<usize> {
     let mut done = 0;
     while done < len {
-        let mut slices = window(sub, skip + done, len - done);
+        let mut slices = window(sub.buffers(), skip + done, len - done);
         match rustix::io::preadv(fd, &mut slices, offset + done as u64) {
             Ok(0) => break,
             Ok(n) => done += n,
@@ -218,11 +218,14 @@ fn read_at(
     Ok(done)
 }
 
-/// The sub's memory from `skip`, at most `len` bytes and one call's worth of slices.
-fn window(sub: &mut ReadSub, skip: usize, len: usize) -> Vec<IoSliceMut<'_>> {
-    let (mut skip, mut len) = (skip, len);
+/// A part of scattered memory: from `skip`, at most `len` bytes and one call's worth of slices.
+fn window<'a>(
+    slices: impl Iterator<Item = &'a mut [u8]>,
+    mut skip: usize,
+    mut len: usize,
+) -> Vec<IoSliceMut<'a>> {
     let mut out = Vec::new();
-    for slice in sub.buffers() {
+    for slice in slices {
         if skip >= slice.len() {
             skip -= slice.len();
             continue;
@@ -255,5 +258,34 @@ fn report(sub: &mut ReadSub, attempt: &Attempt) -> Outcome {
         (_, false) if attempt.runs.is_empty() => Outcome::Retry,
         // Short for no reason the attributes give: told as it is.
         _ => Outcome::Done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every window of memory in pieces of 1 to 5 bytes covers exactly the bytes asked for.
+    #[test]
+    fn a_window_covers_the_asked_bytes_and_no_others() {
+        for piece in 1..6 {
+            for skip in 0..12 {
+                for len in 1..13 - skip {
+                    let mut memory = [0u8; 12];
+                    for slice in window(memory.chunks_mut(piece), skip, len).iter_mut() {
+                        slice.iter_mut().for_each(|b| *b += 1);
+                    }
+                    let want: Vec<u8> =
+                        (0..12).map(|i| u8::from((skip..skip + len).contains(&i))).collect();
+                    assert_eq!(memory[..], want, "pieces of {piece}, {len} bytes from {skip}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_has_no_more_slices_than_one_call_takes() {
+        let mut memory = vec![0u8; IOV_MAX + 7];
+        assert_eq!(window(memory.chunks_mut(1), 3, IOV_MAX + 4).len(), IOV_MAX);
     }
 }

@@ -191,3 +191,123 @@ fn older(stamp: TimeSpec, now: TimeSpec, age: Duration) -> bool {
     let age = i128::try_from(age.as_nanos()).unwrap_or(i128::MAX);
     nanos(now).saturating_sub(nanos(stamp)) >= age
 }
+
+#[cfg(test)]
+mod tests {
+    use netfs::remote::Attr;
+
+    use super::*;
+
+    const SEC: i64 = 1_000_000;
+
+    fn stamps(f_type: u64) -> Stamps {
+        let fine = TimeSpec { sec: SEC, nsec: 1 };
+        Stamps::new(FsKind::of(f_type), fine, Duration::from_secs(600))
+    }
+
+    fn ext4() -> Stamps {
+        stamps(0xEF53)
+    }
+
+    fn nfs() -> Stamps {
+        stamps(0x6969)
+    }
+
+    fn key() -> Arc<[u8]> {
+        Arc::from(&b"key"[..])
+    }
+
+    /// A file or directory last changed half a second past `SEC`.
+    fn changed(kind: FileKind) -> Stat {
+        let t = TimeSpec { sec: SEC, nsec: 500_000_000 };
+        let attr = Attr { mtime: t, ctime: t, ..Attr::plain(kind, 1) };
+        Stat { attr, dev: (0, 0), btime: None }
+    }
+
+    /// `age` after that change.
+    fn after(age: Duration) -> Moment {
+        let nanos = 500_000_000 + u64::try_from(age.as_nanos()).unwrap();
+        let (sec, nsec) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+        Moment {
+            wall: TimeSpec { sec: SEC + i64::try_from(sec).unwrap(), nsec: nsec as u32 },
+            boot: BootTime::from_nanos(3_600_000_000_000 + nanos),
+        }
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn s1_nothing_younger_than_the_step_has_a_version() {
+        let s = ext4();
+        assert!(s.step() >= 2 * MS && s.step() <= 20 * MS);
+        let file = changed(FileKind::File);
+        for age in [Duration::ZERO, s.step() - Duration::from_nanos(1)] {
+            assert!(!s.settled(&key(), &file, after(age), || Writers::Absent));
+        }
+        assert!(s.settled(&key(), &file, after(s.step()), || Writers::Absent));
+    }
+
+    #[test]
+    fn s1_a_stamp_from_the_future_has_no_version() {
+        let mut file = changed(FileKind::File);
+        file.attr.ctime.sec += 3600;
+        assert!(!ext4().settled(&key(), &file, after(QUIET), || Writers::Absent));
+    }
+
+    #[test]
+    fn s1_whole_seconds_take_two() {
+        let mut file = changed(FileKind::File);
+        file.attr.ctime.nsec = 0;
+        let s = ext4();
+        let age = Duration::from_millis(500); // the stamp is half a second older than changed()'s
+        assert!(!s.settled(&key(), &file, after(age), || Writers::Absent));
+        assert!(s.settled(&key(), &file, after(3 * age), || Writers::Absent));
+        assert_eq!(stamps(0x4D44).step(), COARSE_STEP);
+    }
+
+    #[test]
+    fn s2_a_file_that_may_have_writers_never_has_a_version() {
+        let (s, file) = (ext4(), changed(FileKind::File));
+        assert!(!s.settled(&key(), &file, after(3600 * QUIET), || Writers::Maybe));
+    }
+
+    #[test]
+    fn s2_where_nobody_tells_a_version_takes_a_second() {
+        let (s, file) = (ext4(), changed(FileKind::File));
+        assert!(!s.settled(&key(), &file, after(QUIET - MS), || Writers::Unknown));
+        assert!(s.settled(&key(), &file, after(QUIET), || Writers::Unknown));
+        let dir = changed(FileKind::Dir);
+        assert!(!s.settled(&key(), &dir, after(QUIET - MS), || Writers::Absent));
+        assert!(s.settled(&key(), &dir, after(QUIET), || Writers::Unknown));
+    }
+
+    #[test]
+    fn s2_a_clean_tuple_stays_clean_until_it_changes() {
+        let (s, file) = (ext4(), changed(FileKind::File));
+        assert!(s.settled(&key(), &file, after(QUIET), || Writers::Absent));
+        assert!(s.settled(&key(), &file, after(QUIET), || panic!("it is known")));
+        let mut other = file;
+        other.attr.ctime.nsec += 1;
+        assert!(!s.settled(&key(), &other, after(QUIET), || Writers::Maybe));
+    }
+
+    #[test]
+    fn s3_another_hosts_file_counts_when_seen_unchanged_by_our_own_clock() {
+        let (s, file) = (nfs(), changed(FileKind::File));
+        // The server's clock is a minute behind: by our clock the file looks a minute old at once.
+        let at = |age: Duration| after(Duration::from_secs(60) + age);
+        assert!(!s.settled(&key(), &file, at(Duration::ZERO), || Writers::Unknown));
+        assert!(!s.settled(&key(), &file, at(QUIET - MS), || Writers::Unknown));
+        let mut rewritten = file;
+        rewritten.attr.ctime.nsec += 1;
+        assert!(!s.settled(&key(), &rewritten, at(QUIET), || Writers::Unknown));
+        assert!(!s.settled(&key(), &rewritten, at(2 * QUIET - MS), || Writers::Unknown));
+        assert!(s.settled(&key(), &rewritten, at(2 * QUIET), || Writers::Unknown));
+    }
+
+    #[test]
+    fn s3_older_than_any_skew_counts_at_once() {
+        let (s, file) = (nfs(), changed(FileKind::File));
+        assert!(s.settled(&key(), &file, after(Duration::from_secs(602)), || Writers::Unknown));
+    }
+}

@@ -42,7 +42,7 @@ pub(crate) trait Listener: Send + Sync + 'static {
 impl Listener for VolumeEvents {
     fn broken(&self, key: &[u8]) {
         // Nobody to wait for: there is no server that wants an answer.
-        drop(self.server_break(key, BreakReason::Notify));
+        let _ = self.server_break(key, BreakReason::Notify);
     }
 
     fn deleted(&self, key: &[u8]) {
@@ -50,7 +50,7 @@ impl Listener for VolumeEvents {
     }
 
     fn all_broken(&self, reason: BreakReason) {
-        drop(self.server_break_all(reason));
+        let _ = self.server_break_all(reason);
     }
 }
 
@@ -254,3 +254,6 @@ impl Inner {
         self.listener.broken(&key);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! The adapter against real directories.
+
+#[cfg(test)]
+#[path = "tree/bed.rs"]
+mod bed;
+#[cfg(test)]
+#[path = "tree/content.rs"]
+mod content;
+#[cfg(test)]
+#[path = "tree/handles.rs"]
+mod handles;
+#[cfg(test)]
+#[path = "tree/namespace.rs"]
+mod namespace;
+#[cfg(test)]
+#[path = "tree/rights.rs"]
+mod rights;
+#[cfg(test)]
+#[path = "tree/versions.rs"]
+mod versions;
