@@ -111,6 +111,33 @@ fn shuttle_n_c48_nothing_of_an_old_version_is_ever_read_after_a_change() {
 }
 
 #[test]
+fn shuttle_one_copy_is_of_one_version_however_many_looks_it_takes() {
+    let pages = 9; // one more than a copy pins at a time
+    let test = move || {
+        let world = World::new(2 * pages);
+        let load = |w: &World| {
+            for at in (0..pages).map(|p| p * PAGE) {
+                let locked = w.lock(at).expect("empty, with room");
+                w.fill_and_publish(locked, w.now());
+            }
+        };
+        load(&world);
+        let w = world.share();
+        let changer = thread::spawn(move || {
+            w.change();
+            load(&w);
+        });
+        let mut into = vec![0; (pages * PAGE) as usize];
+        let n = world.index.copy_uptodate(0, &mut into);
+        let versions: Vec<&[u8]> = into[..n].chunks(PAGE_SIZE).map(|page| &page[..8]).collect();
+        assert!(versions.windows(2).all(|pair| pair[0] == pair[1]), "{versions:?}");
+        changer.join().expect("no panic");
+    };
+    check_random(test, RUNS / 3);
+    check_pct(test, RUNS / 3, 3);
+}
+
+#[test]
 fn shuttle_every_waiter_ends_whoever_unlocks() {
     explore(|| {
         let world = World::new(4);
