@@ -107,6 +107,14 @@ impl Netfs {
         Mount::new(volume, fs, cx).await
     }
 
+    /// [`mount`](Netfs::mount) for threads.
+    ///
+    /// # Errors
+    /// As [`mount`](Netfs::mount).
+    pub fn blocking_mount<F: RemoteFs>(&self, fs: Arc<F>, cx: &Cx) -> Result<Mount> {
+        pollster::block_on(self.mount(fs, cx))
+    }
+
     /// Counters since the context was built.
     #[must_use]
     pub fn stats(&self) -> Stats {

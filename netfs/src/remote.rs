@@ -26,7 +26,7 @@ mod sub;
 
 use std::{any::Any, fmt, ops::Range, sync::Arc};
 
-use bytes::Bytes;
+pub use bytes::Bytes;
 pub use cx::{Cred, Cx, OpenToken};
 pub(crate) use erased::{DynFile, DynFound, DynRemoteFs, Erased};
 pub use facts::{Attr, Facts, FileKind, Promise, PromiseKind, TimeSpec, Version, VolumeFacts};

@@ -5,6 +5,7 @@ use std::{fmt, future::Future};
 use bytes::Bytes;
 
 use super::{
+    BlockingMount,
     access::AccessCache,
     dentry::{Cached, Dentries},
     volume::Volume,
@@ -133,6 +134,12 @@ impl Mount {
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         on_driver(&self.0.volume, work).await
+    }
+
+    /// The same calls for threads.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingMount<'_> {
+        BlockingMount(self)
     }
 
     /// Which volume is mounted.
