@@ -146,6 +146,21 @@ async fn an_access_under_way_keeps_the_object_from_being_closed() {
 }
 
 #[tokio::test]
+async fn n_c44_a_late_word_of_an_earlier_drain_closes_nothing_under_a_reader() {
+    let rig = Rig::new().await;
+    let (slot, user) = filled(&rig).await;
+    let access = slot.try_begin().expect("open");
+    drop(user);
+    rig.pass(DELAY).await;
+    assert_eq!(state(&slot), CookieState::LruDiscarding);
+    // As said by an access that left before the gate was opened and closed once more.
+    cookie(&slot).access_drained();
+    settle().await;
+    assert_eq!(rig.cache.faults().calls(FaultPoint::Close), 0);
+    assert_eq!(read(&access, 0), Some(1));
+}
+
+#[tokio::test]
 async fn n_c47_a_key_has_one_live_cookie_and_its_next_one_waits_for_the_object_to_be_closed() {
     let rig = Rig::new().await;
     let (old, user) = filled(&rig).await;
