@@ -31,7 +31,7 @@ pub enum FillWhenFull {
     },
 }
 
-/// Settings of a [`FillQueue`].
+/// Settings of the queue that copies downloaded data to the cache in the background.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct FillConfig {
