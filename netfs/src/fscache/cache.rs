@@ -15,7 +15,7 @@ use crate::{
     sync::{Arc, Mutex},
 };
 
-/// Settings of [`FsCache`].
+/// Settings of a context's cache layer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FsCacheConfig {

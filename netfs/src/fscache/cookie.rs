@@ -98,6 +98,8 @@ struct Inner {
     before: Option<Arc<Cookie>>,
     n_modifying: u32,
     since: BootTime,
+    /// What the backend last refused with.
+    refusal: Refusal,
 }
 
 /// The object the cookie has.
@@ -134,6 +136,7 @@ impl Cookie {
             before,
             n_modifying: 0,
             since,
+            refusal: Refusal::Disabled,
         };
         Arc::new(Cookie {
             volume,
@@ -183,7 +186,7 @@ impl Cookie {
     ///
     /// # Errors
     /// Why the server has to be asked: [`Refusal::TimedOut`] (counted; the lookup goes on and serves
-    /// later reads), [`Refusal::Disabled`], or the cache's own ill health.
+    /// later reads), [`Refusal::Disabled`], what the lookup was refused with, or the cache's ill health.
     pub(crate) async fn begin(
         self: &Arc<Self>,
         deadline: Option<BootTime>,
@@ -340,7 +343,8 @@ impl Cookie {
                 // It was published between the two looks; under this lock the gate is open.
                 continue;
             }
-            return Attempt::No(Refusal::Disabled);
+            let failed = inner.machine.state() == State::Failed;
+            return Attempt::No(if failed { inner.refusal } else { Refusal::Disabled });
         }
     }
 }
