@@ -1,6 +1,9 @@
 //! Reading: every byte that leaves here was compared with its page's checksum after it was read.
 
-use std::{io::IoSliceMut, sync::Arc};
+use std::{
+    io::IoSliceMut,
+    sync::{Arc, atomic::Ordering},
+};
 
 use netfs::{
     folio::PAGE_SIZE,
@@ -13,7 +16,7 @@ use crate::{
     descriptors::CountedFile,
     io::{Errno, Wait, read_full},
     stats::Counters,
-    workers::Lane,
+    workers::{Lane, Pass},
 };
 
 /// How often a read starts over because the page changed under it.
@@ -58,43 +61,48 @@ impl Object {
         };
         let shared = Arc::clone(self.shared());
         let job = Box::new(move || {
-            let _passes = passes;
-            self.read_now(sub);
+            self.read_now(sub, passes);
         });
         // A refused job drops the sub, which ends it as withdrawn.
         let _ = shared.workers.submit(Lane::Urgent, job);
     }
 
-    fn read_now(self: Arc<Self>, mut sub: CacheRead) {
+    fn read_now(self: Arc<Self>, mut sub: CacheRead, passes: (Pass, Pass)) {
         Counters::count(&self.shared().stats.queued_reads);
         let (start, len) = (sub.offset(), sub.remaining() as u64);
         self.load_chunks(start..start.saturating_add(len));
         let mut offset = start;
-        let mut result = self.backing_file(false).map(drop).map_err(Unread::from);
+        // Held, so that the descriptor budget cannot take it away in the middle.
+        let file = self.backing_file(false);
+        let mut result = file.as_ref().map(drop).map_err(|r| Unread::from(*r));
+        let file = file.ok().flatten();
         for buffer in sub.buffers() {
             if result.is_ok() {
-                result = self.read_verified(offset, buffer, Wait::Yes);
+                result = self.read_verified(offset, buffer, Wait::Yes, file.as_deref());
             }
             offset = offset.saturating_add(buffer.len() as u64);
         }
+        // Before the answer, or its receiver's next call could find no place.
+        drop(passes);
         sub.finish(result.map_err(|end| match end {
             Unread::Miss(miss) => miss,
-            // The file was closed again at once: the descriptor budget is that tight.
-            Unread::WouldBlock => CacheMiss::Refused(Refusal::Descriptors),
+            // There was no file a moment ago, when the map was asked there was.
+            Unread::WouldBlock => CacheMiss::Refused(Refusal::Busy),
         }));
     }
 
-    /// Reads `into.len()` bytes at `offset`, verified.
+    /// Reads `into.len()` bytes at `offset`, verified; from `file`, or the one that is open.
     pub(super) fn read_verified(
         &self,
         offset: u64,
         mut into: &mut [u8],
         wait: Wait,
+        file: Option<&CountedFile>,
     ) -> Result<(), Unread> {
         self.alive()?;
         let mut at = offset;
         while !into.is_empty() {
-            let n = self.read_run(at, into, wait)?;
+            let n = self.read_run(at, into, wait, file)?;
             into = &mut into[n..];
             at += n as u64;
         }
@@ -104,7 +112,13 @@ impl Object {
     }
 
     /// Reads from `offset` to the end of the run of pages it lies in. Says how many bytes that were.
-    fn read_run(&self, offset: u64, into: &mut [u8], wait: Wait) -> Result<usize, Unread> {
+    fn read_run(
+        &self,
+        offset: u64,
+        into: &mut [u8],
+        wait: Wait,
+        file: Option<&CountedFile>,
+    ) -> Result<usize, Unread> {
         let page = offset / PAGE_SIZE as u64;
         let skip = usize::try_from(offset % PAGE_SIZE as u64).unwrap_or(0);
         let want_pages = (skip + into.len()).div_ceil(PAGE_SIZE) as u64;
@@ -116,8 +130,13 @@ impl Object {
                 into.fill(0);
                 return Ok(n);
             }
-            let file = self.cell.get().ok_or(Unread::WouldBlock)?;
-            let read = self.read_pages(&file, page, skip, into, wait, &run);
+            let read = match file {
+                Some(file) => self.read_pages(file, page, skip, into, wait, &run),
+                None => {
+                    let file = self.cell.get().ok_or(Unread::WouldBlock)?;
+                    self.read_pages(&file, page, skip, into, wait, &run)
+                }
+            };
             let Err((bad_page, why)) = read else { return Ok(n) };
             if why == Unread::WouldBlock {
                 return Err(why);
@@ -220,10 +239,13 @@ impl Object {
         if self.alive().is_err() {
             return;
         }
-        let (Some(me), Ok(passes)) = (self.me.upgrade(), self.gate.enter()) else { return };
+        if self.loading.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(me) = self.me.upgrade() else { return };
         let job = Box::new(move || {
-            let _passes = passes;
             me.load_chunk(number);
+            me.loading.store(false, Ordering::Release);
         });
         // A withdrawn cache loads nothing; the answer was "not loaded" already.
         let _ = self.shared().workers.submit(Lane::Urgent, job);
