@@ -383,7 +383,7 @@ impl Fetch {
         if early.is_some() && early != tag.version {
             // Facts given early were not the final ones: take back what was published on them.
             let range = self.req.sub(index).range.clone();
-            self.who.inode.pages.remove_range(range);
+            self.who.inode.drop_range(range);
         }
         let ended = self.req.finished(index, &outcome, transferred);
         match ended {
