@@ -299,6 +299,7 @@ fn a_caller_waits_for_the_drop_its_check_caused_and_redoes_an_abandoned_one() {
         t.server.answer(Ok(facts(2, Promise::None)));
         idle().await;
         assert!(!caller.is_finished(), "old data is still being dropped");
+        assert_eq!(t.server.calls(), 1, "waiting needs no RPC");
         drop(change.drop);
         idle().await;
         assert!(!caller.is_finished(), "the drop was abandoned");
