@@ -164,6 +164,7 @@ impl Netfs {
             left
         });
         let left = work.await.unwrap_or(0);
+        self.core.fscache.abort();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -186,6 +187,7 @@ impl Drop for Netfs {
             }
             // Never blocks: a Netfs may be dropped inside somebody's runtime.
             runtime.shutdown_background();
+            self.core.fscache.abort();
         }
     }
 }

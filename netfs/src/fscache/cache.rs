@@ -211,6 +211,19 @@ impl FsCache {
         .await
     }
 
+    /// Lets go of everything at once, without telling anybody: the context is being dropped. What was
+    /// not committed is lost (its pages are fetched again). Afterwards nothing here keeps the backend
+    /// alive; without this, volumes and registry would keep each other.
+    pub(crate) fn abort(&self) {
+        let (backend, volumes) = {
+            let mut registry = self.registry.lock();
+            let volumes: Vec<_> = registry.volumes.drain().map(|(_, v)| v).collect();
+            (registry.backend.take(), volumes)
+        };
+        volumes.iter().for_each(|volume| volume.abort());
+        drop(backend);
+    }
+
     /// The volumes that exist.
     pub(crate) fn volumes(&self) -> Vec<Arc<Volume>> {
         self.registry.lock().volumes.values().cloned().collect()

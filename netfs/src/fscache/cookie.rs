@@ -265,6 +265,18 @@ impl Cookie {
         self.step(Event::Relinquish(how), |_| ());
     }
 
+    /// Lets go of the object without committing it (see [`FsCache::abort`](super::FsCache::abort)).
+    pub(super) fn abort(&self) {
+        self.gate.close();
+        let published = self.published.write().take();
+        let (held, before) = {
+            let mut inner = self.inner.lock();
+            (inner.held.take(), inner.before.take())
+        };
+        drop((published, held, before));
+        self.changed.notify_waiters();
+    }
+
     /// A line of the listing (row 116).
     pub(crate) fn describe(&self) -> CookieInfo {
         let inner = self.inner.lock();

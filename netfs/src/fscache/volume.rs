@@ -221,6 +221,23 @@ impl Volume {
         self.changed.notify_waiters();
     }
 
+    /// See [`FsCache::abort`].
+    pub(super) fn abort(&self) {
+        let (attachment, cookies) = {
+            let mut inner = self.inner.lock();
+            inner.relinquished = true;
+            inner.gone = true;
+            let mut cookies: Vec<_> = inner.cookies.drain().map(|(_, c)| c).collect();
+            cookies.append(&mut inner.closing);
+            (inner.attachment.take(), cookies)
+        };
+        if let Some(attachment) = &attachment {
+            attachment.objects.close();
+        }
+        cookies.iter().for_each(|cookie| cookie.abort());
+        self.changed.notify_waiters();
+    }
+
     /// Completes when a relinquished volume has been closed.
     pub(super) async fn gone(&self) {
         self.wait_until(|inner| inner.gone).await;

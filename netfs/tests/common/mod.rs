@@ -47,6 +47,10 @@ impl Bench {
         self.netfs.as_ref().expect("not shut down")
     }
 
+    pub fn into_netfs(mut self) -> Netfs {
+        self.netfs.take().expect("once")
+    }
+
     pub fn stats(&self) -> Stats {
         self.netfs().stats()
     }
