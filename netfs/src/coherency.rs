@@ -26,11 +26,14 @@ mod model;
 mod validate;
 mod zap;
 
-pub(crate) use cell::{Applied, DropToken, InodeCell, VolumeCell};
+#[cfg(test)]
+use cell::DropToken;
+pub(crate) use cell::{InodeCell, VolumeCell};
 pub(crate) use events::InodeTable;
 pub use events::{BreakReason, VolumeEvents};
-pub(crate) use gate::ValidateGate;
-pub(crate) use model::{Action, Decision, DropReason, Epoch, ReplyKind, StaleReason, Validity};
+#[cfg(test)]
+use model::StaleReason;
+pub(crate) use model::{Action, Epoch, ReplyKind, Validity};
 pub use zap::{Origin, Ticket, ZapDone, ZapRegistration, Zapper};
 
 #[cfg(test)]

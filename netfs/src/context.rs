@@ -4,15 +4,15 @@ mod builder;
 
 use std::{collections::HashMap, time::Duration};
 
-pub use builder::{Builder, FillPolicy, FillWhenFull};
 pub(crate) use builder::Options;
+pub use builder::{Builder, FillPolicy};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::{
     clock::Clock,
     error::{Errno, Error, Result},
     folio::{FolioCache, MemoryUsage},
-    fscache::{BackendStats, FillQueue, FsCache},
+    fscache::{BackendStats, CookieInfo, FillQueue, FsCache, VolumeInfo},
     namespace::{Mount, Volume},
     read::intent::Intents,
     remote::{Cx, DynRemoteFs, Erased, RemoteFs, VolumeId},
@@ -119,6 +119,14 @@ impl Netfs {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.core.counters.snapshot()
+    }
+
+    /// The volumes and cookies of the disk cache with their states (row 116), and since when each is in
+    /// its state: what is being waited for, and for how long.
+    #[must_use]
+    pub fn list_cookies(&self) -> Vec<(VolumeInfo, Vec<CookieInfo>)> {
+        let volumes = self.core.fscache.volumes();
+        volumes.iter().map(|volume| (volume.describe(), volume.cookies())).collect()
     }
 
     /// How the byte budget is used now.

@@ -188,7 +188,13 @@ impl File {
         let mut out = Slices::new();
         let want = end.saturating_sub(offset);
         let want_len = usize::try_from(want).ok()?;
-        let got = inode.pages.slices_uptodate(offset, want_len, &mut out);
+        let got = match inode.pages.slice_uptodate(offset, want_len) {
+            Some(slice) if slice.len() == want_len => {
+                out.push(slice);
+                want_len
+            }
+            _ => inode.pages.slices_uptodate(offset, want_len, &mut out),
+        };
         if got < want_len || !inode.unchanged(mark) {
             return None;
         }
@@ -360,7 +366,10 @@ impl fmt::Debug for File {
 
 fn check_range(offset: u64, len: u64) -> Result<()> {
     if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
-        return Err(Error::new(Errno::EINVAL, "the range ends past the largest file offset (2^63-1)"));
+        return Err(Error::new(
+            Errno::EINVAL,
+            "the range ends past the largest file offset (2^63-1)",
+        ));
     }
     Ok(())
 }

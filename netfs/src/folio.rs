@@ -27,8 +27,8 @@ pub(crate) mod window;
 
 use std::ops::{Deref, Range};
 
-pub use cache::MemoryUsage;
 pub(crate) use cache::FolioCache;
+pub use cache::MemoryUsage;
 pub(crate) use index::{FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
 pub(crate) use state::{Folio, Origin};
 

@@ -237,7 +237,8 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
     ) -> BoxFuture<'static, Result<DirPage<Self::File>>>;
 
     /// Fresh attributes: the reply MUST have [`Facts::attr`].
-    fn getattr(self: Arc<Self>, file: Arc<Self::File>, cx: Cx) -> BoxFuture<'static, Result<Facts>>;
+    fn getattr(self: Arc<Self>, file: Arc<Self::File>, cx: Cx)
+    -> BoxFuture<'static, Result<Facts>>;
 
     /// The target of a symbolic link, with the link's facts if the reply had them.
     fn readlink(

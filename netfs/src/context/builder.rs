@@ -7,12 +7,10 @@ use crate::{
     clock::{Clock, SystemClock},
     error::{Errno, Error, Result},
     folio::{FolioCache, GRANULE},
-    fscache::{CacheBackend, FillConfig, FillQueue, FsCache, FsCacheConfig},
+    fscache::{CacheBackend, FillConfig, FillQueue, FillWhenFull, FsCache, FsCacheConfig},
     stats::Counters,
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
-
-pub use crate::fscache::FillWhenFull;
 
 /// How much a miss fetches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -23,10 +23,12 @@ mod tests;
 
 use std::ops::Range;
 
-use history::History;
 pub(crate) use first_read::count_origin;
+use history::History;
 pub(crate) use history::MissReason;
-pub(crate) use lookup::{Lookup, Slices};
+pub(crate) use lookup::Lookup;
+#[cfg(test)]
+use lookup::Slices;
 use slots::Slots;
 
 use super::{
@@ -44,38 +46,12 @@ use crate::{
 };
 
 /// A folio that was just locked, and the permission to fill it. Whoever has it must end it with
-/// [`FolioIndex::publish`] or [`FolioIndex::fail`]; a [`FailOnDrop`] sees to that.
+/// [`FolioIndex::publish_if`] or [`FolioIndex::fail`].
 pub(crate) struct LockedFolio {
     /// The folio.
     pub(crate) folio: Arc<Folio>,
     /// All of its memory.
     pub(crate) fill: FillBuf,
-}
-
-/// Fails the folios of a request that ends without having published them, by whatever way it ends (an
-/// error path, a panic, a driver shutting down), so that their waiters never wait for nobody.
-pub(crate) struct FailOnDrop {
-    index: Arc<FolioIndex>,
-    folios: Vec<Arc<Folio>>,
-}
-
-impl FailOnDrop {
-    /// Guards these folios of `index`.
-    pub(crate) fn new<'a>(
-        index: &Arc<FolioIndex>,
-        folios: impl IntoIterator<Item = &'a Arc<Folio>>,
-    ) -> FailOnDrop {
-        let folios = folios.into_iter().map(Arc::clone).collect();
-        FailOnDrop { index: Arc::clone(index), folios }
-    }
-}
-
-impl Drop for FailOnDrop {
-    fn drop(&mut self) {
-        for folio in self.folios.iter().filter(|f| !f.is_uptodate()) {
-            self.index.fail(folio);
-        }
-    }
 }
 
 /// What a removal took out.
@@ -147,6 +123,7 @@ impl FolioIndex {
         locked
     }
 
+    #[cfg(test)]
     /// Makes a filled folio visible and unlocks it: see [`publish_if`](FolioIndex::publish_if).
     pub(crate) fn publish(&self, folio: &Arc<Folio>) -> bool {
         self.publish_if(folio, || true)

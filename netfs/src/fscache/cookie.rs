@@ -241,6 +241,7 @@ impl Cookie {
         self.step(Event::Update(identity), |_| ());
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the cookie"))]
     /// The owner changed the file's size (row 107): as [`update`](Cookie::update), and the pages at
     /// the old and past the new end are forgotten.
     pub(crate) fn resize(self: &Arc<Self>, identity: Identity) {

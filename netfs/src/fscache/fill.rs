@@ -151,6 +151,7 @@ impl FillQueue {
         }
     }
 
+    #[cfg(test)]
     /// The same without ever waiting.
     pub(crate) fn try_push(
         &self,

@@ -44,6 +44,7 @@ impl Lru {
     }
 
     /// Entries there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.lock().entries.len()
     }

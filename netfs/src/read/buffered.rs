@@ -301,7 +301,8 @@ impl Reader<'_> {
     /// Counts by plan what a reader gets outside the page cache.
     fn count_transient(&self, slices: &[Planned], range: &Range<u64>, reason: Origin) {
         for slice in slices {
-            let n = slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
+            let n =
+                slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
             count_origin(&self.inode().core.counters, origin_of(slice.source, reason), n);
         }
     }

@@ -276,22 +276,6 @@ fn a_clear_or_the_end_of_the_inode_frees_the_waiters_of_a_hung_fetch() {
 }
 
 #[test]
-fn a_request_that_is_dropped_fails_what_it_had_not_published() {
-    let cache = cache(MIB);
-    let index = cache.new_index();
-    let locked = lock(&index, &cache, PAGE..4 * PAGE);
-    let guard = FailOnDrop::new(&index, locked.iter().map(|l| &l.folio));
-    let mut locked = locked.into_iter();
-    let published = fill(locked.next().expect("two folios"), 1);
-    assert!(index.publish(&published));
-    let other = locked.next().expect("two folios").folio;
-    drop(guard);
-    assert_eq!(pollster::block_on(other.wait_unlocked()), Unlocked::Failed);
-    assert!(published.is_uptodate() && matches!(index.get(2 * PAGE), Lookup::Absent));
-    assert_eq!(read(&index, PAGE, 1), [1]);
-}
-
-#[test]
 fn a_scan_in_small_steps_of_ten_times_the_budget_does_not_evict_the_hot_set() {
     let cache = cache(4 * MIB);
     let (hot, cold) = (cache.new_index(), cache.new_index());
