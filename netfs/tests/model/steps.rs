@@ -8,7 +8,7 @@ use netfs_memory::{Effect, Fault, Gate, Op, SnapshotAt};
 
 use crate::{
     reference::Claim,
-    world::{Got, How, World, cx, read},
+    world::{Got, How, World, cx, hex, read},
 };
 
 impl World {
@@ -53,8 +53,8 @@ impl World {
         let whole = self.rng.chance(10);
         let (offset, len) = if whole { (0, size.min(1 << 20)) } else { (offset, len) };
         let how = match self.rng.within(0..20) {
-            0 => How::Single,
-            1 => How::Unbuffered,
+            0 | 1 if self.single.contains(&self.handles[handle].key) => How::Single,
+            0..=2 => How::Unbuffered,
             n => How::ALL[n as usize % 4],
         };
         (how, offset, len)
@@ -351,7 +351,7 @@ impl World {
         self.observe();
         for h in 0..self.handles.len() {
             let (file, key) = (Arc::clone(&self.handles[h].file), self.handles[h].key.clone());
-            for how in [How::At, How::At, How::Single] {
+            for how in [How::At, How::At, How::Unbuffered] {
                 let claim = self.claim(&key);
                 self.explained = u32::from(self.explained > 0 && how == How::At);
                 let got = self.drive(read(&file, how, 0, 1 << 20));
@@ -361,8 +361,4 @@ impl World {
         self.check_kept();
         self.stop(false);
     }
-}
-
-fn hex(key: &[u8]) -> String {
-    key.iter().take(3).map(|b| format!("{b:02x}")).collect()
 }

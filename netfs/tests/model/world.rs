@@ -23,6 +23,9 @@ use crate::{
     rng::Rng,
 };
 
+/// An `rsize` above every file's size.
+const ONE_CALL: u64 = 4 << 20;
+
 /// An open file and whose it is.
 pub struct Handle {
     pub file: Arc<File>,
@@ -48,6 +51,10 @@ pub struct World {
     pub reference: Reference,
     kept: VecDeque<Kept>,
     log: VecDeque<String>,
+    /// Keys of files that fit one call: only they are read with `read_single`.
+    pub single: Vec<Vec<u8>>,
+    /// What the files are.
+    about: Vec<String>,
     pub step: u64,
     /// Cache calls may hang: time must pass for readers to come through.
     pub cache_hangs: bool,
@@ -104,6 +111,8 @@ impl World {
             reference: Reference::default(),
             kept: VecDeque::new(),
             log: VecDeque::new(),
+            single: Vec::new(),
+            about: Vec::new(),
             step: 0,
             cache_hangs: false,
             explained: 0,
@@ -121,17 +130,23 @@ impl World {
         self.observe();
         let promise = promise(&mut self.rng);
         let versionless = self.rng.chance(15);
-        let rsize = self.rng.pick(&[4096, 8192, 50_000, 65_536, 1 << 20]);
+        let rsize = self.rng.pick(&[4096, 8192, 50_000, 65_536, ONE_CALL]);
         // A page of a versionless file must not be made of two replies: nothing could tell.
-        let rsize = if versionless { 65_536 } else { rsize };
+        let rsize = if versionless && rsize != ONE_CALL { 65_536 } else { rsize };
         let segments = self.rng.pick(&[1, 2, 1024]);
         let set = self.fs.configure_file(path, |s| {
             s.promise = Some(promise);
             s.versions = versionless.then_some(VersionKind::None);
             s.limits = Some(IoLimits { rsize, max_segments: segments, ..IoLimits::default() });
         });
-        let key = set.and_then(|()| self.fs.key(path));
-        self.reference.promises(&key.expect("it exists"), &promise, versionless);
+        let key = set.and_then(|()| self.fs.key(path)).expect("it exists");
+        self.reference.promises(&key, &promise, versionless);
+        if rsize == ONE_CALL {
+            self.single.push(key.clone());
+        }
+        let kind = if versionless { ", versionless" } else { "" };
+        let name = String::from_utf8_lossy(path).into_owned();
+        self.about.push(format!("{} = {name}: {promise:?}{kind}, rsize {rsize}", hex(&key)));
     }
 
     /// A new process on what the old one left.
@@ -179,9 +194,10 @@ impl World {
     pub fn fail(&self, why: &str) -> ! {
         let log: Vec<_> = self.log.iter().map(String::as_str).collect();
         panic!(
-            "seed {}, step {}: {why}\nlast steps:\n{}\nrepeat with NETFS_MODEL_SEED={}",
+            "seed {}, step {}: {why}\n{}\nlast steps:\n{}\nrepeat with NETFS_MODEL_SEED={}",
             self.seed,
             self.step,
+            self.about.join("\n"),
             log.join("\n"),
             self.seed
         );
@@ -285,6 +301,10 @@ impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
+}
+
+pub fn hex(key: &[u8]) -> String {
+    key.iter().take(3).map(|b| format!("{b:02x}")).collect()
 }
 
 pub fn concat(slices: &Slices) -> Vec<u8> {
