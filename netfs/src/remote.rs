@@ -299,7 +299,9 @@ pub trait RemoteFile: Any + Send + Sync {
     /// The adapter MUST report progress with [`ReadSub::advance`], [`ReadSub::write`] or
     /// [`ReadSub::hole`], report the reply's facts, and end with [`ReadSub::finish`] exactly once (a
     /// dropped sub counts as cancelled). It never gets a zero-length sub and never one that starts at
-    /// or past the end of file known to the core.
+    /// or past the end of file known to the core. A sub that reads a directory or symbolic link as one
+    /// object ([`File::read_single`](crate::File::read_single)) covers all of it, whatever
+    /// [`limits`](RemoteFile::limits) says of `rsize`.
     fn read(self: Arc<Self>, sub: ReadSub) -> BoxFuture<'static, ()>;
 
     /// Asks the server whether the file changed: at most one RPC. The core merges concurrent callers.

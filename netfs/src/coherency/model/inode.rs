@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     clock::BootTime,
-    remote::{Facts, Version},
+    remote::{Facts, Promise, Version},
 };
 
 /// The file half of the model. Each `*_at` is a number of the volume's sequence, 0 = never.
@@ -25,8 +25,8 @@ pub(crate) struct InodeCoherency {
     checked_at: u64,
     /// Last change of `version`, own write, or drop.
     applied_at: u64,
-    /// Bytes without a version must have been asked for after this.
-    silent_after: u64,
+    /// Bytes without a version must have been asked for at this epoch or later.
+    silent_since: u64,
     /// Epoch of the reply whose attributes were adopted last (or the number of an own write).
     attrs_at: u64,
     /// The volume's last scrub for which this file was dropped.
@@ -51,7 +51,7 @@ impl InodeCoherency {
             broken_at: 0,
             checked_at: 0,
             applied_at: 0,
-            silent_after: 0,
+            silent_since: 0,
             attrs_at: 0,
             scrub_seen: 0,
             dropping: 0,
@@ -164,8 +164,8 @@ impl InodeCoherency {
         if version.is_some() {
             return version == self.version.as_ref();
         }
-        let asked_after = self.applied_at.max(self.silent_after);
-        let current = epoch.seq > asked_after && !self.event_since(volume, epoch);
+        let asked_in_time = epoch.seq > self.applied_at && epoch.seq >= self.silent_since;
+        let current = asked_in_time && !self.event_since(volume, epoch);
         self.unversioned |= current && self.version.is_none();
         current
     }
@@ -238,9 +238,11 @@ impl InodeCoherency {
                 self.keep(volume, facts, epoch)
             }
             (None, known) if continuous || (known.is_none() && !self.unversioned) => {
-                if !continuous {
-                    // Nothing is cached. Bytes asked for before this promise must not become so.
-                    self.silent_after = volume.bump();
+                // Nothing is cached. Bytes asked for before this promise, or before this check that a
+                // reader waits for, must not become so; those that come with the reply itself may.
+                let vouches = facts.promise != Promise::None || facts.volume.is_some();
+                if !continuous && (kind == ReplyKind::Check || vouches) {
+                    self.silent_since = self.silent_since.max(epoch.seq);
                 }
                 self.keep(volume, facts, epoch)
             }
