@@ -10,6 +10,8 @@ mod io;
 mod layout;
 mod object;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod volume;
 mod workers;
 
