@@ -36,6 +36,7 @@ fn main() -> Result<(), Failure> {
     let dir = tempfile::tempdir_in(parent)?;
     for mode in [KernelCache::Keep, KernelCache::DropWritten, KernelCache::Drop] {
         cache(&dir.path().join(format!("{mode:?}")), mode, blocks)?;
+        small_files(&dir.path().join(format!("{mode:?}-small")), mode, 2000)?;
     }
     direct(&dir.path().join("direct"), blocks)?;
     dont_need(&dir.path().join("dontneed"), blocks)
@@ -112,6 +113,38 @@ async fn open(cache: &Arc<CacheDir>, blocks: u64) -> Result<Arc<dyn CacheObject>
     let volume = volume.map_err(|r| format!("volume refused: {r:?}"))?;
     let opened = volume.lookup(Bytes::from_static(b"object"), identity).await;
     Ok(opened.map_err(|r| format!("lookup refused: {r:?}"))?.object)
+}
+
+/// Objects of 8 KiB, one after the other, from lookup to close.
+fn small_files(path: &Path, mode: KernelCache, count: u64) -> Result<(), Failure> {
+    let cache = CacheDir::builder(path).kernel_cache(mode).open()?;
+    let volume = Arc::clone(&cache).acquire_volume(VolumeId::new("bench")?, Bytes::new());
+    let volume = pollster::block_on(volume).map_err(|r| format!("volume refused: {r:?}"))?;
+    let block = Slice::from_bytes(&pattern()[..8192]);
+    let start = Instant::now();
+    for n in 0..count {
+        let key = Bytes::from(n.to_string());
+        let identity = Identity { aux: Bytes::new(), size: 8192 };
+        let object = pollster::block_on(Arc::clone(&volume).lookup(key, identity))
+            .map_err(|r| format!("lookup refused: {r:?}"))?
+            .object;
+        let (tx, rx) = mpsc::channel();
+        let data = vec![block.clone()];
+        Arc::clone(&object).write(CacheWrite::new(0, data, object.generation(), move |r| {
+            // The receiver waits for it.
+            let _ = tx.send(r);
+        }));
+        rx.recv()?.map_err(|r| format!("fill refused: {r:?}"))?;
+        pollster::block_on(object.close(Relinquish::Keep));
+    }
+    let filled = start.elapsed().as_secs_f64();
+    rustix::fs::syncfs(File::open(path)?)?;
+    println!(
+        "{{\"mode\":\"{mode:?}\",\"objects\":{count},{},{}}}",
+        report("us_per_object", filled * 1e6 / count as f64),
+        report("us_per_object_with_sync", start.elapsed().as_secs_f64() * 1e6 / count as f64),
+    );
+    Ok(())
 }
 
 fn pattern() -> Vec<u8> {
