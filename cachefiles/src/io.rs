@@ -6,6 +6,8 @@
 //! is a single component looked up relative to a directory that is held open, and symbolic links are
 //! never followed.
 
+#[cfg(test)]
+pub(crate) mod hooked;
 mod os;
 
 use std::{

@@ -31,6 +31,14 @@ pub(super) enum Unread {
     Miss(CacheMiss),
 }
 
+/// A page that could not be read.
+struct Bad {
+    page: u64,
+    why: Unread,
+    /// It was read and is not what was stored, as opposed to an error of the disk.
+    damaged: bool,
+}
+
 impl From<CacheMiss> for Unread {
     fn from(miss: CacheMiss) -> Unread {
         Unread::Miss(miss)
@@ -137,13 +145,15 @@ impl Object {
                     self.read_pages(&file, page, skip, into, wait, &run)
                 }
             };
-            let Err((bad_page, why)) = read else { return Ok(n) };
+            let Err(Bad { page, why, damaged }) = read else { return Ok(n) };
             if why == Unread::WouldBlock {
                 return Err(why);
             }
-            if self.map.write().is_corrupt(bad_page, run.seq) {
-                Counters::count(&self.shared().stats.corrupt_pages);
-                tracing::warn!(name = self.slot.name().file, page = bad_page, ?why, "bad page");
+            if self.map.write().is_corrupt(page, run.seq) {
+                if damaged {
+                    Counters::count(&self.shared().stats.corrupt_pages);
+                }
+                tracing::warn!(name = self.slot.name().file, page, ?why, "bad page");
                 self.mark_dirty();
                 return Err(why);
             }
@@ -151,8 +161,7 @@ impl Object {
         Err(CacheMiss::Refused(Refusal::Busy).into())
     }
 
-    /// Reads whole pages, the edges through pages of our own, and compares checksums. An error names
-    /// the page it was met at.
+    /// Reads whole pages, the edges through pages of our own, and compares checksums.
     fn read_pages(
         &self,
         file: &CountedFile,
@@ -161,7 +170,7 @@ impl Object {
         into: &mut [u8],
         wait: Wait,
         run: &Run,
-    ) -> Result<(), (u64, Unread)> {
+    ) -> Result<(), Bad> {
         let pages = (skip + into.len()).div_ceil(PAGE_SIZE);
         let after = (skip + into.len()) % PAGE_SIZE;
         let partial_head = skip != 0 || (pages == 1 && after != 0);
@@ -180,18 +189,18 @@ impl Object {
             }
             slices.extend(tail_page.as_mut().map(|p| IoSliceMut::new(p)));
             let got = self.transfer(file, &mut slices, page, wait);
-            let got = got.map_err(|why| (page, why))?;
+            let got = got.map_err(|why| Bad { page, why, damaged: false })?;
             if got < pages * PAGE_SIZE {
                 // A hole at the end or a truncated file (N-C58). Not waiting it may just be cold.
                 let why = if wait == Wait::No { Unread::WouldBlock } else { CacheMiss::Io.into() };
-                return Err((page + (got / PAGE_SIZE) as u64, why));
+                return Err(Bad { page: page + (got / PAGE_SIZE) as u64, why, damaged: true });
             }
         }
         let whole = head_page.iter().map(|p| &p[..]).chain(middle.chunks_exact(PAGE_SIZE));
         for (i, bytes) in whole.chain(tail_page.iter().map(|p| &p[..])).enumerate() {
             let number = page + i as u64;
             if self.binding.page(number, bytes) != run.crcs[i] {
-                return Err((number, CacheMiss::Corrupt.into()));
+                return Err(Bad { page: number, why: CacheMiss::Corrupt.into(), damaged: true });
             }
         }
         if let Some(page) = head_page {
