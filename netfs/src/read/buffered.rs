@@ -73,11 +73,13 @@ impl Reader<'_> {
         for _ in 0..MAX_REPLANS {
             let Some(held) = self.hold(&range, sizes).await? else {
                 // The budget is exhausted: read through memory of our own.
-                let Transient { slices, replan } = self.transient(&range, sizes, true).await?;
-                if replan || !self.inode().unchanged(mark) {
+                let read = self.transient(&range, sizes, true).await?;
+                if read.replan || !self.inode().unchanged(mark) {
                     return Ok(Gathered::Changed);
                 }
                 let start = plan::page_out(&range).start;
+                // A prefix is as good as a short read, but not an empty one: that would say "end of file".
+                let slices = read.reaching(range.start + 1 - start)?;
                 return Ok(Gathered::Done(trim(slices, start, &range)));
             };
             match self.wait(&held).await {

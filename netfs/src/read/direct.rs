@@ -35,7 +35,7 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
         if offset >= end {
             return Ok(Slices::new());
         }
-        let Transient { slices, replan } = once(who, offset..end).await?;
+        let Transient { slices, replan, .. } = once(who, offset..end).await?;
         if !replan {
             let n: usize = slices.iter().map(|s| s.len()).sum();
             inode.core.counters.miss_bypass_bytes.add(n as u64);

@@ -96,8 +96,22 @@ pub(super) type TransientResult = Result<Transient>;
 pub(super) struct Transient {
     /// What was read, from the start of the range, contiguous.
     pub(super) slices: Slices,
-    /// The bytes came late, or of different versions: plan again.
+    /// The bytes came late, or of different versions, or not before the first timeout: plan again.
     pub(super) replan: bool,
+    /// Why the slices end before the range does.
+    error: Option<Error>,
+}
+
+impl Transient {
+    /// The slices, if they reach at least `len` bytes; else what kept the rest from coming. Bytes
+    /// that failed must not look like the end of the file.
+    pub(super) fn reaching(self, len: u64) -> Result<Slices> {
+        let got: u64 = self.slices.iter().map(|s| s.len() as u64).sum();
+        match self.error {
+            Some(e) if got < len => Err(e),
+            _ => Ok(self.slices),
+        }
+    }
 }
 
 pub(super) struct Fetch {
@@ -561,9 +575,12 @@ impl Fetch {
             left -= n;
         }
         self.fills = fills;
-        match self.req.error() {
-            Some(e) if slices.is_empty() && !replan => Err(e.clone()),
-            _ => Ok(Transient { slices, replan }),
+        let error = self.req.error().cloned();
+        // The first timeout is nobody's error: it is tried once more in fresh memory.
+        replan |= self.quiet && error.is_some();
+        match error {
+            Some(e) if slices.is_empty() && !replan => Err(e),
+            error => Ok(Transient { slices, replan, error }),
         }
     }
 }

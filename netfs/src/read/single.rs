@@ -39,10 +39,11 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
                 format!("{size} bytes are too many to read as one object (at most {SINGLE_MAX})"),
             ));
         }
-        let Transient { slices, replan } = once(&reader, size).await?;
-        if replan {
+        let read = once(&reader, size).await?;
+        if read.replan {
             continue;
         }
+        let slices = read.reaching(size)?;
         let mut out = BytesMut::with_capacity(len_of(&(0..size)));
         slices.iter().for_each(|s| out.extend_from_slice(s));
         out.truncate(len_of(&(0..size)));
