@@ -135,7 +135,8 @@ impl ReadRequest {
     fn clip(&self, at: u64, end: u64, limits: &IoLimits) -> u64 {
         let mut stop = end.min(at.saturating_add(limits.rsize.max(1)));
         let first = self.segment_ends.partition_point(|&e| e <= at);
-        if let Some(&seg_end) = self.segment_ends.get(first + limits.max_segments.max(1) - 1) {
+        let last = first.saturating_add(limits.max_segments.max(1) - 1);
+        if let Some(&seg_end) = self.segment_ends.get(last) {
             stop = stop.min(seg_end);
         }
         let align = u64::from(limits.align.max(1));
