@@ -78,8 +78,7 @@ impl Reader<'_> {
                     return Ok(Gathered::Changed);
                 }
                 let start = plan::page_out(&range).start;
-                // A prefix is as good as a short read, but not an empty one: that would say "end of file".
-                let slices = read.reaching(range.start + 1 - start)?;
+                let slices = read.reaching(range.end - start)?;
                 return Ok(Gathered::Done(trim(slices, start, &range)));
             };
             match self.wait(&held).await {

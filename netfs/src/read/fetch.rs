@@ -55,6 +55,14 @@ impl Span {
         }
     }
 
+    /// Whether nobody writes to the memory any more.
+    fn is_settled(&self) -> bool {
+        match &self.target {
+            Target::Folio(folio) => folio.is_uptodate(),
+            Target::Transient(mem) => mem.is_settled(),
+        }
+    }
+
     /// The first `n` bytes, which are settled.
     fn slice(&self, n: usize) -> Slice {
         match &self.target {
@@ -550,6 +558,9 @@ impl Fetch {
         }
         if let Some(tx) = self.transient.take() {
             self.intent = Some(self.who.inode.core.intents.begin());
+            // What was never issued is filled by nobody: its permissions end here, not when the fetch
+            // is dropped, for the reader may be faster.
+            self.bufs.clear();
             let result = self.transient_result();
             // The reader may have gone away.
             let _ = tx.send(result);
@@ -558,7 +569,9 @@ impl Fetch {
 
     fn transient_result(&mut self) -> TransientResult {
         let mut slices = Slices::new();
-        let mut left = self.req.contiguous_prefix();
+        // While an abandoned attempt may still write to the memory nobody reads any of it.
+        let settled = self.spans.iter().all(Span::is_settled);
+        let mut left = if settled { self.req.contiguous_prefix() } else { 0 };
         let mut replan = false;
         let mut fills = Vec::new();
         for span in &self.spans {
