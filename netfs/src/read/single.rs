@@ -29,6 +29,10 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
     inode.core.counters.read_single.inc();
     let reader = Reader { who, cookie, ahead: None };
     for _ in 0..MAX_REPLANS {
+        let Some(mark) = inode.stable() else {
+            tokio::task::yield_now().await;
+            continue;
+        };
         let size = inode.sizes.load().i_size;
         if size == 0 {
             return Ok(Bytes::new());
@@ -40,7 +44,8 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
             ));
         }
         let read = once(&reader, size).await?;
-        if read.replan {
+        // New bytes with the old end would be of no version.
+        if read.replan || !inode.unchanged(mark) {
             continue;
         }
         let slices = read.reaching(size)?;
