@@ -235,6 +235,11 @@ impl Mount {
             // event comes, which a versionless entry means.
             None => None,
         };
+        // Names without a version count as content of an unknown one: when a check cannot confirm the
+        // directory, they go with it.
+        if version.is_none() && !dir.inode.cell.is_current(None, &epoch) {
+            return;
+        }
         for (name, node) in names {
             self.0.dentries.put(&dir.inode, name, version.clone(), epoch, node);
         }

@@ -76,11 +76,12 @@ impl Reader<'_> {
         for _ in 0..MAX_REPLANS {
             let Some(held) = self.hold(&range, sizes).await? else {
                 // The budget is exhausted: read through memory of our own.
-                let Transient { slices, replan } = self.transient(&range, sizes, true).await?;
-                if replan || !self.inode().unchanged(mark) {
+                let read = self.transient(&range, sizes, true).await?;
+                if read.replan || !self.inode().unchanged(mark) {
                     return Ok(Gathered::Changed);
                 }
                 let start = plan::page_out(&range).start;
+                let slices = read.reaching(range.end - start)?;
                 return Ok(Gathered::Done(trim(slices, start, &range)));
             };
             match self.wait(&held).await {

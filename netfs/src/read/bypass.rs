@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{
     GATHER_MAX, MAX_REPLANS,
     buffered::{Reader, trim},
-    fetch::{Transient, len_of},
+    fetch::len_of,
 };
 use crate::{
     context::FillPolicy,
@@ -164,11 +164,12 @@ impl Reader<'_> {
         if run.end > sizes.i_size {
             return Ok(false);
         }
-        let Transient { slices, replan } = self.transient(&wide, &sizes, true).await?;
-        if replan {
+        let read = self.transient(&wide, &sizes, true).await?;
+        if read.replan {
             return Ok(false);
         }
         let start = plan::page_out(&wide).start;
+        let slices = read.reaching(run.end - start)?;
         let mut at = 0;
         for slice in trim(slices, start, run) {
             let n = slice.len().min(into.len() - at);

@@ -29,6 +29,7 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
     inode.core.counters.read_single.inc();
     let reader = Reader { who, cookie, ahead: None };
     for _ in 0..MAX_REPLANS {
+        let mark = inode.settled_mark().await;
         inode.check_exists()?;
         let size = inode.sizes.load().i_size;
         if size == 0 {
@@ -40,10 +41,12 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
                 format!("{size} bytes are too many to read as one object (at most {SINGLE_MAX})"),
             ));
         }
-        let Transient { slices, replan } = once(&reader, size).await?;
-        if replan {
+        let read = once(&reader, size).await?;
+        // New bytes with the old end would be of no version.
+        if read.replan || !inode.unchanged(mark) {
             continue;
         }
+        let slices = read.reaching(size)?;
         let mut out = BytesMut::with_capacity(len_of(&(0..size)));
         slices.iter().for_each(|s| out.extend_from_slice(s));
         out.truncate(len_of(&(0..size)));

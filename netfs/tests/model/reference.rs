@@ -62,6 +62,13 @@ impl FileRef {
         self.versions.len() - 1
     }
 
+    /// A version was found. Without versions nothing ties what else is cached to it.
+    fn seen(&mut self, index: usize) {
+        if !self.versionless {
+            self.floor = self.floor.max(index);
+        }
+    }
+
     fn oldest_allowed(&self, now: BootTime) -> usize {
         let vouched = |v: &Version| v.ended.is_none_or(|e| self.life.covers(e, now));
         (self.floor..self.newest()).find(|&i| vouched(&self.versions[i])).unwrap_or(self.newest())
@@ -181,11 +188,13 @@ impl Reference {
     ) -> Result<(), String> {
         let file = self.files.get_mut(&claim.key).expect("claimed before");
         match result {
+            // Nothing was asked for, so nothing needs to be known.
+            Ok(bytes) if len == 0 && bytes.is_empty() => Ok(()),
             Ok(_) if claim.must_be_gone => Err("bytes of a file that is known to be gone".into()),
             Ok(bytes) => {
                 let oldest = match_version(file, claim, offset, len, bytes)?;
                 // What one reader has seen no later reader goes back behind.
-                file.floor = file.floor.max(oldest);
+                file.seen(oldest);
                 Ok(())
             }
             Err(e) if matches!(e.errno(), Errno::ESTALE | Errno::ENOENT) && file.gone.is_some() => {
@@ -213,7 +222,7 @@ impl Reference {
                 let allowed = claim.oldest..file.versions.len();
                 let oldest = allowed.clone().find(fits);
                 let wrong = || format!("size {size} is of none of indices {allowed:?}");
-                file.floor = file.floor.max(oldest.ok_or_else(wrong)?);
+                file.seen(oldest.ok_or_else(wrong)?);
                 Ok(())
             }
             Err(e) if matches!(e.errno(), Errno::ESTALE | Errno::ENOENT) && file.gone.is_some() => {

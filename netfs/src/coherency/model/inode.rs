@@ -237,6 +237,11 @@ impl InodeCoherency {
                 self.applied_at = volume.bump();
                 self.keep(volume, facts, epoch)
             }
+            (None, _) if continuous && self.holds_anything() => {
+                // What is cached stays for as long as it was vouched for. Silence cannot renew a
+                // promise that time ends: it may have been sent after a change nobody told.
+                self.keep_no_promise(facts, epoch)
+            }
             (None, known) if continuous || (known.is_none() && !self.unversioned) => {
                 // Nothing is cached. Bytes asked for before this promise, or before this check that a
                 // reader waits for, must not become so; those that come with the reply itself may.
@@ -249,11 +254,14 @@ impl InodeCoherency {
             (None, _) if kind == ReplyKind::Check => {
                 self.drop_all(volume, DropReason::Unverified, facts, epoch)
             }
-            (None, _) => {
-                let adopt = self.adopt_attrs(facts, epoch);
-                Decision { action: Action::KeepNoPromise, adopt }
-            }
+            (None, _) => self.keep_no_promise(facts, epoch),
         }
+    }
+
+    /// The reply settled nothing about what is cached.
+    fn keep_no_promise(&mut self, facts: &Facts, epoch: &Epoch) -> Decision {
+        let adopt = self.adopt_attrs(facts, epoch);
+        Decision { action: Action::KeepNoPromise, adopt }
     }
 
     /// What is cached was found right.

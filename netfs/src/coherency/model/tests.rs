@@ -475,8 +475,10 @@ fn without_versions_data_lasts_as_long_as_the_promise() {
     let epoch = b.sample();
     assert!(b.is_current(None, &epoch));
     b.now = b.now + secs(9);
-    assert_eq!(b.check(&silent(ttl)), Action::Keep, "vouched for without a gap");
-    b.now = b.now + secs(10);
+    assert_eq!(b.check(&silent(ttl)), Action::KeepNoPromise, "vouched for without a gap");
+    assert_eq!(b.valid(), Validity::Valid);
+    b.now = b.now + secs(1);
+    assert_ne!(b.valid(), Validity::Valid, "silence does not renew what time ends");
     assert_eq!(b.check(&silent(ttl)), Action::Drop(DropReason::Unverified));
     b.inode.drop_done();
     assert_eq!(b.valid(), Validity::Valid);
