@@ -117,6 +117,10 @@ impl Piece {
         self.len -= n;
     }
 
+    fn adjoins(&self, next: &Piece) -> bool {
+        Arc::ptr_eq(&self.mem, &next.mem) && self.start + self.len == next.start
+    }
+
     fn as_mut(&mut self) -> &mut [u8] {
         // SAFETY: in bounds by construction; exclusive by M1.
         unsafe { std::slice::from_raw_parts_mut(self.mem.block.as_ptr().add(self.start), self.len) }
@@ -168,10 +172,19 @@ impl FillBuf {
         self.len
     }
 
-    /// Appends another run.
+    /// Appends another run. Neighbours in one folio become one piece again, so that an adapter never
+    /// sees more memory segments than folios.
     pub(crate) fn append(&mut self, other: FillBuf) {
         self.len += other.len;
-        self.pieces.extend(other.pieces);
+        for mut piece in other.pieces {
+            match self.pieces.last_mut() {
+                Some(last) if last.adjoins(&piece) => {
+                    last.len += piece.len;
+                    piece.len = 0; // its permission is the neighbour's now
+                }
+                _ => self.pieces.push(piece),
+            }
+        }
     }
 
     /// The first `n` bytes as a run of their own.
@@ -254,6 +267,17 @@ impl std::fmt::Debug for FillBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn n_c13_a_run_that_was_split_is_one_segment_again() {
+        let (mut fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
+        let mut front = fill.split_to(1000);
+        front.append(fill);
+        assert_eq!(front.slices_mut().map(|s| s.len()).collect::<Vec<_>>(), [4096]);
+        front.advance(4096);
+        drop(front);
+        assert!(mem.is_complete());
+    }
 
     #[test]
     fn m2_memory_is_settled_only_when_every_filler_is_gone() {

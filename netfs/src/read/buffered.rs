@@ -13,8 +13,7 @@ use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
     folio::{
-        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, PAGE_SIZE, count_origin,
-        memory::FillBuf,
+        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin, memory::FillBuf,
     },
     fscache::{Access, Cookie, Extents},
     inode::Inode,
@@ -45,13 +44,6 @@ impl Reader<'_> {
         &self.who.inode
     }
 
-    /// Most bytes gathered at a time: with a tiny budget a part of it, so that what is gathered first is
-    /// not evicted by what is gathered last.
-    fn most(&self) -> u64 {
-        let part = self.inode().core.folios.budget() / 4;
-        GATHER_MAX.min(part).max(PAGE_SIZE as u64)
-    }
-
     /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
     /// from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
@@ -59,7 +51,7 @@ impl Reader<'_> {
             let mark = self.inode().settled_mark().await;
             self.inode().check_exists()?;
             let sizes = self.inode().sizes.load();
-            let end = sizes.i_size.min(offset.saturating_add(len.min(self.most())));
+            let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
             if offset >= end {
                 return Ok(Slices::new());
             }

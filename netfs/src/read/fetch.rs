@@ -377,6 +377,12 @@ impl Fetch {
     }
 
     fn on_event(&mut self, event: Event) {
+        let index = event.index();
+        if !self.req.is_in_flight(index) {
+            // It ended just before it was given up: the end was on its way to us.
+            self.sink.was_given_up(index);
+            return;
+        }
         match event {
             Event::Progress { index, transferred, facts } => {
                 if let Some(tag) = &mut self.tags[index] {

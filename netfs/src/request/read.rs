@@ -251,6 +251,11 @@ impl ReadRequest {
         }
     }
 
+    /// Whether a sub's end is still expected (it may have been abandoned).
+    pub(crate) fn is_in_flight(&self, index: usize) -> bool {
+        matches!(self.subs[index].state, State::InFlight(_))
+    }
+
     /// Subs in flight.
     pub(crate) fn in_flight(&self) -> Vec<usize> {
         (0..self.subs.len()).filter(|&i| matches!(self.subs[i].state, State::InFlight(_))).collect()
