@@ -248,8 +248,9 @@ fn swapped_and_missing_parts_are_never_believed() {
         let check_both = |what: &str, swap: &dyn Fn()| {
             let before = h.corruptions();
             swap();
-            for sample in
-                SAMPLES.iter().filter(|s| a[1..].as_bytes() == s.key || b[1..].as_bytes() == s.key)
+            for sample in SAMPLES
+                .iter()
+                .filter(|s| &a.as_bytes()[1..] == s.key || &b.as_bytes()[1..] == s.key)
             {
                 let (whole, _) = sample.check(&h.bed, what);
                 assert!(!whole, "{what} of {a} went unnoticed");
