@@ -41,7 +41,7 @@ fn step(slot: &Mutex<Arc<dyn CacheObject>>, random: u64, hits: &AtomicU64) {
             let _ = write(&object, first * 4096, &bytes);
         }
         _ => {
-            let zeros = random % 5 == 0;
+            let zeros = random.is_multiple_of(5);
             let start = if zeros {
                 ZEROS * 4096 + random / 7 % 8192
             } else {
