@@ -20,5 +20,5 @@ while IFS=$'\t' read -r crate license; do
     bad=1
   fi
 done < <(cargo tree --workspace --locked -e normal,build,dev --target all --prefix none --format $'{p}\t{l}' |
-  sed 's/ (\*)$//' | sort -u)
+  sed 's/ (\*)$//' | grep . | sort -u)
 exit "$bad"

@@ -13,6 +13,8 @@
 
 mod chunk;
 mod codec;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, ops::Range};
 

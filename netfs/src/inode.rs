@@ -14,6 +14,7 @@
 //!    install old data.
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use crate::{
     clock::BootTime,
@@ -50,6 +51,7 @@ pub(crate) struct Inode {
     /// Content changes begun and ended (see the module docs); equal when none is under way.
     change_begin: AtomicU64,
     change_end: AtomicU64,
+    change_over: Notify,
     /// `None` until data are first needed: looking at attributes must not open cache objects (A6.04).
     cookie: Mutex<Option<CookieSlot>>,
     size_known: AtomicBool,
@@ -81,6 +83,7 @@ impl Inode {
             attr_gen: AtomicU64::new(0),
             change_begin: AtomicU64::new(0),
             change_end: AtomicU64::new(0),
+            change_over: Notify::new(),
             cookie: Mutex::new(None),
             size_known: AtomicBool::new(false),
             symlink: Mutex::new(None),
@@ -116,6 +119,26 @@ impl Inode {
         (self.change_begin.load(Ordering::Acquire) == end).then_some(end)
     }
 
+    /// The same, after whatever change is under way.
+    pub(crate) async fn settled_mark(&self) -> u64 {
+        loop {
+            let over = self.change_over.notified();
+            if let Some(mark) = self.stable() {
+                return mark;
+            }
+            over.await;
+        }
+    }
+
+    fn begin_change(&self) {
+        self.change_begin.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn end_change(&self) {
+        self.change_end.fetch_add(1, Ordering::Release);
+        self.change_over.notify_waiters();
+    }
+
     /// Whether nothing changed since `mark` was taken.
     pub(crate) fn unchanged(&self, mark: u64) -> bool {
         // The loads of page bytes before this must not sink below it.
@@ -144,7 +167,7 @@ impl Inode {
                 && facts.stated_size().is_some_and(|s| s != self.sizes.load().remote_i_size);
             if matches!(decision.action, Action::Drop(_)) || resized {
                 changing = true;
-                self.change_begin.fetch_add(1, Ordering::AcqRel);
+                self.begin_change();
             }
             if decision.adopt {
                 self.commit_facts(facts);
@@ -152,7 +175,7 @@ impl Inode {
         });
         if changing {
             self.drop_content(keep);
-            self.change_end.fetch_add(1, Ordering::Release);
+            self.end_change();
         } else if applied.adopt {
             self.update_cookie();
         }
@@ -186,7 +209,10 @@ impl Inode {
     /// Cookie first, then pages (A1.16): a reader that finds the pages gone must not find the old
     /// object behind them.
     fn drop_content(&self, keep: &[Arc<Folio>]) {
-        self.update_cookie();
+        if let Some(cookie) = self.live_cookie() {
+            // Even under an equal identity: after a scrub the same version vouches for nothing (A1.15).
+            cookie.invalidate(self.wanted_identity(), false);
+        }
         self.pages.clear_keeping(keep);
         *self.symlink.lock() = None;
     }
@@ -194,11 +220,15 @@ impl Inode {
     /// Brings the cookie to the inode's identity; an object of another identity is cut over.
     fn update_cookie(&self) {
         let Some(cookie) = self.live_cookie() else { return };
-        // Without a version nothing on disk can be vouched for: an empty aux matches no version.
-        let wanted = self.identity().unwrap_or(Identity { aux: Bytes::new(), size: 0 });
+        let wanted = self.wanted_identity();
         if cookie.identity() != wanted {
             cookie.invalidate(wanted, false);
         }
+    }
+
+    /// Without a version nothing on disk can be vouched for: an empty aux matches no version.
+    fn wanted_identity(&self) -> Identity {
+        self.identity().unwrap_or(Identity { aux: Bytes::new(), size: 0 })
     }
 
     fn live_cookie(&self) -> Option<Arc<Cookie>> {
@@ -219,8 +249,14 @@ impl Inode {
         let identity = self.identity()?;
         let mut slot = self.cookie.lock();
         if slot.is_none() {
-            match volume.acquire_cookie(&self.key, identity) {
-                Ok(acquired) => *slot = Some(acquired),
+            match volume.acquire_cookie(&self.key, identity.clone()) {
+                Ok(acquired) => {
+                    // What the disk holds from before a scrub is not to be trusted, whatever its version.
+                    if self.volume.distrusts(&self.key) {
+                        acquired.invalidate(identity, false);
+                    }
+                    *slot = Some(acquired);
+                }
                 // The last inode of this key is just letting go: uncached for now, tried again later.
                 Err(error) => tracing::debug!(%error, "no cookie yet"),
             }
@@ -267,6 +303,14 @@ impl Inode {
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
     }
 
+    /// Fails once the file is known to be deleted.
+    pub(crate) fn check_exists(&self) -> Result<()> {
+        match self.cell.valid_now() {
+            Validity::Deleted => Err(deleted_error()),
+            _ => Ok(()),
+        }
+    }
+
     /// The server says the file is gone (A1.14): further accesses are `ESTALE`.
     pub(crate) fn mark_deleted(&self) {
         drop(self.cell.mark_deleted());
@@ -274,14 +318,21 @@ impl Inode {
 
     /// Drops all pages from memory; the cache object stays.
     pub(crate) fn drop_pages(&self) {
-        self.change_begin.fetch_add(1, Ordering::AcqRel);
+        self.begin_change();
         self.pages.clear_keeping(&[]);
-        self.change_end.fetch_add(1, Ordering::Release);
+        self.end_change();
+    }
+
+    /// Drops the pages of a range from memory.
+    pub(crate) fn drop_range(&self, range: std::ops::Range<u64>) {
+        self.begin_change();
+        self.pages.remove_range(range);
+        self.end_change();
     }
 
     /// Forgets everything cached, in memory and on disk (an application's or administrator's wish).
     pub(crate) fn invalidate(&self) {
-        self.change_begin.fetch_add(1, Ordering::AcqRel);
+        self.begin_change();
         self.cell.expire();
         if let Some(cookie) = self.live_cookie() {
             let identity = cookie.identity();
@@ -289,7 +340,7 @@ impl Inode {
         }
         self.pages.clear_keeping(&[]);
         *self.symlink.lock() = None;
-        self.change_end.fetch_add(1, Ordering::Release);
+        self.end_change();
     }
 
     pub(crate) fn cached_symlink(&self) -> Option<Bytes> {

@@ -26,7 +26,7 @@ mod sub;
 
 use std::{any::Any, fmt, ops::Range, sync::Arc};
 
-use bytes::Bytes;
+pub use bytes::Bytes;
 pub use cx::{Cred, Cx, OpenToken};
 pub(crate) use erased::{DynFile, DynFound, DynRemoteFs, Erased};
 pub use facts::{Attr, Facts, FileKind, Promise, PromiseKind, TimeSpec, Version, VolumeFacts};
@@ -237,7 +237,8 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
     ) -> BoxFuture<'static, Result<DirPage<Self::File>>>;
 
     /// Fresh attributes: the reply MUST have [`Facts::attr`].
-    fn getattr(self: Arc<Self>, file: Arc<Self::File>, cx: Cx) -> BoxFuture<'static, Result<Facts>>;
+    fn getattr(self: Arc<Self>, file: Arc<Self::File>, cx: Cx)
+    -> BoxFuture<'static, Result<Facts>>;
 
     /// The target of a symbolic link, with the link's facts if the reply had them.
     fn readlink(
@@ -298,7 +299,9 @@ pub trait RemoteFile: Any + Send + Sync {
     /// The adapter MUST report progress with [`ReadSub::advance`], [`ReadSub::write`] or
     /// [`ReadSub::hole`], report the reply's facts, and end with [`ReadSub::finish`] exactly once (a
     /// dropped sub counts as cancelled). It never gets a zero-length sub and never one that starts at
-    /// or past the end of file known to the core.
+    /// or past the end of file known to the core. A sub that reads a directory or symbolic link as one
+    /// object ([`File::read_single`](crate::File::read_single)) covers all of it, whatever
+    /// [`limits`](RemoteFile::limits) says of `rsize`.
     fn read(self: Arc<Self>, sub: ReadSub) -> BoxFuture<'static, ()>;
 
     /// Asks the server whether the file changed: at most one RPC. The core merges concurrent callers.

@@ -22,8 +22,9 @@ impl Object {
         };
         let shared = Arc::clone(self.shared());
         let job = Box::new(move || {
-            let _passes = passes;
             let result = self.write_now(&sub).map_err(|r| self.refuse(r));
+            // Before the answer, or its receiver's next call could find no place.
+            drop(passes);
             sub.finish(result);
         });
         // A refused job drops the sub, which ends it as withdrawn.

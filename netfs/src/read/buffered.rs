@@ -13,7 +13,7 @@ use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
     folio::{
-        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin,
+        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, PAGE_SIZE, count_origin,
         memory::FillBuf,
     },
     fscache::{Access, Cookie, Extents},
@@ -45,18 +45,21 @@ impl Reader<'_> {
         &self.who.inode
     }
 
-    /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] of them,
-    /// all from one version of the file. The inode has been validated by the caller.
+    /// Most bytes gathered at a time: with a tiny budget a part of it, so that what is gathered first is
+    /// not evicted by what is gathered last.
+    fn most(&self) -> u64 {
+        let part = self.inode().core.folios.budget() / 4;
+        GATHER_MAX.min(part).max(PAGE_SIZE as u64)
+    }
+
+    /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
+    /// from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
         for _ in 0..MAX_REPLANS {
-            let Some(mark) = self.inode().stable() else {
-                // Another thread is between committing a change and dropping its pages: a few
-                // instructions, unless it lost the processor.
-                tokio::task::yield_now().await;
-                continue;
-            };
+            let mark = self.inode().settled_mark().await;
+            self.inode().check_exists()?;
             let sizes = self.inode().sizes.load();
-            let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
+            let end = sizes.i_size.min(offset.saturating_add(len.min(self.most())));
             if offset >= end {
                 return Ok(Slices::new());
             }
@@ -73,11 +76,12 @@ impl Reader<'_> {
         for _ in 0..MAX_REPLANS {
             let Some(held) = self.hold(&range, sizes).await? else {
                 // The budget is exhausted: read through memory of our own.
-                let Transient { slices, replan } = self.transient(&range, sizes, true).await?;
-                if replan || !self.inode().unchanged(mark) {
+                let read = self.transient(&range, sizes, true).await?;
+                if read.replan || !self.inode().unchanged(mark) {
                     return Ok(Gathered::Changed);
                 }
                 let start = plan::page_out(&range).start;
+                let slices = read.reaching(range.end - start)?;
                 return Ok(Gathered::Done(trim(slices, start, &range)));
             };
             match self.wait(&held).await {
@@ -174,7 +178,10 @@ impl Reader<'_> {
         self.who.remote.expand(&mut wide);
         let valid = wide.start <= base.start && wide.end >= base.end;
         let bounded = valid && wide.end - wide.start <= base.end - base.start + 16 * granule;
+        let fits = |w: &Range<u64>| w.end - w.start <= self.inode().core.folios.budget() / 2;
         let window = if bounded { wide } else { base };
+        // A window out of proportion to the budget would evict itself.
+        let window = if fits(&window) { window } else { missing.clone() };
         let file_end = plan::page_out(&(0..sizes.i_size)).end;
         let window = plan::page_out(&window);
         window.start..window.end.min(file_end)
@@ -295,7 +302,8 @@ impl Reader<'_> {
     /// Counts by plan what a reader gets outside the page cache.
     fn count_transient(&self, slices: &[Planned], range: &Range<u64>, reason: Origin) {
         for slice in slices {
-            let n = slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
+            let n =
+                slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
             count_origin(&self.inode().core.counters, origin_of(slice.source, reason), n);
         }
     }

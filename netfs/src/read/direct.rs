@@ -30,13 +30,16 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
     inode.ensure_valid(&who.remote, &who.cx).await?;
     inode.core.counters.dio_reads.inc();
     for _ in 0..MAX_REPLANS {
+        let mark = inode.settled_mark().await;
+        inode.check_exists()?;
         let sizes = inode.sizes.load();
         let end = sizes.i_size.min(offset.saturating_add(len.min(DIRECT_MAX)));
         if offset >= end {
             return Ok(Slices::new());
         }
-        let Transient { slices, replan } = once(who, offset..end).await?;
-        if !replan {
+        let Transient { slices, replan, .. } = once(who, offset..end).await?;
+        // A file that was resized meanwhile: its new bytes with its old end would be of no version.
+        if !replan && inode.unchanged(mark) {
             let n: usize = slices.iter().map(|s| s.len()).sum();
             inode.core.counters.miss_bypass_bytes.add(n as u64);
             return Ok(slices);

@@ -55,6 +55,14 @@ impl Span {
         }
     }
 
+    /// Whether nobody writes to the memory any more.
+    fn is_settled(&self) -> bool {
+        match &self.target {
+            Target::Folio(folio) => folio.is_uptodate(),
+            Target::Transient(mem) => mem.is_settled(),
+        }
+    }
+
     /// The first `n` bytes, which are settled.
     fn slice(&self, n: usize) -> Slice {
         match &self.target {
@@ -93,11 +101,25 @@ pub(super) struct Plan {
 /// How a transient fetch ended: its bytes, up to the first that is missing.
 pub(super) type TransientResult = Result<Transient>;
 
-pub(super) struct Transient {
+pub(crate) struct Transient {
     /// What was read, from the start of the range, contiguous.
     pub(super) slices: Slices,
-    /// The bytes came late, or of different versions: plan again.
+    /// The bytes came late, or of different versions, or not before the first timeout: plan again.
     pub(super) replan: bool,
+    /// Why the slices end before the range does.
+    error: Option<Error>,
+}
+
+impl Transient {
+    /// The slices, if they reach at least `len` bytes; else what kept the rest from coming. Bytes
+    /// that failed must not look like the end of the file.
+    pub(super) fn reaching(self, len: u64) -> Result<Slices> {
+        let got: u64 = self.slices.iter().map(|s| s.len() as u64).sum();
+        match self.error {
+            Some(e) if got < len => Err(e),
+            _ => Ok(self.slices),
+        }
+    }
 }
 
 pub(super) struct Fetch {
@@ -126,11 +148,8 @@ impl Fetch {
     pub(super) fn new(who: Who, plan: Plan, spans: Vec<Span>, mut buf: FillBuf) -> Fetch {
         let ends = spans.iter().map(|s| s.range.end).collect();
         let req = ReadRequest::new(&plan.slices, ends, &plan.limits);
-        let bufs = req
-            .subs()
-            .iter()
-            .map(|s| Some(buf.split_to(len_of(&s.range))))
-            .collect::<Vec<_>>();
+        let bufs =
+            req.subs().iter().map(|s| Some(buf.split_to(len_of(&s.range)))).collect::<Vec<_>>();
         let (sink, rx) = Sink::new(Arc::clone(&who.inode));
         let folios = spans.iter().filter_map(|s| s.folio().cloned()).collect();
         let tags = vec![None; bufs.len()];
@@ -234,7 +253,7 @@ impl Fetch {
     fn cache_tag(&self, checked: bool) -> Tag {
         let identity = self.plan.access.as_ref().map(|a| a.object().identity());
         let version = identity.and_then(|i| Version::new(&i.aux));
-        Tag { epoch: self.plan.epoch.clone(), version, checked, late: false }
+        Tag { epoch: self.plan.epoch, version, checked, late: false }
     }
 
     /// First without waiting, on this thread; only if the disk must be waited for, on the cache's.
@@ -383,7 +402,7 @@ impl Fetch {
         if early.is_some() && early != tag.version {
             // Facts given early were not the final ones: take back what was published on them.
             let range = self.req.sub(index).range.clone();
-            self.who.inode.pages.remove_range(range);
+            self.who.inode.drop_range(range);
         }
         let ended = self.req.finished(index, &outcome, transferred);
         match ended {
@@ -536,6 +555,9 @@ impl Fetch {
         }
         if let Some(tx) = self.transient.take() {
             self.intent = Some(self.who.inode.core.intents.begin());
+            // What was never issued is filled by nobody: its permissions end here, not when the fetch
+            // is dropped, for the reader may be faster.
+            self.bufs.clear();
             let result = self.transient_result();
             // The reader may have gone away.
             let _ = tx.send(result);
@@ -544,7 +566,9 @@ impl Fetch {
 
     fn transient_result(&mut self) -> TransientResult {
         let mut slices = Slices::new();
-        let mut left = self.req.contiguous_prefix();
+        // While an abandoned attempt may still write to the memory nobody reads any of it.
+        let settled = self.spans.iter().all(Span::is_settled);
+        let mut left = if settled { self.req.contiguous_prefix() } else { 0 };
         let mut replan = false;
         let mut fills = Vec::new();
         for span in &self.spans {
@@ -561,9 +585,12 @@ impl Fetch {
             left -= n;
         }
         self.fills = fills;
-        match self.req.error() {
-            Some(e) if slices.is_empty() && !replan => Err(e.clone()),
-            _ => Ok(Transient { slices, replan }),
+        let error = self.req.error().cloned();
+        // The first timeout is nobody's error: it is tried once more in fresh memory.
+        replan |= self.quiet && error.is_some();
+        match error {
+            Some(e) if slices.is_empty() && !replan => Err(e),
+            error => Ok(Transient { slices, replan, error }),
         }
     }
 }

@@ -29,6 +29,8 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
     inode.core.counters.read_single.inc();
     let reader = Reader { who, cookie, ahead: None };
     for _ in 0..MAX_REPLANS {
+        let mark = inode.settled_mark().await;
+        inode.check_exists()?;
         let size = inode.sizes.load().i_size;
         if size == 0 {
             return Ok(Bytes::new());
@@ -39,10 +41,12 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
                 format!("{size} bytes are too many to read as one object (at most {SINGLE_MAX})"),
             ));
         }
-        let Transient { slices, replan } = once(&reader, size).await?;
-        if replan {
+        let read = once(&reader, size).await?;
+        // New bytes with the old end would be of no version.
+        if read.replan || !inode.unchanged(mark) {
             continue;
         }
+        let slices = read.reaching(size)?;
         let mut out = BytesMut::with_capacity(len_of(&(0..size)));
         slices.iter().for_each(|s| out.extend_from_slice(s));
         out.truncate(len_of(&(0..size)));
@@ -68,7 +72,8 @@ async fn once(reader: &Reader<'_>, size: u64) -> Result<Transient> {
         }
     }
     let slices = plan::plan(pages.clone(), &sizes, extents.as_ref());
-    let limits = IoLimits { rsize: u64::MAX, ..IoLimits::default() };
+    // Asked as for every request, but one call fetches the object in one version (N-C18).
+    let limits = IoLimits { rsize: u64::MAX, ..reader.who.remote.limits() };
     let plan = Plan { slices, sizes, epoch, access, limits };
     let new = inode.core.folios.transient(len_of(&pages));
     let (fill, mem) = FillBuf::whole(new, len_of(&pages));

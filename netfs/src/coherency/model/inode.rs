@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     clock::BootTime,
-    remote::{Facts, Version},
+    remote::{Facts, Promise, Version},
 };
 
 /// The file half of the model. Each `*_at` is a number of the volume's sequence, 0 = never.
@@ -25,8 +25,8 @@ pub(crate) struct InodeCoherency {
     checked_at: u64,
     /// Last change of `version`, own write, or drop.
     applied_at: u64,
-    /// Bytes without a version must have been asked for after this.
-    silent_after: u64,
+    /// Bytes without a version must have been asked for at this epoch or later.
+    silent_since: u64,
     /// Epoch of the reply whose attributes were adopted last (or the number of an own write).
     attrs_at: u64,
     /// The volume's last scrub for which this file was dropped.
@@ -51,7 +51,7 @@ impl InodeCoherency {
             broken_at: 0,
             checked_at: 0,
             applied_at: 0,
-            silent_after: 0,
+            silent_since: 0,
             attrs_at: 0,
             scrub_seen: 0,
             dropping: 0,
@@ -61,6 +61,7 @@ impl InodeCoherency {
     }
 
     /// Whether cached data may be served at `now` (A1.11). Changes nothing.
+    #[cfg(test)]
     pub(crate) fn valid(&self, volume: &VolumeCoherency, now: BootTime) -> Validity {
         match self.published() {
             Ok(held) => volume.check(&held, now),
@@ -95,6 +96,7 @@ impl InodeCoherency {
         self.promise = None;
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the model"))]
     /// This client changed the file: `version` is what the server calls the result, `None` if it
     /// did not say. Replies issued before may describe the file as it was: they become late.
     ///
@@ -162,8 +164,8 @@ impl InodeCoherency {
         if version.is_some() {
             return version == self.version.as_ref();
         }
-        let asked_after = self.applied_at.max(self.silent_after);
-        let current = epoch.seq > asked_after && !self.event_since(volume, epoch);
+        let asked_in_time = epoch.seq > self.applied_at && epoch.seq >= self.silent_since;
+        let current = asked_in_time && !self.event_since(volume, epoch);
         self.unversioned |= current && self.version.is_none();
         current
     }
@@ -235,21 +237,31 @@ impl InodeCoherency {
                 self.applied_at = volume.bump();
                 self.keep(volume, facts, epoch)
             }
+            (None, _) if continuous && self.holds_anything() => {
+                // What is cached stays for as long as it was vouched for. Silence cannot renew a
+                // promise that time ends: it may have been sent after a change nobody told.
+                self.keep_no_promise(facts, epoch)
+            }
             (None, known) if continuous || (known.is_none() && !self.unversioned) => {
-                if !continuous {
-                    // Nothing is cached. Bytes asked for before this promise must not become so.
-                    self.silent_after = volume.bump();
+                // Nothing is cached. Bytes asked for before this promise, or before this check that a
+                // reader waits for, must not become so; those that come with the reply itself may.
+                let vouches = facts.promise != Promise::None || facts.volume.is_some();
+                if !continuous && (kind == ReplyKind::Check || vouches) {
+                    self.silent_since = self.silent_since.max(epoch.seq);
                 }
                 self.keep(volume, facts, epoch)
             }
             (None, _) if kind == ReplyKind::Check => {
                 self.drop_all(volume, DropReason::Unverified, facts, epoch)
             }
-            (None, _) => {
-                let adopt = self.adopt_attrs(facts, epoch);
-                Decision { action: Action::KeepNoPromise, adopt }
-            }
+            (None, _) => self.keep_no_promise(facts, epoch),
         }
+    }
+
+    /// The reply settled nothing about what is cached.
+    fn keep_no_promise(&mut self, facts: &Facts, epoch: &Epoch) -> Decision {
+        let adopt = self.adopt_attrs(facts, epoch);
+        Decision { action: Action::KeepNoPromise, adopt }
     }
 
     /// What is cached was found right.

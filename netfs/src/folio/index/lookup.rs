@@ -126,6 +126,7 @@ impl FolioIndex {
         any
     }
 
+    #[cfg(test)]
     /// Folios within `range` that are being filled, in order.
     pub(crate) fn locked_in(&self, range: Range<u64>) -> SmallVec<[Arc<Folio>; 4]> {
         let mut locked = SmallVec::new();

@@ -146,11 +146,13 @@ proptest! {
         let mut model: HashMap<u64, (Item, Token)> = HashMap::new();
         for (op, key, weight) in ops {
             match op {
-                0..=2 => if !model.contains_key(&key) {
-                    let item = Item::new(key, weight);
-                    let token = policy.insert(item.clone());
-                    model.insert(key, (item, token));
-                },
+                0..=2 => {
+                    model.entry(key).or_insert_with(|| {
+                        let item = Item::new(key, weight);
+                        let token = policy.insert(item.clone());
+                        (item, token)
+                    });
+                }
                 3 => if let Some((item, _)) = model.get(&key) { item.hit() },
                 4 => if let Some((item, _)) = model.get(&key) {
                     item.0.evictable.set(weight % 4 != 0);

@@ -1,0 +1,288 @@
+//! The plain reference: for each file every version it ever had, and the oldest one that may still be
+//! served. It knows nothing of folios, epochs or cookies. The rule is stated in `main.rs`.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use netfs::{Errno, Error, clock::BootTime, remote::Promise};
+use netfs_memory::{Event, MemoryFs, Snapshot};
+
+const PAGE: usize = 4096;
+
+/// How long the server vouches for what a reply said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// Until the next read: every reader asks.
+    None,
+    /// At most so long after the reply was asked for.
+    For(Duration),
+    /// Until an event.
+    UntilTold,
+}
+
+impl Life {
+    pub fn of(promise: &Promise) -> Life {
+        match promise {
+            Promise::None => Life::None,
+            Promise::Until { lifetime, margin } => Life::For(*lifetime - *margin),
+            Promise::Adaptive { max, .. } => Life::For(*max),
+            Promise::UntilBroken { .. } => Life::UntilTold,
+            other => panic!("the reference knows no {other:?}"),
+        }
+    }
+
+    /// Whether a reply from before `ended` can still be vouched for at `now`.
+    fn covers(self, ended: BootTime, now: BootTime) -> bool {
+        match self {
+            Life::None => false,
+            Life::For(life) => now < ended + life,
+            Life::UntilTold => true,
+        }
+    }
+}
+
+struct Version {
+    snapshot: Arc<Snapshot>,
+    /// When another one replaced it.
+    ended: Option<BootTime>,
+}
+
+/// One file, under its key for ever.
+pub struct FileRef {
+    life: Life,
+    versionless: bool,
+    versions: Vec<Version>,
+    /// Nothing older than this one may be read any more.
+    floor: usize,
+    gone: Option<BootTime>,
+    told_gone: bool,
+}
+
+impl FileRef {
+    fn newest(&self) -> usize {
+        self.versions.len() - 1
+    }
+
+    /// A version was found. Without versions nothing ties what else is cached to it.
+    fn seen(&mut self, index: usize) {
+        if !self.versionless {
+            self.floor = self.floor.max(index);
+        }
+    }
+
+    fn oldest_allowed(&self, now: BootTime) -> usize {
+        let vouched = |v: &Version| v.ended.is_none_or(|e| self.life.covers(e, now));
+        (self.floor..self.newest()).find(|&i| vouched(&self.versions[i])).unwrap_or(self.newest())
+    }
+}
+
+/// What a read that starts now may return.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    key: Vec<u8>,
+    oldest: usize,
+    must_be_gone: bool,
+}
+
+#[derive(Default)]
+pub struct Reference {
+    files: HashMap<Vec<u8>, FileRef>,
+}
+
+impl Reference {
+    /// Looks at the origin after anything may have changed: first the contents, then what was told.
+    pub fn observe(&mut self, fs: &MemoryFs, now: BootTime) {
+        let mut seen = Vec::new();
+        for path in fs.files() {
+            let (Ok(key), Ok(snapshot)) = (fs.key(&path), fs.snapshot(&path)) else { continue };
+            seen.push(key.clone());
+            match self.files.get_mut(&key) {
+                None => {
+                    let file = FileRef {
+                        life: Life::UntilTold,
+                        versionless: false,
+                        versions: vec![Version { snapshot, ended: None }],
+                        floor: 0,
+                        gone: None,
+                        told_gone: false,
+                    };
+                    self.files.insert(key, file);
+                }
+                Some(file) => {
+                    let last = file.versions.last_mut().expect("never empty");
+                    if last.snapshot.version != snapshot.version {
+                        last.ended = Some(now);
+                        file.versions.push(Version { snapshot, ended: None });
+                    }
+                }
+            }
+        }
+        for (key, file) in &mut self.files {
+            if file.gone.is_none() && !seen.contains(key) {
+                file.gone = Some(now);
+            }
+        }
+        for event in fs.take_events() {
+            self.told(&event);
+        }
+    }
+
+    fn told(&mut self, event: &Event) {
+        match event {
+            Event::Break { key } | Event::Deleted { key } => self.ask_again(key),
+            _ => self.ask_again_all(),
+        }
+    }
+
+    /// Nothing known of this file counts any more.
+    pub fn ask_again(&mut self, key: &[u8]) {
+        if let Some(file) = self.files.get_mut(key) {
+            file.floor = file.newest();
+            file.told_gone |= file.gone.is_some();
+        }
+    }
+
+    /// The same for all files: a volume event, or a new process.
+    pub fn ask_again_all(&mut self) {
+        for file in self.files.values_mut() {
+            file.floor = file.newest();
+            file.told_gone |= file.gone.is_some();
+        }
+    }
+
+    /// The promise a file's replies carry from its making on.
+    pub fn promises(&mut self, key: &[u8], promise: &Promise, versionless: bool) {
+        let file = self.files.get_mut(key).expect("observed before");
+        file.life = Life::of(promise);
+        file.versionless = versionless;
+    }
+
+    pub fn size(&self, key: &[u8]) -> u64 {
+        let file = &self.files[key];
+        file.versions[file.newest()].snapshot.content.size()
+    }
+
+    pub fn knows(&self, key: &[u8]) -> bool {
+        self.files.contains_key(key)
+    }
+
+    pub fn is_gone(&self, key: &[u8]) -> bool {
+        self.files[key].gone.is_some()
+    }
+
+    /// Taken when a read starts.
+    pub fn claim(&self, key: &[u8], now: BootTime) -> Claim {
+        let file = &self.files[key];
+        let must_be_gone = file.gone.is_some_and(|g| file.told_gone || !file.life.covers(g, now));
+        Claim { key: key.to_vec(), oldest: file.oldest_allowed(now), must_be_gone }
+    }
+
+    /// Judges what a read returned, when it has ended. `explained`: a fault was injected that may fail
+    /// calls.
+    pub fn judge(
+        &mut self,
+        claim: &Claim,
+        offset: u64,
+        len: u64,
+        result: &Result<Vec<u8>, Error>,
+        explained: bool,
+    ) -> Result<(), String> {
+        let file = self.files.get_mut(&claim.key).expect("claimed before");
+        match result {
+            // Nothing was asked for, so nothing needs to be known.
+            Ok(bytes) if len == 0 && bytes.is_empty() => Ok(()),
+            Ok(_) if claim.must_be_gone => Err("bytes of a file that is known to be gone".into()),
+            Ok(bytes) => {
+                let oldest = match_version(file, claim, offset, len, bytes)?;
+                // What one reader has seen no later reader goes back behind.
+                file.seen(oldest);
+                Ok(())
+            }
+            Err(e) if matches!(e.errno(), Errno::ESTALE | Errno::ENOENT) && file.gone.is_some() => {
+                Ok(())
+            }
+            Err(_) if explained => Ok(()),
+            Err(e) => Err(format!("an error that no fault explains: {e:?}")),
+        }
+    }
+}
+
+impl Reference {
+    /// The same for a size that was asked for.
+    pub fn judge_size(
+        &mut self,
+        claim: &Claim,
+        result: &Result<u64, Error>,
+        explained: bool,
+    ) -> Result<(), String> {
+        let file = self.files.get_mut(&claim.key).expect("claimed before");
+        match result {
+            Ok(_) if claim.must_be_gone => Err("attributes of a file known to be gone".into()),
+            Ok(size) => {
+                let fits = |i: &usize| file.versions[*i].snapshot.content.size() == *size;
+                let allowed = claim.oldest..file.versions.len();
+                let oldest = allowed.clone().find(fits);
+                let wrong = || format!("size {size} is of none of indices {allowed:?}");
+                file.seen(oldest.ok_or_else(wrong)?);
+                Ok(())
+            }
+            Err(e) if matches!(e.errno(), Errno::ESTALE | Errno::ENOENT) && file.gone.is_some() => {
+                Ok(())
+            }
+            Err(_) if explained => Ok(()),
+            Err(e) => Err(format!("an error that no fault explains: {e:?}")),
+        }
+    }
+}
+
+/// The oldest allowed version that explains the bytes.
+fn match_version(
+    file: &FileRef,
+    claim: &Claim,
+    offset: u64,
+    len: u64,
+    bytes: &[u8],
+) -> Result<usize, String> {
+    let allowed = claim.oldest..file.versions.len();
+    let mut wrong = Vec::new();
+    for i in allowed.clone() {
+        let content = &file.versions[i].snapshot.content;
+        if content.size().saturating_sub(offset).min(len) != bytes.len() as u64 {
+            wrong.push(format!("version index {i} has {} bytes", content.size()));
+            continue;
+        }
+        match content.verify(offset, bytes) {
+            Ok(()) => return Ok(i),
+            Err(mismatch) => wrong.push(format!("version index {i}: {mismatch}")),
+        }
+    }
+    let sized = |i: usize| {
+        let size = file.versions[i].snapshot.content.size();
+        size.saturating_sub(offset).min(len) == bytes.len() as u64
+    };
+    if file.versionless && allowed.len() > 1 && allowed.clone().any(sized) {
+        // Nothing tells versions of this file apart: each page is of some allowed one.
+        let page_ok = |at: u64, page: &[u8]| {
+            allowed.clone().any(|i| file.versions[i].snapshot.content.verify(at, page).is_ok())
+        };
+        if pages(offset, bytes).all(|(at, page)| page_ok(at, page)) {
+            return Ok(claim.oldest);
+        }
+    }
+    let older = (0..claim.oldest)
+        .find(|&i| file.versions[i].snapshot.content.verify(offset, bytes).is_ok())
+        .map_or(String::new(), |i| format!("; they are those of the forbidden index {i}"));
+    Err(format!(
+        "{} bytes at {offset} (asked {len}) match none of indices {allowed:?}{older}; life {:?}\n  {}",
+        bytes.len(),
+        file.life,
+        wrong.join("\n  ")
+    ))
+}
+
+fn pages(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let head = (PAGE - (offset % PAGE as u64) as usize).min(bytes.len());
+    let (first, rest) = bytes.split_at(head);
+    let after = offset + head as u64;
+    let rest = rest.chunks(PAGE).enumerate().map(move |(i, p)| (after + (i * PAGE) as u64, p));
+    std::iter::once((offset, first)).chain(rest)
+}

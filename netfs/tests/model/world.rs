@@ -1,0 +1,385 @@
+//! One run: origin, cache, mounts and handles under test beside the reference.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+use netfs::{
+    Error, File, FillPolicy, FillWhenFull, MemoryUse, Mount, Netfs, ReadOptions, Slices, TryReadAt,
+    clock::{Clock, StepClock},
+    remote::{Cred, Cx, IoLimits, Promise, PromiseKind},
+};
+use netfs_memory::{MemoryFs, VersionKind};
+
+use crate::{
+    disk::{Disk, DiskKind},
+    reference::{Claim, Reference},
+    rng::Rng,
+};
+
+/// An `rsize` above every file's size.
+const ONE_CALL: u64 = 4 << 20;
+
+/// An open file and whose it is.
+pub struct Handle {
+    pub file: Arc<File>,
+    pub key: Vec<u8>,
+}
+
+/// Slices that were handed out, with a copy of what they were.
+struct Kept {
+    slices: Slices,
+    bytes: Vec<u8>,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub seed: u64,
+    pub fs: Arc<MemoryFs>,
+    pub clients: Vec<Arc<MemoryFs>>,
+    pub clock: StepClock,
+    pub disk: Disk,
+    pub netfs: Option<Netfs>,
+    pub mounts: Vec<Mount>,
+    pub handles: Vec<Handle>,
+    pub reference: Reference,
+    kept: VecDeque<Kept>,
+    log: VecDeque<String>,
+    /// Keys of files that fit one call: only they are read with `read_single`.
+    pub single: Vec<Vec<u8>>,
+    /// What the files are.
+    about: Vec<String>,
+    pub step: u64,
+    /// Cache calls may hang: time must pass for readers to come through.
+    pub cache_hangs: bool,
+    /// Reads left that may fail because of an injected fault; `u32::MAX` while it is in force.
+    pub explained: u32,
+    /// The names of the files may have changed without the cache being told.
+    pub names_fuzzy: bool,
+}
+
+/// How to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    At,
+    Try,
+    Slices,
+    Bypass,
+    Unbuffered,
+    Single,
+}
+
+impl How {
+    pub const ALL: [How; 6] =
+        [How::At, How::Try, How::Slices, How::Bypass, How::Unbuffered, How::Single];
+}
+
+/// What one read came to.
+pub struct Got {
+    /// `None`: it would have had to wait.
+    pub bytes: Option<Result<Vec<u8>, Error>>,
+    pub slices: Option<Slices>,
+    pub offset: u64,
+    pub len: u64,
+}
+
+pub fn cx() -> Cx {
+    Cx::new(Cred::new(0, 0))
+}
+
+impl World {
+    pub fn new(seed: u64, kind: DiskKind) -> World {
+        let mut rng = Rng::new(seed);
+        let fs = origin(&mut rng, seed);
+        let clients = vec![Arc::clone(&fs), fs.client()];
+        let mut world = World {
+            rng,
+            seed,
+            fs,
+            clients,
+            clock: StepClock::new(),
+            disk: Disk::new(kind),
+            netfs: None,
+            mounts: Vec::new(),
+            handles: Vec::new(),
+            reference: Reference::default(),
+            kept: VecDeque::new(),
+            log: VecDeque::new(),
+            single: Vec::new(),
+            about: Vec::new(),
+            step: 0,
+            cache_hangs: false,
+            explained: 0,
+            names_fuzzy: false,
+        };
+        for path in world.fs.files() {
+            world.adopt(&path);
+        }
+        world.start();
+        world
+    }
+
+    /// Gives a new file a promise, a kind of versions and limits.
+    pub fn adopt(&mut self, path: &[u8]) {
+        self.observe();
+        let promise = promise(&mut self.rng);
+        let versionless = self.rng.chance(15);
+        let rsize = self.rng.pick(&[4096, 8192, 50_000, 65_536, ONE_CALL]);
+        // A page of a versionless file must not be made of two replies: nothing could tell.
+        let rsize = if versionless && rsize != ONE_CALL { 65_536 } else { rsize };
+        let segments = self.rng.pick(&[1, 2, 1024]);
+        let set = self.fs.configure_file(path, |s| {
+            s.promise = Some(promise);
+            s.versions = versionless.then_some(VersionKind::None);
+            s.limits = Some(IoLimits { rsize, max_segments: segments, ..IoLimits::default() });
+        });
+        let key = set.and_then(|()| self.fs.key(path)).expect("it exists");
+        self.reference.promises(&key, &promise, versionless);
+        if rsize == ONE_CALL {
+            self.single.push(key.clone());
+        }
+        let kind = if versionless { ", versionless" } else { "" };
+        let name = String::from_utf8_lossy(path).into_owned();
+        self.about.push(format!("{} = {name}: {promise:?}{kind}, rsize {rsize}", hex(&key)));
+    }
+
+    /// A new process on what the old one left.
+    pub fn start(&mut self) {
+        let rng = &mut self.rng;
+        let full = match rng.chance(50) {
+            true => FillWhenFull::Drop,
+            false => FillWhenFull::Wait { max: Duration::from_millis(50) },
+        };
+        let mut builder = Netfs::builder()
+            .clock(Arc::new(self.clock.clone()))
+            .driver_threads(1)
+            .memory_bytes(rng.pick(&[1 << 18, 3 << 17, 1 << 20, 4 << 20]))
+            .fill_queue(rng.pick(&[1 << 16, 1 << 18, 8 << 20]), full)
+            .fill(rng.pick(&[FillPolicy::Granule, FillPolicy::Exact]))
+            .readahead_max(rng.pick(&[0, 1 << 18, 4 << 20]))
+            .cookie_lru(Duration::from_secs(rng.pick(&[0, 10])));
+        if let Some(backend) = self.disk.backend() {
+            builder = builder.cache(backend);
+        }
+        let netfs = builder.build().expect("build");
+        self.reference.ask_again_all();
+        self.names_fuzzy = false;
+        for client in &self.clients.clone() {
+            let mount = self.drive(netfs.mount(Arc::clone(client), &cx()));
+            self.mounts.push(mount.expect("mount"));
+        }
+        self.netfs = Some(netfs);
+        for _ in 0..4 {
+            self.open();
+        }
+    }
+
+    pub fn netfs(&self) -> &Netfs {
+        self.netfs.as_ref().expect("between steps there is one")
+    }
+
+    pub fn note(&mut self, what: impl Into<String>) {
+        if self.log.len() == 6000 {
+            self.log.pop_front();
+        }
+        self.log.push_back(format!("{}: {}", self.step, what.into()));
+    }
+
+    pub fn fail(&self, why: &str) -> ! {
+        let log: Vec<_> = self.log.iter().map(String::as_str).collect();
+        panic!(
+            "seed {}, step {}: {why}\n{}\nlast steps:\n{}\nrepeat with NETFS_MODEL_SEED={}",
+            self.seed,
+            self.step,
+            self.about.join("\n"),
+            log.join("\n"),
+            self.seed
+        );
+    }
+
+    /// Brings the reference up to what the origin holds and has told.
+    pub fn observe(&mut self) {
+        self.reference.observe(&self.fs, self.clock.now());
+    }
+
+    pub fn claim(&self, key: &[u8]) -> Claim {
+        self.reference.claim(key, self.clock.now())
+    }
+
+    /// Opens a random path through a random mount.
+    pub fn open(&mut self) {
+        let paths = self.fs.files();
+        if paths.is_empty() {
+            return;
+        }
+        let (path, mount) = (self.rng.pick(&paths), self.rng.pick(&self.mounts));
+        let opened = self.drive(async {
+            let node = mount.walk(&path, &cx()).await?;
+            mount.open(&node, &cx()).await
+        });
+        let name = String::from_utf8_lossy(&path).into_owned();
+        match opened {
+            Ok(file) => {
+                let key = file.node().key().to_vec();
+                let right = self.fs.key(&path).is_ok_and(|k| k == key);
+                if !(right || self.names_fuzzy && self.reference.knows(&key)) {
+                    self.fail(&format!("{name} leads to the wrong file"));
+                }
+                self.note(format!("open {name}"));
+                self.handles.push(Handle { file: Arc::new(file), key });
+                if self.handles.len() > 10 {
+                    let gone = self.rng.index(self.handles.len());
+                    self.handles.swap_remove(gone);
+                }
+            }
+            Err(e) if self.explained > 0 || self.names_fuzzy => {
+                self.note(format!("open {name}: {e}"));
+            }
+            Err(e) => self.fail(&format!("open {name}: {e:?}")),
+        }
+    }
+
+    /// Judges one read and keeps its slices.
+    pub fn judge(&mut self, claim: &Claim, got: Got) {
+        let Some(result) = got.bytes else { return };
+        let explained = self.explained > 0;
+        let judged = self.reference.judge(claim, got.offset, got.len, &result, explained);
+        if self.explained < u32::MAX {
+            self.explained = self.explained.saturating_sub(1);
+        }
+        if let Err(why) = judged {
+            self.fail(&why);
+        }
+        if let (Some(slices), Ok(bytes)) = (got.slices, result) {
+            self.kept.push_back(Kept { slices, bytes });
+            if self.kept.len() > 4 {
+                self.kept.pop_front();
+            }
+        }
+    }
+
+    /// Slices never change, whatever happened to the file since.
+    pub fn check_kept(&self) {
+        for kept in &self.kept {
+            if concat(&kept.slices) != kept.bytes {
+                self.fail("slices handed out have changed");
+            }
+        }
+    }
+
+    /// Runs a future on this thread. Time stands still, except that it passes while the cache hangs.
+    pub fn drive<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let started = Instant::now();
+        loop {
+            if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return out;
+            }
+            if self.cache_hangs {
+                std::thread::park_timeout(Duration::from_micros(500));
+                self.clock.advance(Duration::from_millis(60));
+            } else {
+                std::thread::park_timeout(Duration::from_secs(1));
+            }
+            if started.elapsed() > Duration::from_secs(60) {
+                self.fail("a call hangs (a minute without an answer)");
+            }
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+pub fn hex(key: &[u8]) -> String {
+    key.iter().take(3).map(|b| format!("{b:02x}")).collect()
+}
+
+pub fn concat(slices: &Slices) -> Vec<u8> {
+    slices.iter().flat_map(|s| s.iter().copied()).collect()
+}
+
+/// One read of any kind.
+pub async fn read(file: &File, how: How, offset: u64, len: u64) -> Got {
+    let mut buf = vec![0xaa; len as usize];
+    let mut got = Got { bytes: None, slices: None, offset, len };
+    let direct = ReadOptions { unbuffered: true, ..ReadOptions::default() };
+    let bypass = ReadOptions { memory: MemoryUse::Bypass, ..ReadOptions::default() };
+    let n = match how {
+        How::At => file.read_at(offset, &mut buf).await,
+        How::Bypass => file.read_at_with(offset, &mut buf, bypass).await,
+        How::Unbuffered => file.read_at_with(offset, &mut buf, direct).await,
+        How::Try => match file.try_read(offset, &mut buf) {
+            TryReadAt::Done(n) => Ok(n),
+            TryReadAt::WouldBlock => return got,
+        },
+        How::Slices => match file.read_slices(offset, len).await {
+            Ok(slices) => {
+                buf = concat(&slices);
+                got.slices = Some(slices);
+                Ok(buf.len())
+            }
+            Err(e) => Err(e),
+        },
+        How::Single => {
+            (got.offset, got.len) = (0, u64::MAX);
+            match file.read_single().await {
+                Ok(bytes) => {
+                    buf = bytes.to_vec();
+                    Ok(buf.len())
+                }
+                Err(e) => Err(e),
+            }
+        }
+    };
+    got.bytes = Some(n.map(|n| {
+        buf.truncate(n);
+        buf
+    }));
+    got
+}
+
+fn promise(rng: &mut Rng) -> Promise {
+    let secs = Duration::from_secs;
+    match rng.within(0..6) {
+        0 => Promise::None,
+        1 => Promise::Until { lifetime: secs(30), margin: secs(10) },
+        2 => Promise::Until { lifetime: secs(5), margin: secs(0) },
+        3 => Promise::Adaptive { min: secs(3), max: secs(60) },
+        _ => Promise::UntilBroken { kind: PromiseKind::Read },
+    }
+}
+
+fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
+    let dirs = promise(rng);
+    let (chunk, holes) = (rng.pick(&[u64::MAX, 10_000, 262_144]), rng.chance(50));
+    MemoryFs::builder()
+        .seed(seed)
+        .promise(dirs)
+        .configure(|s| {
+            s.chunk = chunk;
+            s.report_holes = holes;
+        })
+        .file("empty", 0)
+        .file("small", 777)
+        .file("d/page", 4096)
+        .file("d/granule", 262_144)
+        .file("d/edge", 262_145)
+        .file("big", 1_300_001)
+        .sparse("d/sparse", 900_000, [4096..9000, 300_000..400_000])
+        .sparse("holes", 50_000, [])
+        .build()
+        .expect("origin")
+}
