@@ -117,6 +117,10 @@ impl Piece {
         self.len -= n;
     }
 
+    fn continues_in(&self, next: &Piece) -> bool {
+        Arc::ptr_eq(&self.mem, &next.mem) && self.start + self.len == next.start
+    }
+
     fn as_mut(&mut self) -> &mut [u8] {
         // SAFETY: in bounds by construction; exclusive by M1.
         unsafe { std::slice::from_raw_parts_mut(self.mem.block.as_ptr().add(self.start), self.len) }
@@ -168,10 +172,16 @@ impl FillBuf {
         self.len
     }
 
-    /// Appends another run.
+    /// Appends another run. What lies side by side in one folio becomes one piece again: an adapter's
+    /// limit of segments counts pieces.
     pub(crate) fn append(&mut self, other: FillBuf) {
         self.len += other.len;
-        self.pieces.extend(other.pieces);
+        for piece in other.pieces {
+            match self.pieces.last_mut() {
+                Some(last) if last.continues_in(&piece) => last.len += piece.len,
+                _ => self.pieces.push(piece),
+            }
+        }
     }
 
     /// The first `n` bytes as a run of their own.
@@ -268,6 +278,18 @@ mod tests {
         assert!(mem.is_complete(), "an emptied filler has given everything up");
         drop(fill);
         assert_eq!(mem.read_settled(999..1001), [7, 0]);
+    }
+
+    #[test]
+    fn pieces_side_by_side_are_one_segment_again() {
+        let (mut fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
+        let mut front = fill.split_to(1000);
+        front.append(fill);
+        assert_eq!(front.slices_mut().count(), 1);
+        front.zero(4096);
+        front.advance(4096);
+        drop(front);
+        assert!(mem.is_complete(), "the permission that was merged counts once");
     }
 
     #[test]

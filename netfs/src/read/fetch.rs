@@ -380,6 +380,14 @@ impl Fetch {
     }
 
     fn on_event(&mut self, event: Event) {
+        let index = event.index();
+        if !self.req.is_in_flight(index) {
+            // It was given up while this was on its way here.
+            if event.is_end() {
+                self.sink.was_given_up(index);
+            }
+            return;
+        }
         match event {
             Event::Progress { index, transferred, facts } => {
                 if let Some(tag) = &mut self.tags[index] {
@@ -442,13 +450,14 @@ impl Fetch {
             if cache_first && !cache {
                 continue; // only the cache's shorter patience is over
             }
-            self.sink.give_up(index, range.clone(), cache);
+            // Counted before it is given up: its late end finds the account open.
             inode.core.counters.abandoned.inc();
             if cache {
                 inode.cache_read_hangs();
-            } else if !inode.abandon(range) {
+            } else if !inode.abandon(range.clone()) {
                 self.quiet = false;
             }
+            self.sink.give_up(index, range, cache);
             let e = Error::new(Errno::ETIMEDOUT, "the server did not answer a read in time, twice");
             self.req.abandon(index, e);
         }

@@ -22,6 +22,20 @@ pub(super) enum Event {
     Cache { index: usize, result: Result<(), (CacheMiss, FillBuf)> },
 }
 
+impl Event {
+    pub(super) fn index(&self) -> usize {
+        match self {
+            Event::Progress { index, .. }
+            | Event::Server { index, .. }
+            | Event::Cache { index, .. } => *index,
+        }
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        !matches!(self, Event::Progress { .. })
+    }
+}
+
 /// The sending side, shared by all subs of a request. Bounded by the number of subs and their
 /// progress steps (one per granule).
 pub(super) struct Sink {
@@ -48,7 +62,7 @@ impl Sink {
     }
 
     /// Whether the sub had been given up; settles the inode's account if so.
-    fn was_given_up(&self, index: usize) -> bool {
+    pub(super) fn was_given_up(&self, index: usize) -> bool {
         let mut list = self.given_up.lock();
         let Some(i) = list.iter().position(|g| g.index == index) else { return false };
         let gone = list.swap_remove(i);

@@ -249,6 +249,11 @@ impl ReadRequest {
         }
     }
 
+    /// Whether a sub is in flight: one that was given up is not, and its end is nobody's business.
+    pub(crate) fn is_in_flight(&self, index: usize) -> bool {
+        matches!(self.subs[index].state, State::InFlight(_))
+    }
+
     /// Subs in flight.
     pub(crate) fn in_flight(&self) -> Vec<usize> {
         (0..self.subs.len())

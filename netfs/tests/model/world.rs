@@ -185,7 +185,7 @@ impl World {
     }
 
     pub fn note(&mut self, what: impl Into<String>) {
-        if self.log.len() == 6000 {
+        if self.log.len() == 60 {
             self.log.pop_front();
         }
         self.log.push_back(format!("{}: {}", self.step, what.into()));
