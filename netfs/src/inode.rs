@@ -14,6 +14,7 @@
 //!    install old data.
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use crate::{
     clock::BootTime,
@@ -50,6 +51,7 @@ pub(crate) struct Inode {
     /// Content changes begun and ended (see the module docs); equal when none is under way.
     change_begin: AtomicU64,
     change_end: AtomicU64,
+    change_over: Notify,
     /// `None` until data are first needed: looking at attributes must not open cache objects (A6.04).
     cookie: Mutex<Option<CookieSlot>>,
     size_known: AtomicBool,
@@ -81,6 +83,7 @@ impl Inode {
             attr_gen: AtomicU64::new(0),
             change_begin: AtomicU64::new(0),
             change_end: AtomicU64::new(0),
+            change_over: Notify::new(),
             cookie: Mutex::new(None),
             size_known: AtomicBool::new(false),
             symlink: Mutex::new(None),
@@ -116,6 +119,27 @@ impl Inode {
         (self.change_begin.load(Ordering::Acquire) == end).then_some(end)
     }
 
+    /// The same mark, after any change under way has ended. That takes a few instructions, unless
+    /// their thread lost the processor: so it is waited for, not counted.
+    pub(crate) async fn settled(&self) -> u64 {
+        loop {
+            let over = self.change_over.notified();
+            if let Some(mark) = self.stable() {
+                return mark;
+            }
+            over.await;
+        }
+    }
+
+    fn begin_change(&self) {
+        self.change_begin.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn end_change(&self) {
+        self.change_end.fetch_add(1, Ordering::Release);
+        self.change_over.notify_waiters();
+    }
+
     /// Whether nothing changed since `mark` was taken.
     pub(crate) fn unchanged(&self, mark: u64) -> bool {
         // The loads of page bytes before this must not sink below it.
@@ -144,7 +168,7 @@ impl Inode {
                 && facts.stated_size().is_some_and(|s| s != self.sizes.load().remote_i_size);
             if matches!(decision.action, Action::Drop(_)) || resized {
                 changing = true;
-                self.change_begin.fetch_add(1, Ordering::AcqRel);
+                self.begin_change();
             }
             if decision.adopt {
                 self.commit_facts(facts);
@@ -152,7 +176,7 @@ impl Inode {
         });
         if changing {
             self.drop_content(keep);
-            self.change_end.fetch_add(1, Ordering::Release);
+            self.end_change();
         } else if applied.adopt {
             self.update_cookie();
         }
@@ -274,14 +298,14 @@ impl Inode {
 
     /// Drops all pages from memory; the cache object stays.
     pub(crate) fn drop_pages(&self) {
-        self.change_begin.fetch_add(1, Ordering::AcqRel);
+        self.begin_change();
         self.pages.clear_keeping(&[]);
-        self.change_end.fetch_add(1, Ordering::Release);
+        self.end_change();
     }
 
     /// Forgets everything cached, in memory and on disk (an application's or administrator's wish).
     pub(crate) fn invalidate(&self) {
-        self.change_begin.fetch_add(1, Ordering::AcqRel);
+        self.begin_change();
         self.cell.expire();
         if let Some(cookie) = self.live_cookie() {
             let identity = cookie.identity();
@@ -289,7 +313,7 @@ impl Inode {
         }
         self.pages.clear_keeping(&[]);
         *self.symlink.lock() = None;
-        self.change_end.fetch_add(1, Ordering::Release);
+        self.end_change();
     }
 
     pub(crate) fn cached_symlink(&self) -> Option<Bytes> {

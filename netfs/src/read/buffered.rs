@@ -49,12 +49,7 @@ impl Reader<'_> {
     /// all from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
         for _ in 0..MAX_REPLANS {
-            let Some(mark) = self.inode().stable() else {
-                // Another thread is between committing a change and dropping its pages: a few
-                // instructions, unless it lost the processor.
-                tokio::task::yield_now().await;
-                continue;
-            };
+            let mark = self.inode().settled().await;
             let sizes = self.inode().sizes.load();
             let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
             if offset >= end {
