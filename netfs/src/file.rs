@@ -120,7 +120,8 @@ impl File {
         }
     }
 
-    /// Reads at an offset; returns how many bytes. Short only at the end of the file.
+    /// Reads at an offset; returns how many bytes. Short only at the end of the file (an unbuffered
+    /// read also where the server failed after some bytes, N-C16).
     ///
     /// Dropping the future only detaches: the fetch goes on for other readers.
     ///
@@ -153,12 +154,14 @@ impl File {
         while done < buf.len() {
             let (at, want) = (offset + done as u64, (buf.len() - done) as u64);
             let slices = self.slices(at, want, options, done == 0).await?;
-            if slices.is_empty() {
-                break;
-            }
+            let before = done;
             for slice in &slices {
                 buf[done..done + slice.len()].copy_from_slice(slice);
                 done += slice.len();
+            }
+            // Short: the end. Asking again might find the file grown, and mix two versions.
+            if ((done - before) as u64) < want.min(GATHER_MAX) {
+                break;
             }
         }
         Ok(done)
@@ -342,11 +345,13 @@ impl File {
         let reader = Reader { who: &self.who, cookie: self.cookie(), ahead: None };
         let mut done = 0;
         while done < buf.len() {
+            let want = (buf.len() - done).min(GATHER_MAX as usize);
             let n = reader.bypass(offset + done as u64, &mut buf[done..]).await?;
-            if n == 0 {
+            done += n;
+            // Short: the end (see `read_at_with`).
+            if n < want {
                 break;
             }
-            done += n;
         }
         self.count_read(done as u64);
         Ok(done)

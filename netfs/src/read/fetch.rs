@@ -379,8 +379,10 @@ impl Fetch {
     fn on_event(&mut self, event: Event) {
         let index = event.index();
         if !self.req.is_in_flight(index) {
-            // It ended just before it was given up: the end was on its way to us.
-            self.sink.was_given_up(index);
+            // It was given up while this was on its way here.
+            if event.is_end() {
+                self.sink.was_given_up(index);
+            }
             return;
         }
         match event {
@@ -445,13 +447,14 @@ impl Fetch {
             if cache_first && !cache {
                 continue; // only the cache's shorter patience is over
             }
-            self.sink.give_up(index, range.clone(), cache);
             inode.core.counters.abandoned.inc();
+            // Counted before it is given up: its late end finds the account open.
             if cache {
                 inode.cache_read_hangs();
-            } else if !inode.abandon(range) {
+            } else if !inode.abandon(range.clone()) {
                 self.quiet = false;
             }
+            self.sink.give_up(index, range, cache);
             let e = Error::new(Errno::ETIMEDOUT, "the server did not answer a read in time, twice");
             self.req.abandon(index, e);
         }

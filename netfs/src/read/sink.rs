@@ -30,6 +30,11 @@ impl Event {
             | Event::Cache { index, .. } => *index,
         }
     }
+
+    /// Whether it is a sub's last.
+    pub(super) fn is_end(&self) -> bool {
+        !matches!(self, Event::Progress { .. })
+    }
 }
 
 /// The sending side, shared by all subs of a request. Bounded by the number of subs and their

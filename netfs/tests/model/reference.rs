@@ -177,7 +177,7 @@ impl Reference {
     }
 
     /// Judges what a read returned, when it has ended. `explained`: a fault was injected that may fail
-    /// calls.
+    /// calls. `may_stop`: such a fault may also cut this read short.
     pub fn judge(
         &mut self,
         claim: &Claim,
@@ -185,12 +185,18 @@ impl Reference {
         len: u64,
         result: &Result<Vec<u8>, Error>,
         explained: bool,
+        may_stop: bool,
     ) -> Result<(), String> {
         let file = self.files.get_mut(&claim.key).expect("claimed before");
         match result {
             // Nothing was asked for, so nothing needs to be known.
             Ok(bytes) if len == 0 && bytes.is_empty() => Ok(()),
             Ok(_) if claim.must_be_gone => Err("bytes of a file that is known to be gone".into()),
+            // An unbuffered read counts what came before the first failure (N-C16).
+            Ok(bytes) if may_stop && !bytes.is_empty() && bytes.len() < len as usize => {
+                let got = bytes.len() as u64;
+                match_version(file, claim, offset, got, bytes).map(|oldest| file.seen(oldest))
+            }
             Ok(bytes) => {
                 let oldest = match_version(file, claim, offset, len, bytes)?;
                 // What one reader has seen no later reader goes back behind.

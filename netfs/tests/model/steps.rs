@@ -66,21 +66,21 @@ impl World {
         let (file, key) = (Arc::clone(&self.handles[h].file), self.handles[h].key.clone());
         let claim = self.claim(&key);
         let got = self.drive(read(&file, how, offset, len));
-        self.note_read(&key, how, &got);
+        self.note_read(&key, &got);
         self.judge(&claim, got);
         if self.reference.is_gone(&key) && self.rng.chance(20) {
             self.handles.swap_remove(h);
         }
     }
 
-    fn note_read(&mut self, key: &[u8], how: How, got: &Got) {
+    fn note_read(&mut self, key: &[u8], got: &Got) {
         let said = match &got.bytes {
             None => "would block".into(),
             Some(Ok(bytes)) => format!("{} bytes", bytes.len()),
             Some(Err(e)) => e.to_string(),
         };
         let name = hex(key);
-        self.note(format!("read {name} {how:?} {}+{}: {said}", got.offset, got.len));
+        self.note(format!("read {name} {:?} {}+{}: {said}", got.how, got.offset, got.len));
     }
 
     fn change(&mut self) {
@@ -179,9 +179,8 @@ impl World {
         if self.explained > 0 || self.rng.chance(30) {
             self.fs.clear_faults();
             if self.explained == u32::MAX {
-                self.fs.wait_idle();
-                // What failed last may not have been collected yet.
-                self.explained = 3;
+                self.quiesce();
+                self.explained = 0;
             }
             return self.note("origin behaves");
         }
@@ -207,6 +206,16 @@ impl World {
         let _ = self.fs.inject(fault.times(n));
         if fails {
             self.explained = u32::MAX;
+        }
+    }
+
+    /// Waits until everything the origin answered has been collected. What ended wakes a task of the
+    /// one driver thread; a few calls through that thread later it has run.
+    fn quiesce(&self) {
+        self.fs.wait_idle();
+        for _ in 0..3 {
+            // Its answer does not matter.
+            let _ = self.drive(self.mounts[0].statfs(&cx()));
         }
     }
 
@@ -258,7 +267,7 @@ impl World {
         self.fs.remove_fault(&held);
         self.observe();
         for (claim, got) in claims.iter().zip(got) {
-            self.note_read(&key, How::At, &got);
+            self.note_read(&key, &got);
             if hung_twice && self.explained == 0 {
                 self.explained = 1;
             }

@@ -85,6 +85,7 @@ pub struct Got {
     /// `None`: it would have had to wait.
     pub bytes: Option<Result<Vec<u8>, Error>>,
     pub slices: Option<Slices>,
+    pub how: How,
     pub offset: u64,
     pub len: u64,
 }
@@ -185,7 +186,7 @@ impl World {
     }
 
     pub fn note(&mut self, what: impl Into<String>) {
-        if self.log.len() == 6000 {
+        if self.log.len() == 60 {
             self.log.pop_front();
         }
         self.log.push_back(format!("{}: {}", self.step, what.into()));
@@ -249,7 +250,9 @@ impl World {
     pub fn judge(&mut self, claim: &Claim, got: Got) {
         let Some(result) = got.bytes else { return };
         let explained = self.explained > 0;
-        let judged = self.reference.judge(claim, got.offset, got.len, &result, explained);
+        let may_stop = explained && got.how == How::Unbuffered;
+        let judged =
+            self.reference.judge(claim, got.offset, got.len, &result, explained, may_stop);
         if self.explained < u32::MAX {
             self.explained = self.explained.saturating_sub(1);
         }
@@ -314,7 +317,7 @@ pub fn concat(slices: &Slices) -> Vec<u8> {
 /// One read of any kind.
 pub async fn read(file: &File, how: How, offset: u64, len: u64) -> Got {
     let mut buf = vec![0xaa; len as usize];
-    let mut got = Got { bytes: None, slices: None, offset, len };
+    let mut got = Got { bytes: None, slices: None, how, offset, len };
     let direct = ReadOptions { unbuffered: true, ..ReadOptions::default() };
     let bypass = ReadOptions { memory: MemoryUse::Bypass, ..ReadOptions::default() };
     let n = match how {
