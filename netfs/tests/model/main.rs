@@ -31,6 +31,7 @@ mod disk;
 mod reference;
 mod rng;
 mod steps;
+mod threads;
 mod world;
 
 use disk::DiskKind;
