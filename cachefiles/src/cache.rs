@@ -13,8 +13,9 @@ use std::{
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -42,10 +43,14 @@ use crate::{
     workers::{Gate, Lane, Workers},
 };
 
+/// How long dropping a cache waits for its disk.
+const DROP_WAIT: Duration = Duration::from_secs(10);
+
 /// An open cache directory: a [`CacheBackend`] on disk.
 ///
 /// The directory belongs to this value alone until [`withdraw`](CacheBackend::withdraw) has completed
-/// or the value is dropped; dropping it does the same as withdrawing, and waits for it.
+/// or the value is dropped. Dropping it does the same as withdrawing, and waits for it for up to ten
+/// seconds: a hung disk must not hang its user for good.
 pub struct CacheDir {
     shared: Arc<Shared>,
 }
@@ -96,7 +101,10 @@ impl CacheDir {
 
 impl Drop for CacheDir {
     fn drop(&mut self) {
-        self.shared.shut_down();
+        let finished = self.shared.start_shut_down();
+        if finished.recv_timeout(DROP_WAIT) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!(cache = %self.shared.path.display(), "the cache's disk does not answer");
+        }
     }
 }
 
@@ -151,6 +159,22 @@ impl Shared {
     pub(crate) fn new_incarnation(&self) -> (u64, u64) {
         let number = self.next_number();
         (number, mix(self.seed ^ number))
+    }
+
+    /// Shuts down on a thread of its own, which drops the sender at the end.
+    fn start_shut_down(self: &Arc<Self>) -> mpsc::Receiver<()> {
+        self.withdrawn.store(true, Ordering::Release);
+        let (done, finished) = mpsc::channel();
+        let shared = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("cachefiles-end".into());
+        let started = thread.spawn(move || {
+            shared.shut_down();
+            drop(done);
+        });
+        if started.is_err() {
+            self.shut_down();
+        }
+        finished
     }
 
     /// Idempotent; waits for what is under way.
@@ -214,6 +238,7 @@ impl CacheBackend for CacheDir {
     }
 
     fn withdraw(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        self.shared.withdrawn.store(true, Ordering::Release);
         let (done, finished) = oneshot::channel::<()>();
         let shared = Arc::clone(&self.shared);
         // Its own thread, because it waits for the others to end.

@@ -39,6 +39,10 @@ impl Committer {
     /// Has the object flushed within the interval.
     pub(crate) fn register(&self, object: Arc<Object>) {
         let mut state = self.inner.state.lock();
+        if state.stop {
+            // Withdrawn. Kept here it would keep the whole cache alive.
+            return;
+        }
         let idle = state.dirty.is_empty();
         state.dirty.push(object);
         if idle {

@@ -6,6 +6,8 @@
 //! is a single component looked up relative to a directory that is held open, and symbolic links are
 //! never followed.
 
+#[cfg(test)]
+pub(crate) mod hooked;
 mod os;
 
 use std::{
@@ -73,8 +75,6 @@ pub(crate) trait Io: Send + Sync + 'static {
     fn list(&self, dir: &File) -> IoResult<Vec<String>>;
     /// Which file this is.
     fn id(&self, file: &File) -> IoResult<FileId>;
-    /// Bytes in the file.
-    fn len(&self, file: &File) -> IoResult<u64>;
     /// An extended attribute, `None` if it is not there.
     fn get_xattr(&self, file: &File, name: &str) -> IoResult<Option<Vec<u8>>>;
     /// Sets an extended attribute, atomically replacing the old value.

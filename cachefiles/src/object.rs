@@ -60,6 +60,8 @@ pub(crate) struct Object {
     dead: AtomicBool,
     /// Waits in the committer's list.
     queued: AtomicBool,
+    /// A part of the map is being loaded.
+    loading: AtomicBool,
     gate: Arc<Gate>,
 }
 
@@ -100,6 +102,7 @@ impl Object {
             cell: FileCell::default(),
             dead: AtomicBool::new(false),
             queued: AtomicBool::new(false),
+            loading: AtomicBool::new(false),
             gate,
         })
     }
@@ -107,11 +110,6 @@ impl Object {
     /// Where its open file is.
     pub(crate) fn file_cell(&self) -> &FileCell {
         &self.cell
-    }
-
-    /// Its place on disk.
-    pub(crate) fn slot(&self) -> &Arc<Slot> {
-        &self.slot
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -201,12 +199,12 @@ impl CacheObject for Object {
 
     fn extents(&self, range: Range<u64>) -> Extents {
         let (extents, load) = self.map.read().extents(range);
-        self.start_loading(&load);
+        self.start_loading(load);
         extents
     }
 
     fn try_read(&self, offset: u64, into: &mut [u8]) -> TryRead {
-        match self.read_verified(offset, into, Wait::No) {
+        match self.read_verified(offset, into, Wait::No, None) {
             Ok(()) => {
                 Counters::count(&self.shared().stats.inline_reads);
                 TryRead::Done
@@ -216,7 +214,7 @@ impl CacheObject for Object {
                 if miss == CacheMiss::NotLoaded {
                     let end = offset.saturating_add(into.len() as u64);
                     let load = self.map.read().extents(offset..end).1;
-                    self.start_loading(&load);
+                    self.start_loading(load);
                 }
                 TryRead::Miss(miss)
             }

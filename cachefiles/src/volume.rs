@@ -115,10 +115,10 @@ impl Volume {
     }
 
     /// The key of a slot may be looked up again.
-    pub(crate) fn forget_slot(&self, slot: &Arc<Slot>) {
+    pub(crate) fn forget_slot(&self, slot: &Slot) {
         let mut open = self.open.lock();
         if let Entry::Occupied(entry) = open.entry(slot.name().file.clone())
-            && entry.get().as_ptr() == Arc::as_ptr(slot)
+            && std::ptr::eq(entry.get().as_ptr(), slot)
         {
             entry.remove();
         }

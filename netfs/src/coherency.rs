@@ -4,14 +4,14 @@
 //! them unasked ([`VolumeEvents`]); this module alone decides whether cached data may be served.
 //!
 //! - `model` decides: pure structs, stepped in tests. Its module text has the rules.
-//! - `cell` is the concurrent shell around it: [`InodeCell::valid_now`] for the hit path,
-//!   [`InodeCell::apply`] for replies.
+//! - `cell` is the concurrent shell around it: `InodeCell::valid_now` for the hit path,
+//!   `InodeCell::apply` for replies.
 //! - `events` is what adapters call; `zap` takes mapped pages away from the fronts.
 //! - `gate` merges concurrent checks; `validate` is what a reader calls when the hit path said no.
 //!
 //! The life of a read that finds its file stale: `valid_now` says no; `validate` shares or starts a
-//! flight; the flight samples an [`Epoch`], asks the server, and applies the reply under that epoch. If the
-//! version is the same the data stays (P-D15). If not, `apply` hands out a [`DropToken`]: the inode
+//! flight; the flight samples an `Epoch`, asks the server, and applies the reply under that epoch. If the
+//! version is the same the data stays (P-D15). If not, `apply` hands out a `DropToken`: the inode
 //! stays stale while the core drops its pages and cuts its cookie over, without any lock, and the
 //! new promise is published when the token is resolved.
 //!
@@ -26,11 +26,14 @@ mod model;
 mod validate;
 mod zap;
 
-pub(crate) use cell::{Applied, DropToken, InodeCell, VolumeCell};
+#[cfg(test)]
+use cell::DropToken;
+pub(crate) use cell::{InodeCell, VolumeCell};
 pub(crate) use events::InodeTable;
 pub use events::{BreakReason, VolumeEvents};
-pub(crate) use gate::ValidateGate;
-pub(crate) use model::{Action, Decision, DropReason, Epoch, ReplyKind, StaleReason, Validity};
+#[cfg(test)]
+use model::StaleReason;
+pub(crate) use model::{Action, Epoch, ReplyKind, Validity};
 pub use zap::{Origin, Ticket, ZapDone, ZapRegistration, Zapper};
 
 #[cfg(test)]

@@ -4,15 +4,15 @@ mod builder;
 
 use std::{collections::HashMap, time::Duration};
 
-pub use builder::{Builder, FillPolicy, FillWhenFull};
 pub(crate) use builder::Options;
+pub use builder::{Builder, FillPolicy};
 use tokio::runtime::{Handle, Runtime};
 
 use crate::{
     clock::Clock,
     error::{Errno, Error, Result},
     folio::{FolioCache, MemoryUsage},
-    fscache::{BackendStats, FillQueue, FsCache},
+    fscache::{BackendStats, CookieInfo, FillQueue, FsCache, VolumeInfo},
     namespace::{Mount, Volume},
     read::intent::Intents,
     remote::{Cx, DynRemoteFs, Erased, RemoteFs, VolumeId},
@@ -107,10 +107,26 @@ impl Netfs {
         Mount::new(volume, fs, cx).await
     }
 
+    /// [`mount`](Netfs::mount) for threads.
+    ///
+    /// # Errors
+    /// As [`mount`](Netfs::mount).
+    pub fn blocking_mount<F: RemoteFs>(&self, fs: Arc<F>, cx: &Cx) -> Result<Mount> {
+        pollster::block_on(self.mount(fs, cx))
+    }
+
     /// Counters since the context was built.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.core.counters.snapshot()
+    }
+
+    /// The volumes and cookies of the disk cache with their states (row 116), and since when each is in
+    /// its state: what is being waited for, and for how long.
+    #[must_use]
+    pub fn list_cookies(&self) -> Vec<(VolumeInfo, Vec<CookieInfo>)> {
+        let volumes = self.core.fscache.volumes();
+        volumes.iter().map(|volume| (volume.describe(), volume.cookies())).collect()
     }
 
     /// How the byte budget is used now.
@@ -156,6 +172,7 @@ impl Netfs {
             left
         });
         let left = work.await.unwrap_or(0);
+        self.core.fscache.abort();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -178,6 +195,7 @@ impl Drop for Netfs {
             }
             // Never blocks: a Netfs may be dropped inside somebody's runtime.
             runtime.shutdown_background();
+            self.core.fscache.abort();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod blocking;
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 pub use blocking::Blocking;
 use bytes::Bytes;
@@ -56,9 +56,9 @@ pub enum TryReadAt {
 /// [`VolumeEvents::server_break`](crate::coherency::VolumeEvents::server_break) has returned, a read
 /// that starts afterwards never returns older bytes unless the server confirmed them since (P-D1).
 pub struct File {
-    /// Before `who`: the use ends before the inode may go and relinquish the cookie.
-    _used: Option<CookieUse>,
-    cookie: Option<Arc<Cookie>>,
+    /// Set once the file has one: it may get its first version only after it was opened. Before
+    /// `who`: the use ends before the inode may go and relinquish the cookie.
+    cookie: OnceLock<(Arc<Cookie>, CookieUse)>,
     who: Who,
     stream: Mutex<Stream>,
     /// Reads that end before this need no readahead decision.
@@ -67,10 +67,21 @@ pub struct File {
 
 impl File {
     pub(crate) fn new(node: Node, cx: Cx) -> File {
-        let cookie = node.inode.cookie();
-        let used = cookie.as_ref().map(|c| c.use_cookie(false));
         let who = Who { inode: node.inode, remote: node.remote, cx };
-        File { _used: used, cookie, who, stream: Mutex::default(), trigger: AtomicU64::new(0) }
+        let (cookie, stream) = (OnceLock::new(), Mutex::default());
+        let file = File { cookie, who, stream, trigger: AtomicU64::new(0) };
+        // So that the lookup is under way by the time of the first read.
+        file.cookie();
+        file
+    }
+
+    fn cookie(&self) -> Option<&Arc<Cookie>> {
+        if let Some((cookie, _)) = self.cookie.get() {
+            return Some(cookie);
+        }
+        let cookie = self.who.inode.cookie()?;
+        let used = cookie.use_cookie(false);
+        Some(&self.cookie.get_or_init(|| (cookie, used)).0)
     }
 
     /// The file as a node, for attribute calls.
@@ -180,7 +191,13 @@ impl File {
         let mut out = Slices::new();
         let want = end.saturating_sub(offset);
         let want_len = usize::try_from(want).ok()?;
-        let got = inode.pages.slices_uptodate(offset, want_len, &mut out);
+        let got = match inode.pages.slice_uptodate(offset, want_len) {
+            Some(slice) if slice.len() == want_len => {
+                out.push(slice);
+                want_len
+            }
+            _ => inode.pages.slices_uptodate(offset, want_len, &mut out),
+        };
         if got < want_len || !inode.unchanged(mark) {
             return None;
         }
@@ -193,7 +210,7 @@ impl File {
     /// # Errors
     /// `EFBIG` above 64 MiB, else as [`read_at`](File::read_at).
     pub async fn read_single(&self) -> Result<Bytes> {
-        read::single::read(&self.who, self.cookie.as_ref()).await
+        read::single::read(&self.who, self.cookie()).await
     }
 
     /// Forgets everything cached of this file, in memory and on disk; the next read asks the server.
@@ -239,7 +256,7 @@ impl File {
     fn stream_ahead(&self, range: std::ops::Range<u64>) {
         let Some(ahead) = self.note_stream(&range) else { return };
         let who = self.who.clone();
-        let cookie = self.cookie.clone();
+        let cookie = self.cookie().cloned();
         let driver = who.inode.core.driver.clone();
         driver.spawn(async move {
             let sizes = who.inode.sizes.load();
@@ -271,7 +288,7 @@ impl File {
         let size = inode.sizes.load().i_size;
         let want = size.saturating_sub(offset).min(buf.len() as u64).min(GATHER_MAX);
         let n = usize::try_from(want).ok()?;
-        let access = inode.usable(self.cookie.as_ref()?.try_begin()?)?;
+        let access = inode.usable(self.cookie()?.try_begin()?)?;
         if inode.cache_hung() {
             return None;
         }
@@ -315,7 +332,7 @@ impl File {
         let size = inode.sizes.load().i_size;
         let end = size.min(offset.saturating_add(len.min(GATHER_MAX)));
         let ahead = if end > offset { self.note_stream(&(offset..end)) } else { None };
-        let reader = Reader { who: &self.who, cookie: self.cookie.as_ref(), ahead };
+        let reader = Reader { who: &self.who, cookie: self.cookie(), ahead };
         let slices = reader.gather(offset, len).await?;
         self.count_read(slices.iter().map(|s| s.len() as u64).sum());
         Ok(slices)
@@ -325,7 +342,7 @@ impl File {
         let inode = &self.who.inode;
         let _mode = inode.io.enter(Mode::Buffered).await;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
-        let reader = Reader { who: &self.who, cookie: self.cookie.as_ref(), ahead: None };
+        let reader = Reader { who: &self.who, cookie: self.cookie(), ahead: None };
         let mut done = 0;
         while done < buf.len() {
             let want = (buf.len() - done).min(GATHER_MAX as usize);
@@ -354,7 +371,10 @@ impl fmt::Debug for File {
 
 fn check_range(offset: u64, len: u64) -> Result<()> {
     if offset.checked_add(len).is_none_or(|end| end > i64::MAX as u64) {
-        return Err(Error::new(Errno::EINVAL, "the range ends past the largest file offset (2^63-1)"));
+        return Err(Error::new(
+            Errno::EINVAL,
+            "the range ends past the largest file offset (2^63-1)",
+        ));
     }
     Ok(())
 }

@@ -2,19 +2,19 @@
 //!
 //! | part | holds |
 //! |---|---|
-//! | [`arena`] | recycled blocks of memory, huge-page aligned |
-//! | [`memory`] | who may write and read a folio's memory: the invariants of the unsafe code |
-//! | [`budget`] | the accounts of folio memory; what counts in the byte budget |
-//! | [`state`], [`waiters`] | one folio: locked, uptodate or failed, and who waits for it |
-//! | [`index`] | the folios of one file: hit path, insertion, publishing, invalidation |
-//! | [`window`] | which folio sizes to use for a run of missing bytes |
-//! | [`cache`] | what all files share: allocation, eviction ([`policy`](crate::policy)), usage |
+//! | `arena` | recycled blocks of memory, huge-page aligned |
+//! | `memory` | who may write and read a folio's memory: the invariants of the unsafe code |
+//! | `budget` | the accounts of folio memory; what counts in the byte budget |
+//! | `state`, `waiters` | one folio: locked, uptodate or failed, and who waits for it |
+//! | `index` | the folios of one file: hit path, insertion, publishing, invalidation |
+//! | `window` | which folio sizes to use for a run of missing bytes |
+//! | `cache` | what all files share: allocation, eviction (`policy`), usage |
 //!
-//! The life of a fetch: [`absent_runs`](index::FolioIndex::absent_runs) says what is missing;
-//! [`alloc_window`](cache::FolioCache::alloc_window) gets all the memory before anything is locked;
-//! [`lock_window`](index::FolioIndex::lock_window) indexes it as locked folios (concurrent readers now
+//! The life of a fetch: `absent_runs` says what is missing;
+//! `alloc_window` gets all the memory before anything is locked;
+//! `lock_window` indexes it as locked folios (concurrent readers now
 //! wait for them instead of fetching too); the fetch fills them;
-//! [`publish_if`](index::FolioIndex::publish_if) shows them, unless they were invalidated meanwhile.
+//! `publish_if` shows them, unless they were invalidated meanwhile.
 
 pub(crate) mod arena;
 pub(crate) mod budget;
@@ -27,8 +27,8 @@ pub(crate) mod window;
 
 use std::ops::{Deref, Range};
 
-pub use cache::MemoryUsage;
 pub(crate) use cache::FolioCache;
+pub use cache::MemoryUsage;
 pub(crate) use index::{FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
 pub(crate) use state::{Folio, Origin};
 

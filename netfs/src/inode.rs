@@ -119,9 +119,8 @@ impl Inode {
         (self.change_begin.load(Ordering::Acquire) == end).then_some(end)
     }
 
-    /// The same mark, after any change under way has ended. That takes a few instructions, unless
-    /// their thread lost the processor: so it is waited for, not counted.
-    pub(crate) async fn settled(&self) -> u64 {
+    /// The same, after whatever change is under way.
+    pub(crate) async fn settled_mark(&self) -> u64 {
         loop {
             let over = self.change_over.notified();
             if let Some(mark) = self.stable() {
@@ -210,7 +209,10 @@ impl Inode {
     /// Cookie first, then pages (A1.16): a reader that finds the pages gone must not find the old
     /// object behind them.
     fn drop_content(&self, keep: &[Arc<Folio>]) {
-        self.update_cookie();
+        if let Some(cookie) = self.live_cookie() {
+            // Even under an equal identity: after a scrub the same version vouches for nothing (A1.15).
+            cookie.invalidate(self.wanted_identity(), false);
+        }
         self.pages.clear_keeping(keep);
         *self.symlink.lock() = None;
     }
@@ -218,11 +220,15 @@ impl Inode {
     /// Brings the cookie to the inode's identity; an object of another identity is cut over.
     fn update_cookie(&self) {
         let Some(cookie) = self.live_cookie() else { return };
-        // Without a version nothing on disk can be vouched for: an empty aux matches no version.
-        let wanted = self.identity().unwrap_or(Identity { aux: Bytes::new(), size: 0 });
+        let wanted = self.wanted_identity();
         if cookie.identity() != wanted {
             cookie.invalidate(wanted, false);
         }
+    }
+
+    /// Without a version nothing on disk can be vouched for: an empty aux matches no version.
+    fn wanted_identity(&self) -> Identity {
+        self.identity().unwrap_or(Identity { aux: Bytes::new(), size: 0 })
     }
 
     fn live_cookie(&self) -> Option<Arc<Cookie>> {
@@ -243,8 +249,14 @@ impl Inode {
         let identity = self.identity()?;
         let mut slot = self.cookie.lock();
         if slot.is_none() {
-            match volume.acquire_cookie(&self.key, identity) {
-                Ok(acquired) => *slot = Some(acquired),
+            match volume.acquire_cookie(&self.key, identity.clone()) {
+                Ok(acquired) => {
+                    // What the disk holds from before a scrub is not to be trusted, whatever its version.
+                    if self.volume.distrusts(&self.key) {
+                        acquired.invalidate(identity, false);
+                    }
+                    *slot = Some(acquired);
+                }
                 // The last inode of this key is just letting go: uncached for now, tried again later.
                 Err(error) => tracing::debug!(%error, "no cookie yet"),
             }
@@ -291,6 +303,14 @@ impl Inode {
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
     }
 
+    /// Fails once the file is known to be deleted.
+    pub(crate) fn check_exists(&self) -> Result<()> {
+        match self.cell.valid_now() {
+            Validity::Deleted => Err(deleted_error()),
+            _ => Ok(()),
+        }
+    }
+
     /// The server says the file is gone (A1.14): further accesses are `ESTALE`.
     pub(crate) fn mark_deleted(&self) {
         drop(self.cell.mark_deleted());
@@ -300,6 +320,13 @@ impl Inode {
     pub(crate) fn drop_pages(&self) {
         self.begin_change();
         self.pages.clear_keeping(&[]);
+        self.end_change();
+    }
+
+    /// Drops the pages of a range from memory.
+    pub(crate) fn drop_range(&self, range: std::ops::Range<u64>) {
+        self.begin_change();
+        self.pages.remove_range(range);
         self.end_change();
     }
 

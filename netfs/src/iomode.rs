@@ -143,9 +143,8 @@ impl Drop for Enter {
             let mut state = self.lock.state.lock();
             state.queue.retain(|w| w.ticket != ticket);
             // We may have been the obstacle for those behind us.
-            let front_fits = state.queue.front().is_some_and(|w| {
-                state.holders == 0 || w.direct == state.direct
-            });
+            let front_fits =
+                state.queue.front().is_some_and(|w| state.holders == 0 || w.direct == state.direct);
             let wake = if front_fits { wake_front(&mut state) } else { Vec::new() };
             self.lock.publish(&state);
             wake

@@ -9,9 +9,11 @@
 //! belong to vouches for them; without a promise every question goes to the server.
 
 mod access;
+mod blocking;
 mod dentry;
 mod mount;
 mod volume;
 
+pub use blocking::BlockingMount;
 pub use mount::{DirListEntry, Mount, Node};
 pub(crate) use volume::Volume;

@@ -26,7 +26,7 @@ mod sub;
 
 use std::{any::Any, fmt, ops::Range, sync::Arc};
 
-use bytes::Bytes;
+pub use bytes::Bytes;
 pub use cx::{Cred, Cx, OpenToken};
 pub(crate) use erased::{DynFile, DynFound, DynRemoteFs, Erased};
 pub use facts::{Attr, Facts, FileKind, Promise, PromiseKind, TimeSpec, Version, VolumeFacts};
@@ -237,7 +237,8 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
     ) -> BoxFuture<'static, Result<DirPage<Self::File>>>;
 
     /// Fresh attributes: the reply MUST have [`Facts::attr`].
-    fn getattr(self: Arc<Self>, file: Arc<Self::File>, cx: Cx) -> BoxFuture<'static, Result<Facts>>;
+    fn getattr(self: Arc<Self>, file: Arc<Self::File>, cx: Cx)
+    -> BoxFuture<'static, Result<Facts>>;
 
     /// The target of a symbolic link, with the link's facts if the reply had them.
     fn readlink(

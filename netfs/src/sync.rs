@@ -5,7 +5,7 @@
 
 #[cfg(not(shuttle))]
 mod imp {
-    pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+    pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
     pub(crate) use std::sync::{Arc, Weak, atomic};
 }
 
@@ -51,5 +51,4 @@ mod imp {
     }
 }
 
-#[allow(unused_imports, reason = "the full set is offered; not every build uses every name")]
 pub(crate) use imp::*;

@@ -237,3 +237,38 @@ fn a_hung_server_read_is_abandoned_and_tried_once_more() {
     assert_eq!(netfs.stats().abandoned, 1);
     gate.release();
 }
+
+#[test]
+fn a_dropped_context_lets_go_of_its_cache_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || cachefiles::CacheDir::builder(dir.path().join("cache")).open();
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 3_000_000).build().unwrap();
+    for _ in 0..3 {
+        let cache = open().unwrap();
+        let bench = Bench::new(&fs, Some(cache));
+        let file = bench.open("a");
+        let mut buf = vec![0; 3_000_000];
+        assert_eq!(file.blocking().read_at(0, &mut buf).unwrap(), buf.len());
+        fs.verify("a", 0, &buf).unwrap();
+        // Fills, the file and the mount are still alive when the context goes.
+        drop(bench.into_netfs());
+        let mut buf = vec![0; 10];
+        assert!(file.blocking().read_at(2_000_000, &mut buf).is_ok_and(|n| n == 10), "from memory");
+    }
+    assert!(open().is_ok(), "nobody holds the directory");
+}
+
+#[test]
+fn a_restart_on_disk_serves_everything_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 3_000_000).build().unwrap();
+    for round in 0..3u64 {
+        let cache = cachefiles::CacheDir::builder(dir.path().join("cache")).open().unwrap();
+        let bench = Bench::new(&fs, Some(cache));
+        bench.check("a", 0, 3_000_000);
+        bench.drain();
+        assert_eq!(bench.stats().disk_hit_bytes, if round == 0 { 0 } else { 3_000_000 });
+        bench.shutdown();
+    }
+    assert_eq!(fs.counts().bytes(), 3_000_000);
+}

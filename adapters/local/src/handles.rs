@@ -152,8 +152,13 @@ impl Handles {
     /// Opens the file anew, whatever is in hand.
     pub(crate) fn reopen(&self, file: &LocalFile) -> Result<Arc<OwnedFd>> {
         if let (Some(mount), Some(handle)) = (&self.mount, file.handle()) {
-            let fd = sys::open_by_handle(mount.as_fd(), handle)
-                .map_err(|e| Error::io(e, "opening a file of the local tree by its handle"))?;
+            let fd = sys::open_by_handle(mount.as_fd(), handle).map_err(|e| {
+                // ESTALE is the rule; a file that is just being deleted may be missing in other words.
+                match e.raw_os_error() {
+                    Some(libc::ESTALE | libc::ENOENT) => stale(),
+                    _ => Error::io(e, "opening a file of the local tree by its handle"),
+                }
+            })?;
             let fd = Arc::new(fd);
             self.keep((file.shared_key(), Use::Path), &fd);
             return Ok(fd);

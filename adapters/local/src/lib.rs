@@ -1,4 +1,4 @@
-//! A directory tree as the remote of [netfs](netfs): a slow disk, an existing NFS or sshfs mount.
+//! A directory tree as the remote of [`netfs`]: a slow disk, an existing NFS or sshfs mount.
 //!
 //! ```
 //! use netfs::remote::{Cred, Cx, ReadSub, RemoteFile, RemoteFs};
@@ -46,9 +46,9 @@
 //! # What it cannot see
 //!
 //! - Stores through a shared writable mapping raise no inotify event: they are seen when the promise
-//!   ends. While the kernel can be asked ([`Builder::ask_writers`]) nothing read during the mapping's life
-//!   is stored. On tmpfs such stores do not change the timestamps either: do not serve a tmpfs
-//!   tree whose files are changed through mappings.
+//!   ends. While the kernel can be asked ([`Builder::ask_writers`]) nothing first read during the
+//!   mapping's life is stored. On tmpfs a store to a page that was read through the mapping before
+//!   moves no timestamp at all: do not serve a tmpfs tree whose files are changed through mappings.
 //! - Where the kernel cannot be asked (somebody else's files, no `CAP_LEASE`; network filesystems), a
 //!   single `write` call that is in progress for more than a second.
 //! - A change that brings size *and* all timestamps back on a filesystem that lets ctime be set (sshfs

@@ -22,7 +22,7 @@ use crate::{
     file::{LocalFile, OpenFile},
     handles::stale,
     stat::Stat,
-    tree::{self, Tree, expired},
+    tree::{self, Asked, Tree, expired},
 };
 
 /// Reads of a file that changes under each of them, before it is served without a version.
@@ -100,6 +100,13 @@ fn try_read(tree: &Arc<Tree>, file: &LocalFile, sub: &mut ReadSub) -> Result<Out
     Ok(report(sub, &attempt))
 }
 
+/// What was asked before the bytes.
+struct Begun {
+    asked: Asked,
+    before: Stat,
+    settled: bool,
+}
+
 /// One read between two `statx`. The caller's memory is filled, nothing is reported yet.
 fn attempt(
     tree: &Tree,
@@ -107,6 +114,15 @@ fn attempt(
     source: &Source<'_>,
     sub: &mut ReadSub,
 ) -> Result<Attempt> {
+    let begun = begin(tree, file, source)?;
+    let trust_holes = tree.kind.host_clock;
+    let runs = fill(source.fd(), &begun.before, trust_holes, sub).map_err(|e| {
+        if e.raw_os_error() == Some(libc::ESTALE) { stale() } else { read_error(e) }
+    })?;
+    end(tree, source, begun, runs)
+}
+
+fn begin(tree: &Tree, file: &LocalFile, source: &Source<'_>) -> Result<Begun> {
     let fd = source.fd();
     let key = file.shared_key();
     let asked = tree.ask(&key, fd, FileKind::File);
@@ -119,12 +135,13 @@ fn attempt(
     }
     // Before the bytes: a write that ends between them and the question would pass unseen (S2).
     let settled = tree.stamps.settled(&key, &before, asked.at, || tree.writers_of(fd));
-    let runs = fill(fd, &before, tree.kind.host_clock, sub).map_err(|e| {
-        if e.raw_os_error() == Some(libc::ESTALE) { stale() } else { read_error(e) }
-    })?;
-    let after = tree.stat(fd)?;
-    let stable = before.same_content(&after);
-    let facts = tree::facts(&after, (stable && settled).then_some(asked));
+    Ok(Begun { asked, before, settled })
+}
+
+fn end(tree: &Tree, source: &Source<'_>, begun: Begun, runs: Vec<Run>) -> Result<Attempt> {
+    let after = tree.stat(source.fd())?;
+    let stable = begun.before.same_content(&after);
+    let facts = tree::facts(&after, (stable && begun.settled).then_some(begun.asked));
     Ok(Attempt { runs, after, stable, facts })
 }
 
@@ -287,5 +304,59 @@ mod tests {
     fn a_window_has_no_more_slices_than_one_call_takes() {
         let mut memory = vec![0u8; IOV_MAX + 7];
         assert_eq!(window(memory.chunks_mut(1), 3, IOV_MAX + 4).len(), IOV_MAX);
+    }
+
+    /// A settled file named `f`, as a read finds it.
+    fn settled_file(content: &[u8]) -> (tempfile::TempDir, Arc<Tree>, Arc<LocalFile>) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), content).unwrap();
+        let fs = crate::LocalFs::builder(dir.path()).open().unwrap();
+        let reply = netfs::remote::RemoteFs::lookup(
+            Arc::clone(&fs),
+            Arc::clone(&fs.root),
+            "f".into(),
+            cx(),
+        );
+        let file = pollster::block_on(reply).unwrap().found.unwrap().file;
+        while fs.tree.reply(&file).unwrap().version.is_none() {
+            std::thread::yield_now();
+        }
+        (dir, Arc::clone(&fs.tree), file)
+    }
+
+    fn cx() -> netfs::remote::Cx {
+        netfs::remote::Cx::new(netfs::remote::Cred::current())
+    }
+
+    #[test]
+    fn a_file_that_changes_between_the_two_statx_gives_no_version() {
+        let (dir, tree, file) = settled_file(b"one");
+        let source = Source::Shared(tree.handles.data(&file).unwrap());
+        let quiet = end(&tree, &source, begin(&tree, &file, &source).unwrap(), Vec::new()).unwrap();
+        assert!(quiet.stable && quiet.facts.version.is_some());
+        let begun = begin(&tree, &file, &source).unwrap();
+        assert!(begun.settled);
+        std::fs::write(dir.path().join("f"), b"two").unwrap();
+        let torn = end(&tree, &source, begun, Vec::new()).unwrap();
+        assert!(!torn.stable);
+        assert_eq!(torn.facts.version, None);
+    }
+
+    /// The end that was met is not the end any more: what is missing must not be taken for zeros.
+    #[test]
+    fn a_short_read_of_a_growing_file_is_continued_not_ended() {
+        let (dir, tree, file) = settled_file(b"one");
+        let source = Source::Shared(tree.handles.data(&file).unwrap());
+        for (at, outcome) in [(0, "Done"), (3, "Retry")] {
+            let (mut sub, _done) = ReadSub::detached(at, 10, cx());
+            let begun = begin(&tree, &file, &source).unwrap();
+            let runs = fill(source.fd(), &begun.before, true, &mut sub).unwrap();
+            let path = dir.path().join("f");
+            let grow = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+            std::io::Write::write_all(&mut &grow, b"more").unwrap();
+            let attempt = end(&tree, &source, begun, runs).unwrap();
+            assert_eq!(format!("{:?}", report(&mut sub, &attempt)), outcome);
+            grow.set_len(3).unwrap();
+        }
     }
 }

@@ -196,8 +196,17 @@ impl Builder {
 fn subdirectory(io: &dyn Io, root: &File, name: &str) -> crate::io::IoResult<File> {
     use crate::io::Errno;
     match io.make_dir(root, name) {
-        Ok(()) | Err(Errno::EXIST) => io.open_dir(root, name),
-        Err(e) => Err(e),
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    match io.open_dir(root, name) {
+        // A file or link where it should be is no reason to be stuck.
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            io.unlink(root, name)?;
+            io.make_dir(root, name)?;
+            io.open_dir(root, name)
+        }
+        other => other,
     }
 }
 

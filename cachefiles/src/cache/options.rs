@@ -2,15 +2,27 @@
 
 use std::time::Duration;
 
-/// What happens to the kernel's copy of cached data: everything the core hands out sits in its own
-/// folios already, so what the kernel keeps is a second copy of the same bytes.
+/// What happens to the kernel's copy of cached data.
+///
+/// Everything the core hands out sits in its own folios already; what the kernel keeps besides is a
+/// second copy of the same bytes. The default drops the copy of freshly *filled* data, which the core
+/// has in a folio at that very moment, and leaves *read* data to the kernel, because that is what lets
+/// a disk hit be answered on the caller's thread without waiting (after a restart, when the core's
+/// memory was too small, or when the reader bypasses it).
+///
+/// `examples/double_caching.rs` measures it. On ext4 (Linux 6.18) filling and syncing was as fast or
+/// faster when written data is dropped, because writeback starts at once; small files cost the same,
+/// and nothing of it stays in the kernel. Dropping read data as well costs every inline hit: a
+/// repeated read goes to the disk each time. `O_DIRECT` was no faster than either, and would need
+/// aligned buffers; `POSIX_FADV_DONTNEED` works only after a sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum KernelCache {
     /// Leave it to the kernel's page cache, which gives it up under memory pressure.
-    #[default]
     Keep,
-    /// Written data is dropped once it is on disk (`RWF_DONTCACHE`), where the file system can.
+    /// Written data is dropped once it is on disk (`RWF_DONTCACHE`), where the file system can: not
+    /// on btrfs, tmpfs and overlayfs.
+    #[default]
     DropWritten,
     /// Written and read data are dropped.
     Drop,

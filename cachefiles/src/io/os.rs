@@ -108,10 +108,6 @@ impl Io for OsIo {
         Ok(FileId { dev: st.st_dev, ino: st.st_ino, regular })
     }
 
-    fn len(&self, file: &File) -> IoResult<u64> {
-        Ok(u64::try_from(fs::fstat(file)?.st_size).unwrap_or(0))
-    }
-
     fn get_xattr(&self, file: &File, name: &str) -> IoResult<Option<Vec<u8>>> {
         FileExt::get_xattr(file, name).map_err(|e| errno(&e))
     }

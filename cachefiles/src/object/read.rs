@@ -1,10 +1,13 @@
 //! Reading: every byte that leaves here was compared with its page's checksum after it was read.
 
-use std::{io::IoSliceMut, sync::Arc};
+use std::{
+    io::IoSliceMut,
+    sync::{Arc, atomic::Ordering},
+};
 
 use netfs::{
     folio::PAGE_SIZE,
-    fscache::{CacheMiss, CacheRead, ExtentKind, Refusal},
+    fscache::{CacheMiss, CacheRead, Refusal},
 };
 
 use super::Object;
@@ -13,7 +16,7 @@ use crate::{
     descriptors::CountedFile,
     io::{Errno, Wait, read_full},
     stats::Counters,
-    workers::Lane,
+    workers::{Lane, Pass},
 };
 
 /// How often a read starts over because the page changed under it.
@@ -26,6 +29,14 @@ pub(super) enum Unread {
     WouldBlock,
     /// Not at all.
     Miss(CacheMiss),
+}
+
+/// A page that could not be read.
+struct Bad {
+    page: u64,
+    why: Unread,
+    /// It was read and is not what was stored, as opposed to an error of the disk.
+    damaged: bool,
 }
 
 impl From<CacheMiss> for Unread {
@@ -58,43 +69,48 @@ impl Object {
         };
         let shared = Arc::clone(self.shared());
         let job = Box::new(move || {
-            let _passes = passes;
-            self.read_now(sub);
+            self.read_now(sub, passes);
         });
         // A refused job drops the sub, which ends it as withdrawn.
         let _ = shared.workers.submit(Lane::Urgent, job);
     }
 
-    fn read_now(self: Arc<Self>, mut sub: CacheRead) {
+    fn read_now(self: Arc<Self>, mut sub: CacheRead, passes: (Pass, Pass)) {
         Counters::count(&self.shared().stats.queued_reads);
         let (start, len) = (sub.offset(), sub.remaining() as u64);
         self.load_chunks(start..start.saturating_add(len));
         let mut offset = start;
-        let mut result = self.backing_file(false).map(drop).map_err(Unread::from);
+        // Held, so that the descriptor budget cannot take it away in the middle.
+        let file = self.backing_file(false);
+        let mut result = file.as_ref().map(drop).map_err(|r| Unread::from(*r));
+        let file = file.ok().flatten();
         for buffer in sub.buffers() {
             if result.is_ok() {
-                result = self.read_verified(offset, buffer, Wait::Yes);
+                result = self.read_verified(offset, buffer, Wait::Yes, file.as_deref());
             }
             offset = offset.saturating_add(buffer.len() as u64);
         }
+        // Before the answer, or its receiver's next call could find no place.
+        drop(passes);
         sub.finish(result.map_err(|end| match end {
             Unread::Miss(miss) => miss,
-            // The file was closed again at once: the descriptor budget is that tight.
-            Unread::WouldBlock => CacheMiss::Refused(Refusal::Descriptors),
+            // There was no file a moment ago, when the map was asked there was.
+            Unread::WouldBlock => CacheMiss::Refused(Refusal::Busy),
         }));
     }
 
-    /// Reads `into.len()` bytes at `offset`, verified.
+    /// Reads `into.len()` bytes at `offset`, verified; from `file`, or the one that is open.
     pub(super) fn read_verified(
         &self,
         offset: u64,
         mut into: &mut [u8],
         wait: Wait,
+        file: Option<&CountedFile>,
     ) -> Result<(), Unread> {
         self.alive()?;
         let mut at = offset;
         while !into.is_empty() {
-            let n = self.read_run(at, into, wait)?;
+            let n = self.read_run(at, into, wait, file)?;
             into = &mut into[n..];
             at += n as u64;
         }
@@ -104,7 +120,13 @@ impl Object {
     }
 
     /// Reads from `offset` to the end of the run of pages it lies in. Says how many bytes that were.
-    fn read_run(&self, offset: u64, into: &mut [u8], wait: Wait) -> Result<usize, Unread> {
+    fn read_run(
+        &self,
+        offset: u64,
+        into: &mut [u8],
+        wait: Wait,
+        file: Option<&CountedFile>,
+    ) -> Result<usize, Unread> {
         let page = offset / PAGE_SIZE as u64;
         let skip = usize::try_from(offset % PAGE_SIZE as u64).unwrap_or(0);
         let want_pages = (skip + into.len()).div_ceil(PAGE_SIZE) as u64;
@@ -116,15 +138,22 @@ impl Object {
                 into.fill(0);
                 return Ok(n);
             }
-            let file = self.cell.get().ok_or(Unread::WouldBlock)?;
-            let read = self.read_pages(&file, page, skip, into, wait, &run);
-            let Err((bad_page, why)) = read else { return Ok(n) };
+            let read = match file {
+                Some(file) => self.read_pages(file, page, skip, into, wait, &run),
+                None => {
+                    let file = self.cell.get().ok_or(Unread::WouldBlock)?;
+                    self.read_pages(&file, page, skip, into, wait, &run)
+                }
+            };
+            let Err(Bad { page, why, damaged }) = read else { return Ok(n) };
             if why == Unread::WouldBlock {
                 return Err(why);
             }
-            if self.map.write().is_corrupt(bad_page, run.seq) {
-                Counters::count(&self.shared().stats.corrupt_pages);
-                tracing::warn!(name = self.slot.name().file, page = bad_page, ?why, "bad page");
+            if self.map.write().is_corrupt(page, run.seq) {
+                if damaged {
+                    Counters::count(&self.shared().stats.corrupt_pages);
+                }
+                tracing::warn!(name = self.slot.name().file, page, ?why, "bad page");
                 self.mark_dirty();
                 return Err(why);
             }
@@ -132,8 +161,7 @@ impl Object {
         Err(CacheMiss::Refused(Refusal::Busy).into())
     }
 
-    /// Reads whole pages, the edges through pages of our own, and compares checksums. An error names
-    /// the page it was met at.
+    /// Reads whole pages, the edges through pages of our own, and compares checksums.
     fn read_pages(
         &self,
         file: &CountedFile,
@@ -142,7 +170,7 @@ impl Object {
         into: &mut [u8],
         wait: Wait,
         run: &Run,
-    ) -> Result<(), (u64, Unread)> {
+    ) -> Result<(), Bad> {
         let pages = (skip + into.len()).div_ceil(PAGE_SIZE);
         let after = (skip + into.len()) % PAGE_SIZE;
         let partial_head = skip != 0 || (pages == 1 && after != 0);
@@ -161,18 +189,18 @@ impl Object {
             }
             slices.extend(tail_page.as_mut().map(|p| IoSliceMut::new(p)));
             let got = self.transfer(file, &mut slices, page, wait);
-            let got = got.map_err(|why| (page, why))?;
+            let got = got.map_err(|why| Bad { page, why, damaged: false })?;
             if got < pages * PAGE_SIZE {
                 // A hole at the end or a truncated file (N-C58). Not waiting it may just be cold.
                 let why = if wait == Wait::No { Unread::WouldBlock } else { CacheMiss::Io.into() };
-                return Err((page + (got / PAGE_SIZE) as u64, why));
+                return Err(Bad { page: page + (got / PAGE_SIZE) as u64, why, damaged: true });
             }
         }
         let whole = head_page.iter().map(|p| &p[..]).chain(middle.chunks_exact(PAGE_SIZE));
         for (i, bytes) in whole.chain(tail_page.iter().map(|p| &p[..])).enumerate() {
             let number = page + i as u64;
             if self.binding.page(number, bytes) != run.crcs[i] {
-                return Err((number, CacheMiss::Corrupt.into()));
+                return Err(Bad { page: number, why: CacheMiss::Corrupt.into(), damaged: true });
             }
         }
         if let Some(page) = head_page {
@@ -214,16 +242,19 @@ impl Object {
         }
     }
 
-    /// Has chunks of the map loaded, without waiting.
-    pub(super) fn start_loading(&self, numbers: &[u64]) {
-        let Some(number) = numbers.first().copied() else { return };
+    /// Has a chunk of the map loaded, without waiting.
+    pub(super) fn start_loading(&self, chunk: Option<u64>) {
+        let Some(number) = chunk else { return };
         if self.alive().is_err() {
             return;
         }
-        let (Some(me), Ok(passes)) = (self.me.upgrade(), self.gate.enter()) else { return };
+        if self.loading.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(me) = self.me.upgrade() else { return };
         let job = Box::new(move || {
-            let _passes = passes;
             me.load_chunk(number);
+            me.loading.store(false, Ordering::Release);
         });
         // A withdrawn cache loads nothing; the answer was "not loaded" already.
         let _ = self.shared().workers.submit(Lane::Urgent, job);
@@ -231,10 +262,8 @@ impl Object {
 
     /// Loads what is not loaded of the chunks `range` lies in. On I/O threads only.
     pub(super) fn load_chunks(self: &Arc<Self>, range: std::ops::Range<u64>) {
-        let (extents, load) = self.map.read().extents(range);
-        if extents.iter().any(|e| e.kind == ExtentKind::NotLoaded) {
-            load.iter().for_each(|n| self.load_chunk(*n));
-        }
+        let chunks = self.map.read().chunks_of(&range);
+        chunks.for_each(|number| self.load_chunk(number));
     }
 
     /// Loads a chunk from the side file. What cannot be read or trusted is empty from then on.

@@ -154,7 +154,14 @@ impl Slot {
     }
 
     /// The object is closed: its key may be looked up again.
-    pub(crate) fn release(self: &Arc<Self>) {
+    pub(crate) fn release(&self) {
         self.volume.forget_slot(self);
+    }
+}
+
+impl Drop for Slot {
+    /// The object was dropped without being closed.
+    fn drop(&mut self) {
+        self.release();
     }
 }

@@ -22,8 +22,9 @@ impl Object {
         };
         let shared = Arc::clone(self.shared());
         let job = Box::new(move || {
-            let _passes = passes;
             let result = self.write_now(&sub).map_err(|r| self.refuse(r));
+            // Before the answer, or its receiver's next call could find no place.
+            drop(passes);
             sub.finish(result);
         });
         // A refused job drops the sub, which ends it as withdrawn.
@@ -36,7 +37,7 @@ impl Object {
             return Err(Refusal::Stale);
         }
         let whole = sub.data().iter().all(|s| s.len() % PAGE_SIZE == 0);
-        if !whole || sub.is_empty() || sub.offset() % PAGE_SIZE as u64 != 0 {
+        if !whole || sub.is_empty() || !sub.offset().is_multiple_of(PAGE_SIZE as u64) {
             return Err(Refusal::Unsupported);
         }
         Ok(())

@@ -59,7 +59,11 @@ pub(crate) fn volume(
     pollster::block_on(Arc::clone(cache).acquire_volume(id, Bytes::from_static(coherency)))
 }
 
-pub(crate) fn lookup(volume: &Arc<dyn CacheVolume>, key: &[u8], id: &Identity) -> Result<Opened, Refusal> {
+pub(crate) fn lookup(
+    volume: &Arc<dyn CacheVolume>,
+    key: &[u8],
+    id: &Identity,
+) -> Result<Opened, Refusal> {
     pollster::block_on(Arc::clone(volume).lookup(Bytes::copy_from_slice(key), id.clone()))
 }
 
@@ -78,7 +82,11 @@ pub(crate) fn content(seed: u64, offset: u64, len: usize, size: u64) -> Vec<u8> 
     (offset..offset + len as u64).map(|o| if o < size { byte_at(seed, o) } else { 0 }).collect()
 }
 
-pub(crate) fn write(object: &Arc<dyn CacheObject>, offset: u64, bytes: &[u8]) -> Result<(), Refusal> {
+pub(crate) fn write(
+    object: &Arc<dyn CacheObject>,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<(), Refusal> {
     write_as(object, object.generation(), offset, bytes)
 }
 
@@ -107,7 +115,11 @@ pub(crate) fn fill(object: &Arc<dyn CacheObject>, seed: u64, offset: u64, len: u
 }
 
 /// A queued read.
-pub(crate) fn read(object: &Arc<dyn CacheObject>, offset: u64, len: usize) -> Result<Vec<u8>, CacheMiss> {
+pub(crate) fn read(
+    object: &Arc<dyn CacheObject>,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>, CacheMiss> {
     let (tx, rx) = std::sync::mpsc::channel();
     Arc::clone(object).read(CacheRead::detached(offset, len, move |r| {
         let _ = tx.send(r);
@@ -135,4 +147,14 @@ pub(crate) fn close(object: Arc<dyn CacheObject>) {
 
 pub(crate) fn retire(object: Arc<dyn CacheObject>) {
     pollster::block_on(object.close(Relinquish::Retire));
+}
+
+/// The file of this name somewhere below `root`.
+pub(crate) fn find(root: &Path, name: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(root).ok()?.flatten().find_map(|entry| {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            return find(&entry.path(), name);
+        }
+        (entry.file_name() == name).then(|| entry.path())
+    })
 }

@@ -8,5 +8,7 @@
 mod inode;
 mod volume;
 
-pub(crate) use inode::{Applied, DropToken, InodeCell};
+#[cfg(test)]
+pub(super) use inode::DropToken;
+pub(crate) use inode::InodeCell;
 pub(crate) use volume::VolumeCell;

@@ -86,19 +86,19 @@ impl VolumeEvents {
     pub fn scrub(&self, reason: BreakReason) {
         tracing::warn!(volume = %self.volume.name(), ?reason, "volume scrubbed");
         // Nobody waits: what is unmapped is fetched anew whenever that is done.
-        let _ = self.volume.on_scrub();
+        drop(self.volume.on_scrub());
     }
 
     /// A read-only volume moved to a newer snapshot: every file is checked at its next access.
     pub fn snapshot_moved(&self) {
         tracing::debug!(volume = %self.volume.name(), "volume moved to another snapshot");
-        let _ = self.volume.on_snapshot_moved();
+        drop(self.volume.on_snapshot_moved());
     }
 
     /// The file `key` was deleted on the server: further accesses fail with `ESTALE`.
     pub fn deleted(&self, key: &[u8]) {
         tracing::debug!(volume = %self.volume.name(), "file deleted on the server");
-        let _ = self.volume.on_deleted(key);
+        drop(self.volume.on_deleted(key));
     }
 
     /// For tests of an adapter: events go nowhere.

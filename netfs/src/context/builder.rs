@@ -7,12 +7,10 @@ use crate::{
     clock::{Clock, SystemClock},
     error::{Errno, Error, Result},
     folio::{FolioCache, GRANULE},
-    fscache::{CacheBackend, FillConfig, FillQueue, FsCache, FsCacheConfig},
+    fscache::{CacheBackend, FillConfig, FillQueue, FillWhenFull, FsCache, FsCacheConfig},
     stats::Counters,
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
-
-pub use crate::fscache::FillWhenFull;
 
 /// How much a miss fetches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -113,8 +111,9 @@ impl Builder {
         self
     }
 
-    /// Bytes that may wait to be copied to the disk cache (default 64 MiB), and what happens when
-    /// that is reached (default: drop, counted).
+    /// Bytes that may wait to be copied to the disk cache (default 64 MiB, at most a quarter of the
+    /// budget, which they are part of), and what happens when that is reached (default: drop,
+    /// counted).
     #[must_use]
     pub fn fill_queue(mut self, bytes: u64, when_full: FillWhenFull) -> Builder {
         self.fills.bytes_max = bytes;
@@ -191,7 +190,13 @@ impl Builder {
         let driver = runtime.handle().clone();
         let clock = Arc::clone(&self.clock);
         let fscache = FsCache::new(driver.clone(), clock, Arc::clone(&counters), self.fscache);
-        let fills = FillQueue::new(Arc::clone(&fscache), self.fills);
+        // Queued slices keep folios in memory after their eviction, so the queue's bytes are taken off
+        // the folios' part: together they stay within the budget.
+        let mut fills = self.fills;
+        fills.bytes_max = fills.bytes_max.min(self.memory_bytes / 4);
+        let queue = if self.backend.is_some() { fills.bytes_max } else { 0 };
+        let folio_bytes = (self.memory_bytes - queue).max(GRANULE as u64);
+        let fills = FillQueue::new(Arc::clone(&fscache), fills);
         if let Some(backend) = self.backend {
             let (cache, patience) = (Arc::clone(&fscache), self.options.close_patience);
             let attach = driver.spawn(async move { cache.attach(backend, patience).await });
@@ -199,7 +204,7 @@ impl Builder {
             drop(pollster::block_on(attach));
         }
         let core = Core {
-            folios: FolioCache::new(self.memory_bytes, Arc::clone(&counters)),
+            folios: FolioCache::new(folio_bytes, Arc::clone(&counters)),
             options: self.options,
             clock: self.clock,
             counters,

@@ -80,6 +80,11 @@ impl FolioCache {
         })
     }
 
+    /// Most bytes kept.
+    pub(crate) fn budget(&self) -> u64 {
+        self.accounts.budget()
+    }
+
     /// An index for one more inode.
     pub(crate) fn new_index(self: &Arc<Self>) -> Arc<FolioIndex> {
         FolioIndex::new(Arc::clone(self), self.next_index.fetch_add(1, Ordering::Relaxed))

@@ -23,10 +23,12 @@ mod tests;
 
 use std::ops::Range;
 
-use history::History;
 pub(crate) use first_read::count_origin;
+use history::History;
 pub(crate) use history::MissReason;
-pub(crate) use lookup::{Lookup, Slices};
+pub(crate) use lookup::Lookup;
+#[cfg(test)]
+use lookup::Slices;
 use slots::Slots;
 
 use super::{
@@ -44,7 +46,7 @@ use crate::{
 };
 
 /// A folio that was just locked, and the permission to fill it. Whoever has it must end it with
-/// [`FolioIndex::publish`] or [`FolioIndex::fail`].
+/// [`FolioIndex::publish_if`] or [`FolioIndex::fail`].
 pub(crate) struct LockedFolio {
     /// The folio.
     pub(crate) folio: Arc<Folio>,
@@ -121,6 +123,7 @@ impl FolioIndex {
         locked
     }
 
+    #[cfg(test)]
     /// Makes a filled folio visible and unlocks it: see [`publish_if`](FolioIndex::publish_if).
     pub(crate) fn publish(&self, folio: &Arc<Folio>) -> bool {
         self.publish_if(folio, || true)

@@ -117,7 +117,7 @@ impl Piece {
         self.len -= n;
     }
 
-    fn continues_in(&self, next: &Piece) -> bool {
+    fn adjoins(&self, next: &Piece) -> bool {
         Arc::ptr_eq(&self.mem, &next.mem) && self.start + self.len == next.start
     }
 
@@ -172,13 +172,16 @@ impl FillBuf {
         self.len
     }
 
-    /// Appends another run. What lies side by side in one folio becomes one piece again: an adapter's
-    /// limit of segments counts pieces.
+    /// Appends another run. Neighbours in one folio become one piece again, so that an adapter never
+    /// sees more memory segments than folios.
     pub(crate) fn append(&mut self, other: FillBuf) {
         self.len += other.len;
-        for piece in other.pieces {
+        for mut piece in other.pieces {
             match self.pieces.last_mut() {
-                Some(last) if last.continues_in(&piece) => last.len += piece.len,
+                Some(last) if last.adjoins(&piece) => {
+                    last.len += piece.len;
+                    piece.len = 0; // its permission is the neighbour's now
+                }
                 _ => self.pieces.push(piece),
             }
         }
@@ -266,6 +269,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn n_c13_a_run_that_was_split_is_one_segment_again() {
+        let (mut fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
+        let mut front = fill.split_to(1000);
+        front.append(fill);
+        assert_eq!(front.slices_mut().map(|s| s.len()).collect::<Vec<_>>(), [4096]);
+        front.advance(4096);
+        drop(front);
+        assert!(mem.is_complete());
+    }
+
+    #[test]
     fn m2_memory_is_settled_only_when_every_filler_is_gone() {
         let (mut fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
         let mut front = fill.split_to(1000);
@@ -278,18 +292,6 @@ mod tests {
         assert!(mem.is_complete(), "an emptied filler has given everything up");
         drop(fill);
         assert_eq!(mem.read_settled(999..1001), [7, 0]);
-    }
-
-    #[test]
-    fn pieces_side_by_side_are_one_segment_again() {
-        let (mut fill, mem) = FillBuf::whole(NewMem::heap(4096), 4096);
-        let mut front = fill.split_to(1000);
-        front.append(fill);
-        assert_eq!(front.slices_mut().count(), 1);
-        front.zero(4096);
-        front.advance(4096);
-        drop(front);
-        assert!(mem.is_complete(), "the permission that was merged counts once");
     }
 
     #[test]

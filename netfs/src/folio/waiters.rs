@@ -75,3 +75,25 @@ impl Waiters {
         }
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiters_that_come_and_go_do_not_make_the_list_grow() {
+        let waiters = Waiters::default();
+        let register = || {
+            let mut key = None;
+            assert!(waiters.register(&mut key, Waker::noop(), || true));
+            key.expect("registered")
+        };
+        let _stays = register();
+        for _ in 0..1000 {
+            let (a, b) = (register(), register());
+            waiters.forget(a);
+            waiters.forget(b);
+        }
+        assert_eq!(waiters.0.lock().wakers.len(), 3);
+    }
+}

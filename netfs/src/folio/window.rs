@@ -30,7 +30,7 @@ pub(crate) fn folio_sizes(
 /// `n` rounded up to a page border, or the last border below 2^64.
 pub(crate) fn page_up(n: u64) -> u64 {
     let page = PAGE_SIZE as u64;
-    n.checked_next_multiple_of(page).unwrap_or(u64::MAX & !(page - 1))
+    n.checked_next_multiple_of(page).unwrap_or(!(page - 1))
 }
 
 fn floor_power_of_two(n: u64) -> u64 {

@@ -15,7 +15,7 @@ use crate::{
     sync::{Arc, Mutex},
 };
 
-/// Settings of [`FsCache`].
+/// Settings of a context's cache layer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FsCacheConfig {
@@ -209,6 +209,19 @@ impl FsCache {
             this.withdraw_now().await;
         })
         .await
+    }
+
+    /// Lets go of everything at once, without telling anybody: the context is being dropped. What was
+    /// not committed is lost (its pages are fetched again). Afterwards nothing here keeps the backend
+    /// alive; without this, volumes and registry would keep each other.
+    pub(crate) fn abort(&self) {
+        let (backend, volumes) = {
+            let mut registry = self.registry.lock();
+            let volumes: Vec<_> = registry.volumes.drain().map(|(_, v)| v).collect();
+            (registry.backend.take(), volumes)
+        };
+        volumes.iter().for_each(|volume| volume.abort());
+        drop(backend);
     }
 
     /// The volumes that exist.

@@ -98,6 +98,8 @@ struct Inner {
     before: Option<Arc<Cookie>>,
     n_modifying: u32,
     since: BootTime,
+    /// What the backend last refused with.
+    refusal: Refusal,
 }
 
 /// The object the cookie has.
@@ -134,6 +136,7 @@ impl Cookie {
             before,
             n_modifying: 0,
             since,
+            refusal: Refusal::Disabled,
         };
         Arc::new(Cookie {
             volume,
@@ -183,7 +186,7 @@ impl Cookie {
     ///
     /// # Errors
     /// Why the server has to be asked: [`Refusal::TimedOut`] (counted; the lookup goes on and serves
-    /// later reads), [`Refusal::Disabled`], or the cache's own ill health.
+    /// later reads), [`Refusal::Disabled`], what the lookup was refused with, or the cache's ill health.
     pub(crate) async fn begin(
         self: &Arc<Self>,
         deadline: Option<BootTime>,
@@ -238,6 +241,7 @@ impl Cookie {
         self.step(Event::Update(identity), |_| ());
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the cookie"))]
     /// The owner changed the file's size (row 107): as [`update`](Cookie::update), and the pages at
     /// the old and past the new end are forgotten.
     pub(crate) fn resize(self: &Arc<Self>, identity: Identity) {
@@ -260,6 +264,18 @@ impl Cookie {
             }
         }
         self.step(Event::Relinquish(how), |_| ());
+    }
+
+    /// Lets go of the object without committing it (see [`FsCache::abort`](super::FsCache::abort)).
+    pub(super) fn abort(&self) {
+        self.gate.close();
+        let published = self.published.write().take();
+        let (held, before) = {
+            let mut inner = self.inner.lock();
+            (inner.held.take(), inner.before.take())
+        };
+        drop((published, held, before));
+        self.changed.notify_waiters();
     }
 
     /// A line of the listing (row 116).
@@ -340,7 +356,8 @@ impl Cookie {
                 // It was published between the two looks; under this lock the gate is open.
                 continue;
             }
-            return Attempt::No(Refusal::Disabled);
+            let failed = inner.machine.state() == State::Failed;
+            return Attempt::No(if failed { inner.refusal } else { Refusal::Disabled });
         }
     }
 }

@@ -221,10 +221,6 @@ impl Machine {
         self.disabled
     }
 
-    pub(crate) fn is_relinquished(&self) -> bool {
-        self.relinquish.is_some()
-    }
-
     /// Whether waiting may bring an object: something is under way that ends in one.
     pub(crate) fn is_pending(&self) -> bool {
         let under_way = match self.state {

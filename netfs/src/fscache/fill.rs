@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{CacheWrite, Cookie, Identity, Refusal, cache::FsCache, cookie::Access};
+use super::{CacheWrite, Cookie, CookieUse, Identity, Refusal, cache::FsCache, cookie::Access};
 use crate::{
     folio::{PAGE_SIZE, Slice},
     sync::{Arc, Mutex},
@@ -31,7 +31,7 @@ pub enum FillWhenFull {
     },
 }
 
-/// Settings of a [`FillQueue`].
+/// Settings of the queue that copies downloaded data to the cache in the background.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct FillConfig {
@@ -127,7 +127,7 @@ impl FillQueue {
         data: Vec<Slice>,
         tag: FillTag,
     ) -> Pushed {
-        let mut fill = Fill { cookie: Arc::clone(cookie), offset, data, tag };
+        let mut fill = Fill::new(cookie, offset, data, tag);
         let FillWhenFull::Wait { max } = self.0.config.when_full else {
             return self.try_fill(fill).unwrap_or_else(|fill| self.drop_fill(&fill));
         };
@@ -151,6 +151,7 @@ impl FillQueue {
         }
     }
 
+    #[cfg(test)]
     /// The same without ever waiting.
     pub(crate) fn try_push(
         &self,
@@ -159,7 +160,7 @@ impl FillQueue {
         data: Vec<Slice>,
         tag: FillTag,
     ) -> Pushed {
-        let fill = Fill { cookie: Arc::clone(cookie), offset, data, tag };
+        let fill = Fill::new(cookie, offset, data, tag);
         self.try_fill(fill).unwrap_or_else(|fill| self.drop_fill(&fill))
     }
 
@@ -264,11 +265,11 @@ impl Shared {
             return;
         }
         let (said, ended) = oneshot::channel::<()>();
-        let shared = Arc::clone(self);
+        let (shared, user) = (Arc::clone(self), fill.user);
         let sub = CacheWrite::new(fill.offset, fill.data, generation, move |result| {
             // The cache's thread: the access ends only now, so the object is not closed under it.
             shared.written(ticket.bytes, result);
-            drop((access, ticket, said));
+            drop((access, user, ticket, said));
         });
         object.write(sub);
         // A write that hangs gives its place to others; its bytes go on counting.
@@ -302,12 +303,19 @@ impl Shared {
 
 struct Fill {
     cookie: Arc<Cookie>,
+    /// Keeps the object open, or opens it again, after the file's last user has left.
+    user: CookieUse,
     offset: u64,
     data: Vec<Slice>,
     tag: FillTag,
 }
 
 impl Fill {
+    fn new(cookie: &Arc<Cookie>, offset: u64, data: Vec<Slice>, tag: FillTag) -> Fill {
+        let user = cookie.use_cookie(false);
+        Fill { cookie: Arc::clone(cookie), user, offset, data, tag }
+    }
+
     fn len(&self) -> u64 {
         self.data.iter().map(|s| s.len() as u64).sum()
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::{cache::FsCache, cookie::Cookie};
 use crate::{
     clock::BootTime,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
 };
 
 #[derive(Default)]
@@ -18,7 +18,8 @@ pub(crate) struct Lru(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    entries: BTreeMap<(BootTime, u64), Arc<Cookie>>,
+    /// A cookie that has been dropped is owned by nobody any more, also not by its entry.
+    entries: BTreeMap<(BootTime, u64), Weak<Cookie>>,
     next_id: u64,
     /// The task is running. It sleeps until a deadline that is never later than the first entry's:
     /// the delay is one constant and time does not go back, so entries only come at the end, but for
@@ -28,13 +29,13 @@ struct Inner {
 
 impl Lru {
     /// Enters a cookie.
-    pub(super) fn add(&self, fscache: &Arc<FsCache>, since: BootTime, cookie: Arc<Cookie>) {
+    pub(super) fn add(&self, fscache: &Arc<FsCache>, since: BootTime, cookie: &Arc<Cookie>) {
         fscache.counters().lru_added.inc();
         let start = {
             let mut inner = self.0.lock();
             inner.next_id += 1;
             let key = (since + fscache.config().lru_delay, inner.next_id);
-            inner.entries.insert(key, cookie);
+            inner.entries.insert(key, Arc::downgrade(cookie));
             !std::mem::replace(&mut inner.running, true)
         };
         if start {
@@ -43,6 +44,7 @@ impl Lru {
     }
 
     /// Entries there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.lock().entries.len()
     }
@@ -63,7 +65,7 @@ impl Lru {
 
 enum Next {
     Sleep(BootTime),
-    Due(Arc<Cookie>),
+    Due(Weak<Cookie>),
 }
 
 async fn run(fscache: Arc<FsCache>) {
@@ -71,7 +73,11 @@ async fn run(fscache: Arc<FsCache>) {
         let now = fscache.now();
         match fscache.lru().next(now) {
             None => return,
-            Some(Next::Due(cookie)) => cookie.expire(now),
+            Some(Next::Due(cookie)) => {
+                if let Some(cookie) = cookie.upgrade() {
+                    cookie.expire(now);
+                }
+            }
             Some(Next::Sleep(until)) => fscache.clock().sleep_until(until).await,
         }
     }

@@ -1,19 +1,5 @@
-//! A cache in memory: a complete, honest backend without a disk, and the test double of the project.
-//!
-//! It keeps pages by exact content map, checks identities at lookup, cuts over, keeps generations and
-//! refuses what the contract says to refuse. What was stored stays findable after the objects have
-//! been closed, and after [`MemCache::restart`], which is a process that died: everything that was
-//! open is dead, and a new cache starts on what was stored.
-//!
-//! [`MemCache::faults`] makes it misbehave: refuse, hang until released, fail reads, fall ill.
-//!
-//! ```
-//! use netfs::fscache::{CacheBackend, MemCache, Refusal};
-//! let cache = MemCache::new();
-//! assert!(cache.health().is_ok());
-//! cache.faults().sick(Some(Refusal::IoError));
-//! assert_eq!(cache.health(), Err(Refusal::IoError));
-//! ```
+//! [`MemCache`]: the backend without a disk. `object` is one open object, `faults` the switches that
+//! make the cache misbehave.
 
 mod faults;
 mod object;
@@ -37,7 +23,22 @@ use crate::{
     },
 };
 
-/// See the [module](self).
+/// A cache in memory: a complete, honest backend without a disk, and the test double of the project.
+///
+/// It keeps pages by exact content map, checks identities at lookup, cuts over, keeps generations and
+/// refuses what the contract says to refuse. What was stored stays findable after the objects have
+/// been closed, and after [`MemCache::restart`], which is a process that died: everything that was
+/// open is dead, and a new cache starts on what was stored.
+///
+/// [`MemCache::faults`] makes it misbehave: refuse, hang until released, fail reads, fall ill.
+///
+/// ```
+/// use netfs::fscache::{CacheBackend, MemCache, Refusal};
+/// let cache = MemCache::new();
+/// assert!(cache.health().is_ok());
+/// cache.faults().sick(Some(Refusal::IoError));
+/// assert_eq!(cache.health(), Err(Refusal::IoError));
+/// ```
 pub struct MemCache {
     store: Arc<Mutex<Store>>,
     faults: MemFaults,

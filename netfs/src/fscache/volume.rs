@@ -202,25 +202,39 @@ impl Volume {
     /// tells the cache (`Retire`: everything stored is deleted). Another volume with this id can be
     /// acquired afterwards.
     pub(super) async fn relinquish(self: &Arc<Self>, how: Relinquish) {
-        let attachment = {
-            let mut inner = self.inner.lock();
-            if std::mem::replace(&mut inner.relinquished, true) {
-                tracing::warn!(volume = self.id.as_str(), "volume relinquished twice");
-                return;
-            }
-            inner.attachment.clone()
-        };
+        if std::mem::replace(&mut self.inner.lock().relinquished, true) {
+            tracing::warn!(volume = self.id.as_str(), "volume relinquished twice");
+            return;
+        }
         for cookie in self.cookie_list() {
             if !cookie.is_relinquished() {
                 cookie.relinquish(Relinquish::Keep);
             }
         }
         self.wait_until(|inner| inner.count() == 0).await;
+        // A withdrawal may have taken it meanwhile; then that one ends it.
+        let attachment = self.inner.lock().attachment.take();
         if let Some(attachment) = attachment {
-            self.inner.lock().attachment = None;
             self.end_attachment(attachment, how).await;
         }
         self.inner.lock().gone = true;
+        self.changed.notify_waiters();
+    }
+
+    /// See [`FsCache::abort`].
+    pub(super) fn abort(&self) {
+        let (attachment, cookies) = {
+            let mut inner = self.inner.lock();
+            inner.relinquished = true;
+            inner.gone = true;
+            let mut cookies: Vec<_> = inner.cookies.drain().map(|(_, c)| c).collect();
+            cookies.append(&mut inner.closing);
+            (inner.attachment.take(), cookies)
+        };
+        if let Some(attachment) = &attachment {
+            attachment.objects.close();
+        }
+        cookies.iter().for_each(|cookie| cookie.abort());
         self.changed.notify_waiters();
     }
 

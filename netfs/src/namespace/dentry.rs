@@ -53,6 +53,8 @@ impl Dentries {
             return Cached::Unknown;
         }
         match dentry.node {
+            // The file went, perhaps for another of the same name.
+            Some(node) if node.inode.check_exists().is_err() => Cached::Unknown,
             Some(node) => Cached::Found(node),
             None => Cached::Negative,
         }

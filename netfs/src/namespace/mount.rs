@@ -5,12 +5,13 @@ use std::{fmt, future::Future};
 use bytes::Bytes;
 
 use super::{
+    BlockingMount,
     access::AccessCache,
     dentry::{Cached, Dentries},
     volume::Volume,
 };
 use crate::{
-    coherency::{Epoch, Validity},
+    coherency::{Epoch, Origin, Validity, ZapRegistration, Zapper},
     error::{Errno, Error, Result},
     file::File,
     inode::{Inode, Verdict},
@@ -39,6 +40,21 @@ impl Node {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.inode.id
+    }
+
+    /// Registers a front that hands out pages of this file (a mapping, a kernel's page cache): it is
+    /// asked to take them back when the server breaks its promise. Dropping the registration ends it.
+    ///
+    /// `origin` names the front, so that it is not asked about changes it made itself.
+    pub fn register_zapper(&self, origin: Origin, zapper: Arc<dyn Zapper>) -> ZapRegistration {
+        self.inode.cell.register_zapper(origin, zapper)
+    }
+
+    /// The number of the last zap of this file; grows. A front reads it before it looks whether the
+    /// file is valid, and again before it hands a page out.
+    #[must_use]
+    pub fn zap_generation(&self) -> u64 {
+        self.inode.cell.generation()
     }
 
     /// What kind of file it is, if any reply has said so.
@@ -135,6 +151,12 @@ impl Mount {
         on_driver(&self.0.volume, work).await
     }
 
+    /// The same calls for threads.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingMount<'_> {
+        BlockingMount(self)
+    }
+
     /// Which volume is mounted.
     #[must_use]
     pub fn volume_id(&self) -> &VolumeId {
@@ -219,7 +241,7 @@ impl Mount {
             return;
         }
         for (name, node) in names {
-            self.0.dentries.put(&dir.inode, name, version.clone(), epoch.clone(), node);
+            self.0.dentries.put(&dir.inode, name, version.clone(), epoch, node);
         }
     }
 
@@ -245,11 +267,11 @@ impl Mount {
     /// `ESTALE` if the file was deleted on the server; what the adapter returned.
     pub async fn getattr(&self, node: &Node, cx: &Cx) -> Result<Attr> {
         let inode = &node.inode;
-        if inode.cell.valid_now() == Validity::Valid {
-            if let Some(attr) = inode.attr() {
-                inode.core.counters.attr_hits.inc();
-                return Ok(attr);
-            }
+        if inode.cell.valid_now() == Validity::Valid
+            && let Some(attr) = inode.attr()
+        {
+            inode.core.counters.attr_hits.inc();
+            return Ok(attr);
         }
         let epoch = self.sample();
         let reply = self.0.fs.getattr(&node.remote, cx.clone());

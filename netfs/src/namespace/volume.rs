@@ -19,6 +19,8 @@ use crate::{
 
 /// How often (1 ms apart) a volume that looks in use is tried again.
 const PREDECESSOR_TRIES: usize = 200;
+/// Keys remembered after a scrub.
+const VOUCHED_MAX: usize = 1 << 16;
 
 /// The kernel's superblock-wide state, by volume.
 pub(crate) struct Volume {
@@ -33,6 +35,8 @@ pub(crate) struct Volume {
     table: Arc<Table>,
     /// Keeps recently used inodes (and with them attributes and pages) alive.
     keep: moka::sync::Cache<u64, Arc<Inode>>,
+    /// Keys whose stored objects were voided since the scrub of that number.
+    vouched: Mutex<HashMap<Bytes, u64>>,
     /// Live mounts: the keep-alive cache owns inodes, which own the volume, so it must be emptied when
     /// the last mount goes.
     pub(super) mounts: AtomicUsize,
@@ -40,8 +44,11 @@ pub(crate) struct Volume {
 
 #[derive(Default)]
 struct Table {
-    inodes: Mutex<HashMap<Bytes, (u64, Weak<Inode>, Arc<InodeCell>)>>,
+    inodes: Mutex<HashMap<Bytes, Known>>,
 }
+
+/// An inode's place in the table: its id, itself while it lives, and its coherency cell.
+type Known = (u64, Weak<Inode>, Arc<InodeCell>);
 
 impl InodeTable for Table {
     fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>> {
@@ -60,7 +67,17 @@ impl Volume {
         let fscache = OnceCell::new();
         let keep = moka::sync::Cache::builder().max_capacity(core.options.inode_capacity).build();
         let mounts = AtomicUsize::new(0);
-        Arc::new(Volume { core, id, cell, fscache, coherency, table, keep, mounts })
+        Arc::new(Volume {
+            core,
+            id,
+            cell,
+            fscache,
+            coherency,
+            table,
+            keep,
+            vouched: Mutex::default(),
+            mounts,
+        })
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -105,7 +122,10 @@ impl Volume {
                 }
             }
         }
-        tracing::warn!(volume = self.id.as_str(), "volume is in use by another context; not cached");
+        tracing::warn!(
+            volume = self.id.as_str(),
+            "volume is in use by another context; not cached"
+        );
         None
     }
 
@@ -137,6 +157,24 @@ impl Volume {
             self.keep.invalidate_all();
             self.keep.run_pending_tasks();
         }
+    }
+
+    /// Whether objects stored under `key` may date from before the last scrub; asking settles it, the
+    /// caller voids them.
+    pub(crate) fn distrusts(&self, key: &Bytes) -> bool {
+        let scrub = self.cell.scrub_seq();
+        if scrub == 0 {
+            return false;
+        }
+        let mut vouched = self.vouched.lock();
+        if vouched.get(key).is_some_and(|&since| since >= scrub) {
+            return false;
+        }
+        // Bounded: a key that finds no room is voided again next time, which only costs a fetch.
+        if vouched.len() < VOUCHED_MAX || vouched.contains_key(key) {
+            vouched.insert(key.clone(), scrub);
+        }
+        true
     }
 
     /// Called when an inode dies; a successor under the same key stays.

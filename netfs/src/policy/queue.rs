@@ -174,10 +174,10 @@ mod tests {
                     }
                     _ => {}
                 }
-                for q in 0..2 {
-                    prop_assert_eq!(queues.len(q), model[q].len());
-                    prop_assert_eq!(queues.weight(q), model[q].iter().map(|(_, v)| v).sum::<u64>());
-                    prop_assert_eq!(queues.head(q).map(|(t, v)| (t, *v)), model[q].front().copied());
+                for (q, model) in model.iter().enumerate() {
+                    prop_assert_eq!(queues.len(q), model.len());
+                    prop_assert_eq!(queues.weight(q), model.iter().map(|(_, v)| v).sum::<u64>());
+                    prop_assert_eq!(queues.head(q).map(|(t, v)| (t, *v)), model.front().copied());
                 }
             }
         }

@@ -13,8 +13,7 @@ use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
     folio::{
-        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin,
-        memory::FillBuf,
+        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin, memory::FillBuf,
     },
     fscache::{Access, Cookie, Extents},
     inode::Inode,
@@ -45,11 +44,12 @@ impl Reader<'_> {
         &self.who.inode
     }
 
-    /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] of them,
-    /// all from one version of the file. The inode has been validated by the caller.
+    /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
+    /// from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
         for _ in 0..MAX_REPLANS {
-            let mark = self.inode().settled().await;
+            let mark = self.inode().settled_mark().await;
+            self.inode().check_exists()?;
             let sizes = self.inode().sizes.load();
             let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
             if offset >= end {
@@ -170,7 +170,10 @@ impl Reader<'_> {
         self.who.remote.expand(&mut wide);
         let valid = wide.start <= base.start && wide.end >= base.end;
         let bounded = valid && wide.end - wide.start <= base.end - base.start + 16 * granule;
+        let fits = |w: &Range<u64>| w.end - w.start <= self.inode().core.folios.budget() / 2;
         let window = if bounded { wide } else { base };
+        // A window out of proportion to the budget would evict itself.
+        let window = if fits(&window) { window } else { missing.clone() };
         let file_end = plan::page_out(&(0..sizes.i_size)).end;
         let window = plan::page_out(&window);
         window.start..window.end.min(file_end)
@@ -291,7 +294,8 @@ impl Reader<'_> {
     /// Counts by plan what a reader gets outside the page cache.
     fn count_transient(&self, slices: &[Planned], range: &Range<u64>, reason: Origin) {
         for slice in slices {
-            let n = slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
+            let n =
+                slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
             count_origin(&self.inode().core.counters, origin_of(slice.source, reason), n);
         }
     }

@@ -26,7 +26,8 @@ impl Reader<'_> {
     pub(crate) async fn bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let inode = &self.who.inode;
         for _ in 0..MAX_REPLANS {
-            let mark = inode.settled().await;
+            let mark = inode.settled_mark().await;
+            inode.check_exists()?;
             let size = inode.sizes.load().i_size;
             let end = size.min(offset.saturating_add((buf.len() as u64).min(GATHER_MAX)));
             if offset >= end {
@@ -50,7 +51,9 @@ impl Reader<'_> {
             let here = len_of(&(offset..at));
             if let Lookup::Uptodate(folio) = inode.pages.get(at) {
                 let stop = folio.range().end.min(end);
-                buf[here..here + len_of(&(at..stop))].copy_from_slice(&folio.slice(len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop))));
+                buf[here..here + len_of(&(at..stop))].copy_from_slice(
+                    &folio.slice(len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop))),
+                );
                 inode.core.counters.memory_hit_bytes.add(stop - at);
                 at = stop;
                 continue;
@@ -63,10 +66,10 @@ impl Reader<'_> {
                     inode.core.counters.zero_bytes.add(into.len() as u64);
                     true
                 }
-                (ExtentKind::Data, Some(access)) => self.from_disk(access, at, into).await,
+                (ExtentKind::Data, Some(access)) => self.fill_from_disk(access, at, into).await,
                 _ => false,
             };
-            if !done && !self.from_server(&run.0, into).await? {
+            if !done && !self.fill_from_server(&run.0, into).await? {
                 return Ok(false);
             }
             at = run.0.end;
@@ -79,9 +82,7 @@ impl Reader<'_> {
         let (mut stop, kind) = match access {
             Some(access) => {
                 let extents = access.object().extents(range.clone());
-                extents
-                    .first()
-                    .map_or((range.end, ExtentKind::Absent), |e| (e.range.end, e.kind))
+                extents.first().map_or((range.end, ExtentKind::Absent), |e| (e.range.end, e.kind))
             }
             None => (range.end, ExtentKind::Absent),
         };
@@ -99,7 +100,7 @@ impl Reader<'_> {
 
     /// Inline if the kernel has the pages; else the cache's own threads read into memory of their
     /// own, which is copied. A miss of any kind is `false`.
-    async fn from_disk(&self, access: &Arc<Access>, at: u64, into: &mut [u8]) -> bool {
+    async fn fill_from_disk(&self, access: &Arc<Access>, at: u64, into: &mut [u8]) -> bool {
         let counters = &self.who.inode.core.counters;
         counters.cache_read.inc();
         let ok = match access.object().try_read(at, into) {
@@ -149,7 +150,7 @@ impl Reader<'_> {
     }
 
     /// Fetches a run (by the fill policy, so that the disk cache gets whole granules) and copies it.
-    async fn from_server(&self, run: &Range<u64>, into: &mut [u8]) -> Result<bool> {
+    async fn fill_from_server(&self, run: &Range<u64>, into: &mut [u8]) -> Result<bool> {
         let inode = &self.who.inode;
         let sizes = inode.sizes.load();
         let granule = GRANULE as u64;

@@ -101,7 +101,7 @@ pub(super) struct Plan {
 /// How a transient fetch ended: its bytes, up to the first that is missing.
 pub(super) type TransientResult = Result<Transient>;
 
-pub(super) struct Transient {
+pub(crate) struct Transient {
     /// What was read, from the start of the range, contiguous.
     pub(super) slices: Slices,
     /// The bytes came late, or of different versions, or not before the first timeout: plan again.
@@ -148,11 +148,8 @@ impl Fetch {
     pub(super) fn new(who: Who, plan: Plan, spans: Vec<Span>, mut buf: FillBuf) -> Fetch {
         let ends = spans.iter().map(|s| s.range.end).collect();
         let req = ReadRequest::new(&plan.slices, ends, &plan.limits);
-        let bufs = req
-            .subs()
-            .iter()
-            .map(|s| Some(buf.split_to(len_of(&s.range))))
-            .collect::<Vec<_>>();
+        let bufs =
+            req.subs().iter().map(|s| Some(buf.split_to(len_of(&s.range)))).collect::<Vec<_>>();
         let (sink, rx) = Sink::new(Arc::clone(&who.inode));
         let folios = spans.iter().filter_map(|s| s.folio().cloned()).collect();
         let tags = vec![None; bufs.len()];
@@ -256,7 +253,7 @@ impl Fetch {
     fn cache_tag(&self, checked: bool) -> Tag {
         let identity = self.plan.access.as_ref().map(|a| a.object().identity());
         let version = identity.and_then(|i| Version::new(&i.aux));
-        Tag { epoch: self.plan.epoch.clone(), version, checked, late: false }
+        Tag { epoch: self.plan.epoch, version, checked, late: false }
     }
 
     /// First without waiting, on this thread; only if the disk must be waited for, on the cache's.
@@ -413,7 +410,7 @@ impl Fetch {
         if early.is_some() && early != tag.version {
             // Facts given early were not the final ones: take back what was published on them.
             let range = self.req.sub(index).range.clone();
-            self.who.inode.pages.remove_range(range);
+            self.who.inode.drop_range(range);
         }
         let ended = self.req.finished(index, &outcome, transferred);
         match ended {
@@ -450,8 +447,8 @@ impl Fetch {
             if cache_first && !cache {
                 continue; // only the cache's shorter patience is over
             }
-            // Counted before it is given up: its late end finds the account open.
             inode.core.counters.abandoned.inc();
+            // Counted before it is given up: its late end finds the account open.
             if cache {
                 inode.cache_read_hangs();
             } else if !inode.abandon(range.clone()) {

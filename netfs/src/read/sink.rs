@@ -31,6 +31,7 @@ impl Event {
         }
     }
 
+    /// Whether it is a sub's last.
     pub(super) fn is_end(&self) -> bool {
         !matches!(self, Event::Progress { .. })
     }

@@ -61,12 +61,7 @@ pub(crate) trait DynRemoteFs: Send + Sync {
         file: &DynFile,
         cx: Cx,
     ) -> BoxFuture<'static, Result<(Bytes, Option<Facts>)>>;
-    fn access(
-        &self,
-        file: &DynFile,
-        mask: AccessMask,
-        cx: Cx,
-    ) -> BoxFuture<'static, Result<bool>>;
+    fn access(&self, file: &DynFile, mask: AccessMask, cx: Cx) -> BoxFuture<'static, Result<bool>>;
     fn open(
         &self,
         file: &DynFile,
@@ -156,12 +151,7 @@ impl<F: RemoteFs> DynRemoteFs for Erased<F> {
         Arc::clone(&self.0).readlink(own!(file), cx)
     }
 
-    fn access(
-        &self,
-        file: &DynFile,
-        mask: AccessMask,
-        cx: Cx,
-    ) -> BoxFuture<'static, Result<bool>> {
+    fn access(&self, file: &DynFile, mask: AccessMask, cx: Cx) -> BoxFuture<'static, Result<bool>> {
         Arc::clone(&self.0).access(own!(file), mask, cx)
     }
 

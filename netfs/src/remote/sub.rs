@@ -228,7 +228,6 @@ impl DetachedSub {
     /// # Panics
     /// Never: a sub always ends, at the latest when it is dropped.
     #[must_use]
-    #[expect(clippy::missing_panics_doc, reason = "documented above")]
     pub fn wait(self) -> (Finished, Vec<u8>) {
         let mut finished = pollster::block_on(self.rx).expect("a sub reports exactly once");
         // The memory can be read only when nobody may write it any more.

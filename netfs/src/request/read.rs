@@ -143,6 +143,7 @@ impl ReadRequest {
         if stop < end && stop - stop % align > at {
             stop -= stop % align; // so that the next call starts aligned
         }
+        assert!(stop > at, "every call makes progress");
         stop
     }
 
@@ -186,7 +187,8 @@ impl ReadRequest {
         debug_assert!(matches!(sub.state, State::InFlight(_)), "a sub ends once");
         let len = sub.range.end - sub.range.start;
         if transferred > len {
-            return self.fail(index, Error::new(Errno::EIO, "more bytes arrived than were asked for"));
+            return self
+                .fail(index, Error::new(Errno::EIO, "more bytes arrived than were asked for"));
         }
         if sub.source == Source::Cache {
             // Whatever the cache's trouble is, the server has the bytes (R2).
@@ -249,16 +251,14 @@ impl ReadRequest {
         }
     }
 
-    /// Whether a sub is in flight: one that was given up is not, and its end is nobody's business.
+    /// Whether a sub's end is still expected (it may have been abandoned).
     pub(crate) fn is_in_flight(&self, index: usize) -> bool {
         matches!(self.subs[index].state, State::InFlight(_))
     }
 
     /// Subs in flight.
     pub(crate) fn in_flight(&self) -> Vec<usize> {
-        (0..self.subs.len())
-            .filter(|&i| matches!(self.subs[i].state, State::InFlight(_)))
-            .collect()
+        (0..self.subs.len()).filter(|&i| matches!(self.subs[i].state, State::InFlight(_))).collect()
     }
 
     fn idle(&self) -> bool {
@@ -271,9 +271,8 @@ impl ReadRequest {
         if !self.idle() || self.error.is_some() {
             return Vec::new();
         }
-        let mut wanting: Vec<usize> = (0..self.subs.len())
-            .filter(|&i| self.subs[i].state == State::NeedRetry)
-            .collect();
+        let mut wanting: Vec<usize> =
+            (0..self.subs.len()).filter(|&i| self.subs[i].state == State::NeedRetry).collect();
         wanting.sort_by_key(|&i| self.subs[i].range.start);
         let mut out: Vec<Retry> = Vec::new();
         let mut at = 0;
@@ -298,9 +297,8 @@ impl ReadRequest {
         let range = self.subs[run[0]].range.start..self.subs[run[run.len() - 1]].range.end;
         let idle = run.iter().map(|&i| self.subs[i].idle_tries).max().unwrap_or(0);
         // A cache page that could not be read is stored anew.
-        let copy = run.iter().any(|&i| {
-            self.subs[i].copy_to_cache || self.subs[i].source == Source::Cache
-        });
+        let copy =
+            run.iter().any(|&i| self.subs[i].copy_to_cache || self.subs[i].source == Source::Cache);
         for &i in run {
             let sub = &mut self.subs[i];
             sub.range.end = sub.range.start; // empty: covers nothing any more (R1)

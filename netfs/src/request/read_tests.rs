@@ -126,6 +126,14 @@ fn n_c13_segments_bound_a_call() {
 }
 
 #[test]
+fn n_c13_many_segments_without_a_bound_are_cut_by_length_alone() {
+    let l = IoLimits { rsize: 3 * K, ..IoLimits::default() };
+    let r = ReadRequest::new(&[server(0..9 * K)], (1..=9).map(|i| i * K).collect(), &l);
+    let ranges: Vec<_> = r.subs().iter().map(|s| s.range.clone()).collect();
+    assert_eq!(ranges, [0..3 * K, 3 * K..6 * K, 6 * K..9 * K]);
+}
+
+#[test]
 fn row_35_settled_progress_frees_whole_folios_early() {
     let mut r = ReadRequest::new(&[server(0..8 * K)], vec![], &limits(64 * K));
     issue_all(&mut r);

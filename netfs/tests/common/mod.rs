@@ -1,6 +1,6 @@
 //! What the integration tests share.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,6 +45,10 @@ impl Bench {
 
     pub fn netfs(&self) -> &Netfs {
         self.netfs.as_ref().expect("not shut down")
+    }
+
+    pub fn into_netfs(mut self) -> Netfs {
+        self.netfs.take().expect("once")
     }
 
     pub fn stats(&self) -> Stats {

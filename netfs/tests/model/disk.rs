@@ -83,13 +83,8 @@ const REFUSALS: [Refusal; 6] = [
     Refusal::InUse,
 ];
 
-const MISSES: [CacheMiss; 5] = [
-    CacheMiss::Absent,
-    CacheMiss::NotLoaded,
-    CacheMiss::Corrupt,
-    CacheMiss::Stale,
-    CacheMiss::Io,
-];
+const MISSES: [CacheMiss; 5] =
+    [CacheMiss::Absent, CacheMiss::NotLoaded, CacheMiss::Corrupt, CacheMiss::Stale, CacheMiss::Io];
 
 impl Disk {
     pub fn new(kind: DiskKind) -> Disk {

@@ -246,7 +246,11 @@ impl World {
             Either::Left((got, _)) => got,
             Either::Right(((), all)) => {
                 for _ in 0..self.rng.within(0..3) {
-                    if self.rng.chance(80) { self.change() } else { self.event() }
+                    if self.rng.chance(80) {
+                        self.change()
+                    } else {
+                        self.event()
+                    }
                     self.observe();
                 }
                 if self.rng.chance(20) {

@@ -166,14 +166,6 @@ impl InodeCell {
         self.state.lock().model.version().cloned()
     }
 
-    /// This client wrote; see [`InodeCoherency::on_own_write`]. `commit` as in [`apply`](Self::apply).
-    pub(crate) fn own_write(&self, version: Option<Version>, commit: impl FnOnce()) {
-        let mut state = self.state.lock();
-        state.model.on_own_write(&mut self.volume.lock(), version);
-        commit();
-        self.publish(&state.model);
-    }
-
     /// A reply or an event said that the file is gone (P-D25: about this file, not about a name).
     pub(crate) fn mark_deleted(&self) -> Ticket {
         let mut state = self.state.lock();

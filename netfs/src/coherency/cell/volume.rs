@@ -77,6 +77,11 @@ impl VolumeCell {
         self.state.lock().sample(now)
     }
 
+    /// The number of the last scrub; 0 = none.
+    pub(crate) fn scrub_seq(&self) -> u64 {
+        self.published.scrub_at.load(Ordering::SeqCst)
+    }
+
     /// The clock all deadlines of the volume are measured by.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock

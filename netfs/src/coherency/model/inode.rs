@@ -61,6 +61,7 @@ impl InodeCoherency {
     }
 
     /// Whether cached data may be served at `now` (A1.11). Changes nothing.
+    #[cfg(test)]
     pub(crate) fn valid(&self, volume: &VolumeCoherency, now: BootTime) -> Validity {
         match self.published() {
             Ok(held) => volume.check(&held, now),
@@ -95,6 +96,7 @@ impl InodeCoherency {
         self.promise = None;
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the model"))]
     /// This client changed the file: `version` is what the server calls the result, `None` if it
     /// did not say. Replies issued before may describe the file as it was: they become late.
     ///

@@ -446,6 +446,17 @@ fn p_d71_an_older_reply_of_the_same_version_does_not_bring_old_attributes() {
 }
 
 #[test]
+fn p_d26_a_silent_reply_overtaken_by_a_version_change_brings_no_old_size() {
+    let mut b = Bench::promised();
+    let (change, silent_read) = (b.sample(), b.sample());
+    assert!(b.apply(&facts(2, STANDING), &change, ReplyKind::Other).adopt);
+    // Asked for later, but perhaps answered before the change.
+    assert!(!b.apply(&silent(Promise::None), &silent_read, ReplyKind::Other).adopt);
+    let epoch = b.sample();
+    assert!(b.apply(&silent(Promise::None), &epoch, ReplyKind::Other).adopt);
+}
+
+#[test]
 fn an_older_reply_does_not_shorten_a_newer_promise() {
     let mut b = Bench::new();
     let old = b.sample();

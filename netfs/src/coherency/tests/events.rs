@@ -16,7 +16,9 @@ use crate::{
 
 /// A front that writes down what it was asked and answers when told to.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<(Range<u64>, u64, ZapDone)>>);
+struct Recorder(Mutex<Vec<Asked>>);
+
+type Asked = (Range<u64>, u64, ZapDone);
 
 impl Zapper for Recorder {
     fn zap(&self, range: Range<u64>, generation: u64, done: ZapDone) {
@@ -81,7 +83,7 @@ fn each_event_makes_files_stale_for_its_own_reason() {
         applied.drop.into_iter().for_each(DropToken::done);
         assert_eq!(inode.valid_now(), Validity::Valid);
     };
-    let _ = client.events.server_break_all(BreakReason::Callback);
+    drop(client.events.server_break_all(BreakReason::Callback));
     assert_eq!(inode.valid_now(), Validity::Stale(StaleReason::VolumeBroken));
     renew();
     client.events.snapshot_moved();
@@ -103,7 +105,7 @@ fn p_d07_a_break_for_a_file_not_in_the_table_catches_its_lookup() {
         if deleted {
             client.events.deleted(b"new");
         } else {
-            let _ = client.events.server_break(b"new", BreakReason::Callback);
+            drop(client.events.server_break(b"new", BreakReason::Callback));
         }
         let inode = client.inode(b"new");
         let applied = inode.apply(&facts(1, STANDING), &epoch, ReplyKind::Other, |_| {});

@@ -33,7 +33,7 @@ impl Server {
 
     fn change(&self, client: &Client, key: &[u8]) {
         self.0.store(Self::CHANGING, Ordering::SeqCst);
-        let _ = client.events.server_break(key, BreakReason::Callback);
+        drop(client.events.server_break(key, BreakReason::Callback));
         self.0.store(Self::CHANGED, Ordering::SeqCst);
     }
 
@@ -94,11 +94,11 @@ fn p_d01_a_reader_that_starts_after_an_event_never_finds_the_old_promise() {
             let broken = Arc::new(AtomicBool::new(false));
             let (c, b) = (Arc::clone(&client), Arc::clone(&broken));
             let server = thread::spawn(move || {
-                let _ = if whole_volume {
-                    c.events.server_break_all(BreakReason::Callback)
+                if whole_volume {
+                    drop(c.events.server_break_all(BreakReason::Callback));
                 } else {
-                    c.events.server_break(b"a", BreakReason::Callback)
-                };
+                    drop(c.events.server_break(b"a", BreakReason::Callback));
+                }
                 b.store(true, Ordering::SeqCst);
             });
             let i = Arc::clone(&inode);
@@ -152,7 +152,7 @@ fn a_break_during_a_drop_is_not_forgotten_when_the_drop_ends() {
         let applied = inode.apply(&facts(2, STANDING), &epoch, ReplyKind::Check, |_| {});
         let c = Arc::clone(&client);
         let server = thread::spawn(move || {
-            let _ = c.events.server_break(b"a", BreakReason::Callback);
+            drop(c.events.server_break(b"a", BreakReason::Callback));
         });
         applied.drop.into_iter().for_each(DropToken::done);
         server.join().expect("server");
@@ -173,7 +173,7 @@ fn a_covered_file_never_outlives_a_reset() {
         let reset = Arc::new(AtomicBool::new(false));
         let (c, r, w) = (Arc::clone(&client), Arc::clone(&reset), whole.clone());
         let server = thread::spawn(move || {
-            let _ = c.events.server_break_all(BreakReason::ServerReset);
+            drop(c.events.server_break_all(BreakReason::ServerReset));
             r.store(true, Ordering::SeqCst);
             // Another file's check renews the volume's promise.
             let epoch = other.sample();

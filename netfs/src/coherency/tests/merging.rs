@@ -23,8 +23,10 @@ use crate::{
 #[derive(Default)]
 struct Server {
     calls: AtomicUsize,
-    waiting: Mutex<Vec<(Vec<u8>, oneshot::Sender<Result<Facts>>)>>,
+    waiting: Mutex<Vec<Rpc>>,
 }
+
+type Rpc = oneshot::Sender<Result<Facts>>;
 
 impl Server {
     fn calls(&self) -> usize {
@@ -33,7 +35,7 @@ impl Server {
 
     /// Answers the RPC that waits longest.
     fn answer(&self, reply: Result<Facts>) {
-        let (_, rpc) = self.waiting.lock().remove(0);
+        let rpc = self.waiting.lock().remove(0);
         assert!(rpc.send(reply).is_ok(), "nobody waits for the reply");
     }
 }
@@ -50,14 +52,13 @@ impl Test {
     }
 
     /// Spawns a caller of `validate` with one RPC a flight.
-    fn caller(&self, inode: &Arc<InodeCell>, key: &'static [u8]) -> JoinHandle<Result<()>> {
-        self.caller_until(inode, key, None)
+    fn caller(&self, inode: &Arc<InodeCell>) -> JoinHandle<Result<()>> {
+        self.caller_until(inode, None)
     }
 
     fn caller_until(
         &self,
         inode: &Arc<InodeCell>,
-        key: &'static [u8],
         wait: Option<Duration>,
     ) -> JoinHandle<Result<()>> {
         let deadline = wait.map(|wait| self.client.clock.now() + wait);
@@ -66,7 +67,7 @@ impl Test {
             let epoch = cell.sample();
             server.calls.fetch_add(1, Ordering::SeqCst);
             let (tx, rx) = oneshot::channel();
-            server.waiting.lock().push((key.to_vec(), tx));
+            server.waiting.lock().push(tx);
             let facts = rx.await.map_err(|_| Error::new(Errno::EIO, "no answer"))??;
             let applied = cell.apply(&facts, &epoch, ReplyKind::Check, |_| {});
             applied.drop.into_iter().for_each(DropToken::done);
@@ -95,7 +96,7 @@ fn p_d10_callers_that_come_together_share_one_rpc() {
     let (runtime, t) = Test::new();
     runtime.block_on(async {
         let inode = t.client.inode(b"a");
-        let callers: Vec<_> = (0..20).map(|_| t.caller(&inode, b"a")).collect();
+        let callers: Vec<_> = (0..20).map(|_| t.caller(&inode)).collect();
         idle().await;
         assert_eq!(t.server.calls(), 1);
         t.server.answer(Ok(facts(1, Promise::None)));
@@ -112,9 +113,9 @@ fn a_check_issued_before_a_caller_came_does_not_vouch_for_it_without_a_promise()
         let (runtime, t) = Test::new();
         runtime.block_on(async {
             let inode = t.client.inode(b"a");
-            let early = t.caller(&inode, b"a");
+            let early = t.caller(&inode);
             idle().await;
-            let late: Vec<_> = (0..5).map(|_| t.caller(&inode, b"a")).collect();
+            let late: Vec<_> = (0..5).map(|_| t.caller(&inode)).collect();
             idle().await;
             assert_eq!(t.server.calls(), 1, "no second RPC while the first is in the air");
             t.server.answer(Ok(facts(1, promise)));
@@ -139,10 +140,10 @@ fn p_d01_a_break_in_flight_sends_late_callers_to_the_server_again() {
     let (runtime, t) = Test::new();
     runtime.block_on(async {
         let inode = t.client.inode(b"a");
-        let early = t.caller(&inode, b"a");
+        let early = t.caller(&inode);
         idle().await;
-        let _ = t.client.events.server_break(b"a", BreakReason::Callback);
-        let late = t.caller(&inode, b"a");
+        drop(t.client.events.server_break(b"a", BreakReason::Callback));
+        let late = t.caller(&inode);
         idle().await;
         t.server.answer(Ok(facts(1, STANDING)));
         ok([early]).await;
@@ -159,8 +160,8 @@ fn a_caller_that_goes_away_only_detaches() {
     let (runtime, t) = Test::new();
     runtime.block_on(async {
         let inode = t.client.inode(b"a");
-        let owner = t.caller(&inode, b"a");
-        let sharer = t.caller(&inode, b"a");
+        let owner = t.caller(&inode);
+        let sharer = t.caller(&inode);
         idle().await;
         owner.abort();
         idle().await;
@@ -175,8 +176,8 @@ fn a_deadline_bounds_the_callers_wait_and_not_the_flight() {
     let (runtime, t) = Test::new();
     runtime.block_on(async {
         let inode = t.client.inode(b"a");
-        let hasty = t.caller_until(&inode, b"a", Some(Duration::from_secs(1)));
-        let patient = t.caller(&inode, b"a");
+        let hasty = t.caller_until(&inode, Some(Duration::from_secs(1)));
+        let patient = t.caller(&inode);
         idle().await;
         t.client.clock.advance(Duration::from_secs(1));
         let error = hasty.await.expect("no panic").expect_err("the deadline has passed");
@@ -194,7 +195,7 @@ fn an_error_reaches_all_who_share_it_except_a_refusal_of_somebody_elses_credenti
     let (runtime, t) = Test::new();
     runtime.block_on(async {
         let inode = t.client.inode(b"a");
-        let callers = [t.caller(&inode, b"a"), t.caller(&inode, b"a")];
+        let callers = [t.caller(&inode), t.caller(&inode)];
         idle().await;
         t.server.answer(Err(Error::new(Errno::ETIMEDOUT, "server silent")));
         for caller in callers {
@@ -202,7 +203,7 @@ fn an_error_reaches_all_who_share_it_except_a_refusal_of_somebody_elses_credenti
             assert_eq!(error.errno(), Errno::ETIMEDOUT);
         }
         assert_eq!(t.server.calls(), 1);
-        let [owner, sharer] = [t.caller(&inode, b"a"), t.caller(&inode, b"a")];
+        let [owner, sharer] = [t.caller(&inode), t.caller(&inode)];
         idle().await;
         t.server.answer(Err(Error::new(Errno::EACCES, "not for you")));
         let error = owner.await.expect("no panic").expect_err("refused");
@@ -219,11 +220,11 @@ fn p_d24_a_deleted_file_is_refused_without_an_rpc() {
     let (runtime, t) = Test::new();
     runtime.block_on(async {
         let inode = t.client.inode(b"a");
-        let during = t.caller(&inode, b"a");
+        let during = t.caller(&inode);
         idle().await;
         t.client.events.deleted(b"a");
         t.server.answer(Ok(facts(1, STANDING)));
-        let after = t.caller(&inode, b"a");
+        let after = t.caller(&inode);
         for caller in [during, after] {
             let error = caller.await.expect("no panic").expect_err("deleted");
             assert_eq!(error.errno(), Errno::ESTALE);
@@ -246,9 +247,8 @@ fn p_d10_one_rpc_makes_a_broken_snapshot_volume_clean_for_all_its_files() {
         }
         for reason in [BreakReason::Callback, BreakReason::ServerReset] {
             let before = t.server.calls();
-            let _ = t.client.events.server_break_all(reason);
-            let callers: Vec<_> =
-                inodes.iter().zip(KEYS).map(|(inode, key)| t.caller(inode, key)).collect();
+            drop(t.client.events.server_break_all(reason));
+            let callers: Vec<_> = inodes.iter().map(|inode| t.caller(inode)).collect();
             idle().await;
             let concurrent = t.server.calls() - before;
             // A reset has to be checked file by file.
@@ -273,8 +273,8 @@ fn a_failed_renewal_of_the_volume_is_tried_by_each_file_for_itself() {
             let epoch = inode.sample();
             let _ = inode.apply(&whole, &epoch, ReplyKind::Check, |_| {});
         }
-        let _ = t.client.events.server_break_all(BreakReason::Callback);
-        let callers = [t.caller(&inodes[0], b"a"), t.caller(&inodes[1], b"b")];
+        drop(t.client.events.server_break_all(BreakReason::Callback));
+        let callers = [t.caller(&inodes[0]), t.caller(&inodes[1])];
         idle().await;
         t.server.answer(Err(Error::new(Errno::ETIMEDOUT, "lost")));
         idle().await;
@@ -294,11 +294,12 @@ fn a_caller_waits_for_the_drop_its_check_caused_and_redoes_an_abandoned_one() {
         let _ = inode.apply(&facts(1, Promise::None), &epoch, ReplyKind::Check, |_| {});
         let epoch = inode.sample();
         let change = inode.apply(&facts(2, Promise::None), &epoch, ReplyKind::Other, |_| {});
-        let caller = t.caller(&inode, b"a");
+        let caller = t.caller(&inode);
         idle().await;
         t.server.answer(Ok(facts(2, Promise::None)));
         idle().await;
         assert!(!caller.is_finished(), "old data is still being dropped");
+        assert_eq!(t.server.calls(), 1, "waiting needs no RPC");
         drop(change.drop);
         idle().await;
         assert!(!caller.is_finished(), "the drop was abandoned");

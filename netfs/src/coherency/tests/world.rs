@@ -226,12 +226,12 @@ impl World {
             }
             Op::Spurious(file) => {
                 self.truth[file].promised = None;
-                let _ = self.client.events.server_break(&key(file), BreakReason::Callback);
+                drop(self.client.events.server_break(&key(file), BreakReason::Callback));
             }
             Op::Reset => {
                 self.truth.iter_mut().for_each(|t| t.promised = None);
                 self.volume_promised = None;
-                let _ = self.client.events.server_break_all(BreakReason::ServerReset);
+                drop(self.client.events.server_break_all(BreakReason::ServerReset));
             }
             Op::Restore => {
                 self.client.events.scrub(BreakReason::Notify);
@@ -258,11 +258,11 @@ impl World {
         let now = self.client.clock.now();
         if self.protocol.snapshots {
             if self.volume_promised.take().is_some_and(|until| until > now) {
-                let _ = self.client.events.server_break_all(BreakReason::Callback);
+                drop(self.client.events.server_break_all(BreakReason::Callback));
             }
             self.snapshot += 1;
         } else if self.truth[file].promised.take().is_some_and(|until| until > now) {
-            let _ = self.client.events.server_break(&key(file), BreakReason::Callback);
+            drop(self.client.events.server_break(&key(file), BreakReason::Callback));
         }
     }
 

@@ -33,7 +33,7 @@ struct World {
 
 /// Eight bytes that say whose they are.
 fn word(file: usize, version: u64, offset: u64) -> [u8; 8] {
-    (version << 32 | (file as u64) << 24 | offset / 8).to_le_bytes()
+    ((version << 32) | ((file as u64) << 24) | (offset / 8)).to_le_bytes()
 }
 
 /// A small deterministic generator; the seed is the thread's number.

@@ -154,7 +154,7 @@ impl Cookie {
                     drop(answer);
                 });
             }
-            Work::AddToLru(since) => fscache.lru().add(fscache, since, Arc::clone(self)),
+            Work::AddToLru(since) => fscache.lru().add(fscache, since, self),
             Work::DoubleRelinquish => {
                 tracing::warn!(key = ?self.key, "cookie relinquished twice");
             }
@@ -241,22 +241,27 @@ impl Answer {
             Err(refusal) => {
                 let refusal = fscache.refused(refusal);
                 tracing::debug!(key = ?self.cookie.key, ?refusal, "cache lookup refused");
-                self.cookie.step(Event::LookedUp(Err(refusal)), |_| ());
+                let event = Event::LookedUp(Err(refusal));
+                self.cookie.step(event, |inner| inner.refusal = refusal);
             }
         }
     }
 
     fn cut_over(mut self, result: Result<Arc<dyn CacheObject>, Refusal>) {
         self.event = None;
-        let event = Event::CutOver(result.as_ref().map(|_| ()).map_err(|r| {
-            tracing::debug!(key = ?self.cookie.key, refusal = ?r, "cache cut-over refused");
-            self.cookie.volume.fscache.refused(*r)
-        }));
-        self.cookie.step(event, |inner| {
-            if let (Some(held), Ok(object)) = (&mut inner.held, result) {
-                held.object = object;
+        match result {
+            Ok(object) => self.cookie.step(Event::CutOver(Ok(())), |inner| {
+                if let Some(held) = &mut inner.held {
+                    held.object = object;
+                }
+            }),
+            Err(refusal) => {
+                let refusal = self.cookie.volume.fscache.refused(refusal);
+                tracing::debug!(key = ?self.cookie.key, ?refusal, "cache cut-over refused");
+                let event = Event::CutOver(Err(refusal));
+                self.cookie.step(event, |inner| inner.refusal = refusal);
             }
-        });
+        }
     }
 }
 

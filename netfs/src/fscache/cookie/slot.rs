@@ -1,9 +1,12 @@
 //! The owner's handle to a cookie that may not be there, and a user's handle to a cookie in use.
 
-use super::{Access, Cookie, CookieInfo};
+use super::Cookie;
+#[cfg(test)]
+use super::{Access, CookieInfo};
+#[cfg(test)]
+use crate::{clock::BootTime, fscache::Refusal};
 use crate::{
-    clock::BootTime,
-    fscache::{Identity, Refusal, Relinquish},
+    fscache::{Identity, Relinquish},
     sync::Arc,
 };
 
@@ -27,6 +30,24 @@ impl CookieSlot {
         self.0.as_ref()
     }
 
+    /// See [`Cookie::invalidate`].
+    pub(crate) fn invalidate(&self, identity: Identity, dio: bool) {
+        if let Some(cookie) = &self.0 {
+            cookie.invalidate(identity, dio);
+        }
+    }
+
+    /// See [`Cookie::relinquish`].
+    pub(crate) fn relinquish(&self, how: Relinquish) {
+        if let Some(cookie) = &self.0 {
+            cookie.relinquish(how);
+        }
+    }
+}
+
+/// What only tests ask of a slot: the core has the cookie itself in hand where it does these.
+#[cfg(test)]
+impl CookieSlot {
     /// See [`Cookie::use_cookie`].
     pub(crate) fn use_cookie(&self, will_modify: bool) -> CookieUse {
         self.0.as_ref().map_or(CookieUse::none(), |c| c.use_cookie(will_modify))
@@ -46,13 +67,6 @@ impl CookieSlot {
         }
     }
 
-    /// See [`Cookie::invalidate`].
-    pub(crate) fn invalidate(&self, identity: Identity, dio: bool) {
-        if let Some(cookie) = &self.0 {
-            cookie.invalidate(identity, dio);
-        }
-    }
-
     /// See [`Cookie::update`].
     pub(crate) fn update(&self, identity: Identity) {
         if let Some(cookie) = &self.0 {
@@ -64,13 +78,6 @@ impl CookieSlot {
     pub(crate) fn resize(&self, identity: Identity) {
         if let Some(cookie) = &self.0 {
             cookie.resize(identity);
-        }
-    }
-
-    /// See [`Cookie::relinquish`].
-    pub(crate) fn relinquish(&self, how: Relinquish) {
-        if let Some(cookie) = &self.0 {
-            cookie.relinquish(how);
         }
     }
 
@@ -105,11 +112,13 @@ impl CookieUse {
         CookieUse { cookie: Some(cookie), modifying }
     }
 
+    #[cfg(test)]
     /// A use of no cookie.
     pub(crate) fn none() -> CookieUse {
         CookieUse { cookie: None, modifying: false }
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the cookie"))]
     /// Ends the use and states the content's identity as it is now (see [`Cookie::update`]).
     pub(crate) fn unuse(mut self, identity: Option<Identity>) {
         if let Some(cookie) = self.cookie.take() {

@@ -146,6 +146,21 @@ async fn an_access_under_way_keeps_the_object_from_being_closed() {
 }
 
 #[tokio::test]
+async fn n_c44_a_late_word_of_an_earlier_drain_closes_nothing_under_a_reader() {
+    let rig = Rig::new().await;
+    let (slot, user) = filled(&rig).await;
+    let access = slot.try_begin().expect("open");
+    drop(user);
+    rig.pass(DELAY).await;
+    assert_eq!(state(&slot), CookieState::LruDiscarding);
+    // As said by an access that left before the gate was opened and closed once more.
+    cookie(&slot).access_drained();
+    settle().await;
+    assert_eq!(rig.cache.faults().calls(FaultPoint::Close), 0);
+    assert_eq!(read(&access, 0), Some(1));
+}
+
+#[tokio::test]
 async fn n_c47_a_key_has_one_live_cookie_and_its_next_one_waits_for_the_object_to_be_closed() {
     let rig = Rig::new().await;
     let (old, user) = filled(&rig).await;
@@ -516,7 +531,7 @@ async fn a_refused_lookup_is_tried_again_for_the_next_users_only() {
     until(|| state(&slot) == CookieState::Failed).await;
     rig.cache.faults().refuse(FaultPoint::Lookup, None);
     let second = slot.use_cookie(false);
-    assert_eq!(slot.begin(None).await.map(drop), Err(Refusal::Disabled));
+    assert_eq!(slot.begin(None).await.map(drop), Err(Refusal::Descriptors));
     assert_eq!(rig.counters.snapshot().cache_refusals, 1);
     drop((user, second));
     let _user = slot.use_cookie(false);
@@ -535,4 +550,39 @@ async fn row_116_a_cookie_tells_about_itself() {
     assert_eq!((info.state.letter(), info.n_active, info.n_modifying), ('A', 2, 1));
     assert_eq!((info.n_accesses, info.key.as_ref(), &info.identity), (1, KEY, &ident(1)));
     assert_eq!(rig.volume.describe().cache.as_deref(), Some("memory"));
+}
+
+/// Real threads: what is read through an access that is still current afterwards was written under the
+/// same invalidation counter, and every access is counted out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n_c43_n_c48_readers_and_fillers_race_with_invalidations_on_threads() {
+    let rig = Rig::new().await;
+    let (slot, _user) = rig.open(ident(0)).await;
+    let read_bytes = std::sync::atomic::AtomicU64::new(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while !done.load(order) || read_bytes.load(order) == 0 {
+                    let Some(access) = slot.try_begin() else { continue };
+                    let era = u8::try_from(access.inval_counter() % 251).expect("small");
+                    if let Some(byte) = read(&access, 0) {
+                        assert_eq!(byte, era, "N-C48");
+                        read_bytes.fetch_add(1, order);
+                    }
+                    let _ = write(&access, 0, era);
+                }
+            });
+        }
+        for n in 0..2000u32 {
+            slot.invalidate(ident(u8::try_from(n % 3).expect("small")), false);
+            drop(slot.use_cookie(false));
+            std::thread::yield_now();
+        }
+        done.store(true, order);
+    });
+    let info = cookie(&slot).describe();
+    assert_eq!((info.n_accesses, info.n_active, info.inval_counter), (0, 1, 2000));
+    rig.fscache.withdraw(PATIENCE).await.expect("nothing is left inside");
 }

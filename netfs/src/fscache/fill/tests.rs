@@ -76,6 +76,18 @@ async fn the_first_fill_of_a_file_waits_for_a_slow_lookup_longer_than_a_reader()
 }
 
 #[tokio::test]
+async fn a_fill_whose_file_has_no_user_any_more_opens_the_object_again() {
+    let (rig, queue, slot, user) = setup(config(64)).await;
+    drop(user);
+    rig.pass(Duration::from_secs(10)).await;
+    assert!(slot.try_begin().is_none(), "expired");
+    offer(&queue, &slot, 0);
+    queue.drain().await;
+    assert!(stored(&slot, 0));
+    assert_eq!(cookie(&slot).describe().n_active, 0);
+}
+
+#[tokio::test]
 async fn a_full_queue_drops_and_counts() {
     let (rig, queue, slot, _user) = setup(config(2)).await;
     rig.cache.faults().hold(FaultPoint::Write);

@@ -148,7 +148,7 @@ async fn with_the_null_cache_everything_goes_on_uncached() {
     rig.fscache.attach(Arc::new(NullCache), PATIENCE).await.expect("idle");
     let slot = rig.cookie(ident(1));
     let _user = slot.use_cookie(false);
-    assert_eq!(slot.begin(None).await.map(drop), Err(Refusal::Disabled));
+    assert_eq!(slot.begin(None).await.map(drop), Err(Refusal::Unsupported));
     slot.invalidate(ident(2), false);
     slot.relinquish(Relinquish::Retire);
     settle().await;

@@ -107,13 +107,15 @@ fn what_returns_while_the_ghost_knows_it_is_kept_through_a_scan() {
 
 #[test]
 fn the_small_queue_holds_one_entry_however_small_the_capacity() {
-    let mut policy = S3Fifo::new(5, 4);
-    policy.insert(Item::new(1, 4));
-    assert!(policy.evict().is_some(), "the only entry can always be evicted");
-    assert!(policy.evict().is_none());
+    let mut cache = Cache::new(3);
+    [1, 2, 3, 1, 2, 1, 2].into_iter().for_each(|k| cache.touch(k));
+    cache.touch(4); // promotes 1 and 2, evicts 3
+    cache.touch(5); // 4 is all of the small queue: an old entry of main makes room
+    assert!(cache.items.contains_key(&4) && !cache.items.contains_key(&1));
     let mut zero = S3Fifo::new(0, 1);
     zero.insert(Item::new(1, 1));
-    assert!(zero.evict().is_some());
+    assert!(zero.evict().is_some(), "the only entry can always be evicted");
+    assert!(zero.evict().is_none());
 }
 
 #[test]
@@ -144,11 +146,13 @@ proptest! {
         let mut model: HashMap<u64, (Item, Token)> = HashMap::new();
         for (op, key, weight) in ops {
             match op {
-                0..=2 => if !model.contains_key(&key) {
-                    let item = Item::new(key, weight);
-                    let token = policy.insert(item.clone());
-                    model.insert(key, (item, token));
-                },
+                0..=2 => {
+                    model.entry(key).or_insert_with(|| {
+                        let item = Item::new(key, weight);
+                        let token = policy.insert(item.clone());
+                        (item, token)
+                    });
+                }
                 3 => if let Some((item, _)) = model.get(&key) { item.hit() },
                 4 => if let Some((item, _)) = model.get(&key) {
                     item.0.evictable.set(weight % 4 != 0);

@@ -217,5 +217,5 @@ fn n_c48_random_events_never_serve_a_byte_that_is_not_true_now() {
             served.set(served.get() + model.heal().await);
         });
     });
-    assert!(served.get() > 1000, "the test must see bytes being served: {}", served.get());
+    assert!(served.get() > 200, "the test must see bytes being served: {}", served.get());
 }

@@ -1,0 +1,266 @@
+//! The map against a plain list of pages.
+
+use std::ops::Range;
+
+use netfs::fscache::{CacheMiss, ExtentKind, Refusal};
+use proptest::prelude::*;
+
+use super::*;
+use crate::checksum::Binding;
+
+/// Three chunks' worth of pages would be slow to list; one block less than 2 GiB and a partial block
+/// make both borders.
+const SIZE: u64 = (CHUNK_PAGES + 3 * BLOCK_PAGES + 5) * PAGE - 100;
+
+/// The pages the tests touch: around the start, around the chunk border, at the end.
+fn page() -> impl Strategy<Value = u64> {
+    let pages = SIZE.div_ceil(PAGE);
+    prop_oneof![0..200u64, CHUNK_PAGES - 130..CHUNK_PAGES + 70, pages - 70..pages]
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Known {
+    Nothing,
+    Zero,
+    Data(u32),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(Range<u64>, u32),
+    WriteDuringForget(Range<u64>, u32, Range<u64>),
+    FailedWrite(Range<u64>),
+    Zero(Range<u64>),
+    Forget(Range<u64>),
+    Corrupt(u64),
+    /// Encode everything that changed and load it into a new map.
+    Reload(bool),
+}
+
+fn range() -> impl Strategy<Value = Range<u64>> {
+    (page(), 1..150u64).prop_map(|(p, n)| p..(p + n).min(SIZE.div_ceil(PAGE)))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (range(), any::<u32>()).prop_map(|(r, c)| Step::Write(r, c)),
+        1 => (range(), any::<u32>(), range()).prop_map(|(r, c, f)| Step::WriteDuringForget(r, c, f)),
+        1 => range().prop_map(Step::FailedWrite),
+        2 => range().prop_map(Step::Zero),
+        2 => range().prop_map(Step::Forget),
+        1 => page().prop_map(Step::Corrupt),
+        1 => any::<bool>().prop_map(Step::Reload),
+    ]
+}
+
+struct Model(Vec<Known>);
+
+impl Model {
+    fn set(&mut self, pages: Range<u64>, f: impl Fn(u64) -> Known) {
+        for page in pages {
+            self.0[page as usize] = f(page);
+        }
+    }
+}
+
+fn crc_of(page: u64, salt: u32) -> u32 {
+    salt.wrapping_add(page as u32)
+}
+
+fn crcs(pages: Range<u64>, salt: u32) -> Vec<u32> {
+    pages.map(|p| crc_of(p, salt)).collect()
+}
+
+fn bytes_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start * PAGE..(pages.end * PAGE).min(SIZE)
+}
+
+fn place() -> Place {
+    Place { side: true, binding: Binding::new("v", b"k", 1, 1), generation: 1 }
+}
+
+/// A disk: encoded chunks and their checksum areas.
+#[derive(Default)]
+struct Disk(BTreeMap<u64, (Vec<u8>, Vec<u8>)>);
+
+impl Disk {
+    fn store(&mut self, dirty: Vec<DirtyChunk>) {
+        for chunk in dirty {
+            let (map, area) = self.0.entry(chunk.number).or_default();
+            *map = chunk.map;
+            for (segment, bytes) in chunk.segments {
+                let at = (segment * CRC_SEGMENT_PAGES * 4) as usize;
+                area.resize(area.len().max(at + bytes.len()), 0);
+                area[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+    }
+
+    fn load(&self, map: &mut ContentMap, number: u64) {
+        let pages = map.pages_in(number);
+        let chunk = match self.0.get(&number) {
+            Some((bytes, area)) => {
+                Chunk::decode(bytes, Some(area), number, pages, place()).expect("own encoding")
+            }
+            None => Chunk::empty(pages),
+        };
+        map.install(number, chunk);
+    }
+}
+
+fn apply(map: &mut ContentMap, model: &mut Model, disk: &mut Disk, step: Step) {
+    match step {
+        Step::Write(pages, salt) => {
+            let ticket = map.begin_write(pages.clone()).expect("nothing in flight");
+            assert_eq!(map.begin_write(pages.clone()).err(), Some(Refusal::Busy));
+            assert!(map.end_write(ticket, Some(&crcs(pages.clone(), salt))));
+            model.set(pages, |p| Known::Data(crc_of(p, salt)));
+        }
+        Step::WriteDuringForget(pages, salt, gone) => {
+            let ticket = map.begin_write(pages.clone()).expect("nothing in flight");
+            assert!(map.run(pages.start, 1).is_err(), "readable while it is written");
+            map.forget(bytes_of(&gone));
+            let met = overlap(&pages, &gone);
+            assert_eq!(map.end_write(ticket, Some(&crcs(pages.clone(), salt))), !met);
+            model.set(gone, |_| Known::Nothing);
+            model.set(pages, |p| if met { Known::Nothing } else { Known::Data(crc_of(p, salt)) });
+        }
+        Step::FailedWrite(pages) => {
+            let ticket = map.begin_write(pages.clone()).expect("nothing in flight");
+            assert!(!map.end_write(ticket, None));
+            model.set(pages, |_| Known::Nothing);
+        }
+        Step::Zero(pages) => {
+            map.mark_zero(bytes_of(&pages));
+            model.set(pages, |_| Known::Zero);
+        }
+        Step::Forget(pages) => {
+            // Not on page borders: every page that is touched goes.
+            let bytes = bytes_of(&pages);
+            map.forget(bytes.start + 1..bytes.end.max(bytes.start + 2) - 1);
+            model.set(pages, |_| Known::Nothing);
+        }
+        Step::Corrupt(page) => {
+            if let Ok(run) = map.run(page, 1) {
+                assert!(!map.is_corrupt(page, run.seq.wrapping_sub(1)), "it moved: no corruption");
+                assert!(map.is_corrupt(page, run.seq));
+                model.set(page..page + 1, |_| Known::Nothing);
+            }
+        }
+        Step::Reload(lazily) => {
+            disk.store(map.take_dirty(place()));
+            *map = ContentMap::stored(SIZE);
+            if !lazily {
+                return (0..2).for_each(|n| disk.load(map, n));
+            }
+            // Changes that arrive before the chunk is there take effect when it comes.
+            assert_eq!(map.run(0, 1).err(), Some(CacheMiss::NotLoaded));
+            map.forget(0..3 * PAGE);
+            map.mark_zero(2 * PAGE..4 * PAGE);
+            (0..2).for_each(|n| disk.load(map, n));
+            model.set(0..2, |_| Known::Nothing);
+            model.set(2..4, |_| Known::Zero);
+        }
+    }
+}
+
+fn compare(map: &ContentMap, model: &Model, around: Range<u64>) {
+    for page in around.clone() {
+        let want = model.0[page as usize];
+        match map.run(page, 1) {
+            Ok(run) if run.zero => assert_eq!(want, Known::Zero, "page {page}"),
+            Ok(run) => assert_eq!(want, Known::Data(run.crcs[0]), "page {page}"),
+            Err(miss) => assert_eq!((miss, want), (CacheMiss::Absent, Known::Nothing)),
+        }
+    }
+    let bytes = around.start * PAGE + 7..(around.end * PAGE).min(SIZE) - 1;
+    let mut at = bytes.start;
+    let mut last = None;
+    for extent in map.extents(bytes.clone()).0 {
+        assert_eq!(extent.range.start, at, "no gap");
+        assert_ne!(Some(extent.kind), last, "neighbours differ");
+        for page in extent.range.start / PAGE..extent.range.end.div_ceil(PAGE) {
+            let want = match model.0[page as usize] {
+                Known::Nothing => ExtentKind::Absent,
+                Known::Zero => ExtentKind::Zero,
+                Known::Data(_) => ExtentKind::Data,
+            };
+            assert_eq!(extent.kind, want, "page {page}");
+        }
+        (at, last) = (extent.range.end, Some(extent.kind));
+    }
+    assert_eq!(at, bytes.end, "covers the range");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn n_c59_the_map_equals_a_list_of_pages(steps in proptest::collection::vec(step(), 1..40)) {
+        let mut map = ContentMap::empty(SIZE);
+        let pages = SIZE.div_ceil(PAGE);
+        let mut model = Model(vec![Known::Nothing; pages as usize]);
+        let mut disk = Disk::default();
+        for step in steps {
+            apply(&mut map, &mut model, &mut disk, step);
+            compare(&map, &model, 0..420);
+            compare(&map, &model, CHUNK_PAGES - 140..pages);
+        }
+    }
+
+    #[test]
+    fn inline_encodings_read_back_and_fit_their_bound(
+        pages in 1..900u64,
+        marks in proptest::collection::vec((any::<prop::sample::Index>(), 1..80u64, 0..3u8), 0..30),
+    ) {
+        let mut chunk = Chunk::empty(pages);
+        for (at, n, what) in marks {
+            let first = at.index(pages as usize) as u64;
+            let range = first..(first + n).min(pages);
+            match what {
+                0 => chunk.forget(range),
+                1 => chunk.mark_zero(range),
+                _ => range.for_each(|p| chunk.set_data(p, crc_of(p, 77))),
+            }
+        }
+        let inline = Place { side: false, ..place() };
+        let bytes = chunk.take_dirty(0, inline).map;
+        prop_assert!(bytes.len() as u64 <= worst_inline(pages));
+        let back = Chunk::decode(&bytes, None, 0, pages, inline).expect("own encoding");
+        prop_assert_eq!((&back.data, &back.zero), (&chunk.data, &chunk.zero));
+        for page in (0..pages).filter(|p| chunk.run_at(*p).0 == ExtentKind::Data) {
+            prop_assert_eq!(back.crcs[page as usize], crc_of(page, 77));
+        }
+        let other = Place { binding: Binding::new("v", b"other", 1, 1), ..inline };
+        prop_assert!(Chunk::decode(&bytes, None, 0, pages, other).is_err(), "bound to its object");
+        for cut in 0..bytes.len() {
+            prop_assert!(Chunk::decode(&bytes[..cut], None, 0, pages, inline).is_err());
+        }
+    }
+
+    #[test]
+    fn decoding_survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let inline = Place { side: false, ..place() };
+        prop_assert!(Chunk::decode(&bytes, None, 0, 100, inline).is_err());
+        prop_assert!(Chunk::decode(&bytes, Some(&bytes), 0, CHUNK_PAGES, place()).is_err());
+    }
+}
+
+#[test]
+fn n_c61_a_block_is_full_only_with_all_its_pages() {
+    let mut map = ContentMap::empty(2 * BLOCK_PAGES * PAGE);
+    let ticket = map.begin_write(0..BLOCK_PAGES - 1).expect("free");
+    assert!(map.end_write(ticket, Some(&crcs(0..BLOCK_PAGES - 1, 1))));
+    let kinds: Vec<_> = map.extents(0..BLOCK_PAGES * PAGE).0.iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, [ExtentKind::Data, ExtentKind::Absent]);
+}
+
+#[test]
+fn an_endless_hole_does_not_take_endless_memory() {
+    let mut map = ContentMap::empty(1 << 44);
+    map.mark_zero(0..1 << 44);
+    assert!(map.chunks.len() <= ZERO_CHUNKS_MAX as usize);
+    assert_eq!(map.extents(0..4096).0[0].kind, ExtentKind::Zero);
+    map.forget(0..u64::MAX);
+    assert_eq!(map.extents(0..1 << 44).0.len(), 1);
+}
