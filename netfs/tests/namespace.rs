@@ -45,7 +45,8 @@ fn cost<T>(fs: &MemoryFs, op: Op, work: impl FnOnce() -> T) -> (u64, T) {
 fn a_name_is_looked_up_once_while_its_directory_is_vouched_for() {
     let fs = origin().file("d/a", 10).build().unwrap();
     let bench = Bench::new(&fs, None);
-    let (calls, first) = cost(&fs, Op::Lookup, || block_on(bench.mount.walk("d/a", &cx())).unwrap());
+    let (calls, first) =
+        cost(&fs, Op::Lookup, || block_on(bench.mount.walk("d/a", &cx())).unwrap());
     assert_eq!(calls, 2);
     let before = fs.counts();
     let again = block_on(bench.mount.walk("d/a", &cx())).unwrap();
@@ -91,7 +92,7 @@ fn without_a_promise_every_name_is_asked_for() {
 fn ttl(builder: Builder) -> (Arc<MemoryFs>, Bench, StepClock) {
     let promise =
         Promise::Until { lifetime: Duration::from_secs(10), margin: Duration::from_secs(0) };
-    let fs = builder.promise(promise).build().unwrap();
+    let fs = builder.promise(promise).build().expect("build");
     let clock = StepClock::new();
     let bench = Bench::with(&fs, None, |b| b.clock(Arc::new(clock.clone())));
     (fs, bench, clock)

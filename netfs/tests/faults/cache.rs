@@ -25,8 +25,13 @@ fn on_disk(cache: &std::sync::Arc<MemCache>) -> (std::sync::Arc<netfs_memory::Me
 
 #[test]
 fn n_c02_a_failing_cache_read_is_a_server_read() {
-    let misses =
-        [CacheMiss::Absent, CacheMiss::NotLoaded, CacheMiss::Corrupt, CacheMiss::Stale, CacheMiss::Io];
+    let misses = [
+        CacheMiss::Absent,
+        CacheMiss::NotLoaded,
+        CacheMiss::Corrupt,
+        CacheMiss::Stale,
+        CacheMiss::Io,
+    ];
     for miss in misses {
         for inline in [true, false] {
             let cache = MemCache::new();
@@ -257,5 +262,8 @@ fn p_d59_a_cache_error_is_made_good_with_the_openers_credentials() {
     cache.faults().fail_reads(Some(CacheMiss::Io));
     fs.verify("a", 0, &read(&file, 0, 300_000).unwrap()).unwrap();
     let calls: Vec<_> = fs.take_calls().into_iter().filter(|c| c.op == Op::Read).collect();
-    assert!(!calls.is_empty() && calls.iter().all(|c| c.uid == 7 && c.open == Some(1)), "{calls:?}");
+    assert!(
+        !calls.is_empty() && calls.iter().all(|c| c.uid == 7 && c.open == Some(1)),
+        "{calls:?}"
+    );
 }

@@ -1,11 +1,6 @@
 //! Events, promises and late replies.
 
-use netfs::{
-    Errno,
-    coherency::BreakReason,
-    fscache::MemCache,
-    remote::Promise,
-};
+use netfs::{Errno, coherency::BreakReason, fscache::MemCache, remote::Promise};
 use netfs_memory::{Fault, Gate, Op, SnapshotAt};
 
 use super::{clocked, cx, fails, origin, read, reads, secs};
@@ -118,7 +113,11 @@ fn p_d08_a_scrub_or_snapshot_in_flight_keeps_the_promise_from_being_used() {
             let reader = s.spawn(|| read(&file, 0, SIZE).unwrap());
             gate.wait_hit();
             fs.change("a").silently().rewrite().unwrap();
-            if scrub { fs.scrub(BreakReason::Callback) } else { fs.publish(true) }
+            if scrub {
+                fs.scrub(BreakReason::Callback)
+            } else {
+                fs.publish(true)
+            }
             gate.release();
             reader.join().unwrap();
         });
@@ -244,7 +243,9 @@ fn p_d41_p_d71_a_late_reply_neither_shrinks_the_file_nor_brings_old_bytes() {
         fs.inject(Fault::on(op).hold(&gate, SnapshotAt::Issue));
         std::thread::scope(|s| {
             let late = s.spawn(|| match op {
-                Op::Getattr => pollster::block_on(bench.mount.getattr(&file.node(), &cx())).map(drop),
+                Op::Getattr => {
+                    pollster::block_on(bench.mount.getattr(&file.node(), &cx())).map(drop)
+                }
                 _ => read(&file, 0, 10).map(drop),
             });
             gate.wait_hit();

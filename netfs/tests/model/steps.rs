@@ -13,7 +13,7 @@ use crate::{
 
 impl World {
     /// One step: something happens, then a read is judged.
-    pub fn random_step(&mut self) {
+    pub(crate) fn random_step(&mut self) {
         match self.rng.within(0..1000) {
             0..300 => {}
             300..480 => self.change(),
@@ -33,7 +33,7 @@ impl World {
         }
         self.observe();
         self.read_one();
-        if self.step % 16 == 0 {
+        if self.step.is_multiple_of(16) {
             self.check_kept();
         }
         let breaches = self.fs.take_breaches();
@@ -361,7 +361,7 @@ impl World {
     }
 
     /// At the end everything must be readable: no folio was left locked, no fetch hangs.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.disk.behave();
         self.cache_hangs = false;
         self.fs.clear_faults();

@@ -37,7 +37,8 @@ fn origin(seed: u64) -> Arc<MemoryFs> {
         .seed(seed)
         .promise(Promise::UntilBroken { kind: PromiseKind::Read })
         .configure(|s| {
-            s.versions = if seed % 2 == 0 { VersionKind::Number } else { VersionKind::Etag };
+            s.versions =
+                if seed.is_multiple_of(2) { VersionKind::Number } else { VersionKind::Etag };
             s.limits = IoLimits { rsize: 50_000, ..IoLimits::default() };
             s.chunk = 10_000;
         })
