@@ -36,9 +36,10 @@ fn user(uid: u32) -> Cx {
     Cx::new(Cred::new(uid, uid))
 }
 
-/// Ranges of the reads since the last time.
-fn reads(fs: &MemoryFs) -> Vec<std::ops::Range<u64>> {
-    fs.take_calls().into_iter().filter(|c| c.op == Op::Read).filter_map(|c| c.range).collect()
+/// Start and end of the reads since the last time.
+fn reads(fs: &MemoryFs) -> Vec<(u64, u64)> {
+    let calls = fs.take_calls().into_iter().filter(|c| c.op == Op::Read);
+    calls.filter_map(|c| c.range).map(|r| (r.start, r.end)).collect()
 }
 
 fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>, Error> {

@@ -13,7 +13,7 @@ const SIZE: usize = 700_001;
 
 /// A file that is on disk and not in memory.
 fn on_disk(cache: &std::sync::Arc<MemCache>) -> (std::sync::Arc<netfs_memory::MemoryFs>, Bench) {
-    let fs = origin().file("a", SIZE as u64).file("b", SIZE as u64).build().unwrap();
+    let fs = origin().file("a", SIZE as u64).file("b", SIZE as u64).build().expect("build");
     let bench = Bench::new(&fs, Some(cache.clone()));
     bench.check("a", 0, SIZE);
     bench.check("b", 0, SIZE);
