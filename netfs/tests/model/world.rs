@@ -13,7 +13,7 @@ use std::{
 use netfs::{
     Error, File, FillPolicy, FillWhenFull, MemoryUse, Mount, Netfs, ReadOptions, Slices, TryReadAt,
     clock::{Clock, StepClock},
-    remote::{Cred, Cx, IoLimits, Promise, PromiseKind},
+    remote::{Cred, Cx, IoLimits, Promise, PromiseKind, VolumeFacts},
 };
 use netfs_memory::{MemoryFs, VersionKind};
 
@@ -60,6 +60,9 @@ pub(crate) struct World {
     pub(crate) cache_hangs: bool,
     /// Reads left that may fail because of an injected fault; `u32::MAX` while it is in force.
     pub(crate) explained: u32,
+    /// One promise covers the whole volume: any file's reply vouches for all that nobody was told of,
+    /// so nothing changes silently.
+    pub(crate) told_only: bool,
     /// The names of the files may have changed without the cache being told.
     pub(crate) names_fuzzy: bool,
 }
@@ -117,8 +120,10 @@ impl World {
             step: 0,
             cache_hangs: false,
             explained: 0,
+            told_only: false,
             names_fuzzy: false,
         };
+        world.told_only = world.fs.settings().volume.is_some();
         for path in world.fs.files() {
             world.adopt(&path);
         }
@@ -141,7 +146,9 @@ impl World {
             s.limits = Some(IoLimits { rsize, max_segments: segments, ..IoLimits::default() });
         });
         let key = set.and_then(|()| self.fs.key(path)).expect("it exists");
-        self.reference.promises(&key, &promise, versionless);
+        let covered = Promise::UntilBroken { kind: PromiseKind::Read };
+        let vouched = if self.told_only { &covered } else { &promise };
+        self.reference.promises(&key, vouched, versionless);
         if rsize == ONE_CALL {
             self.single.push(key.clone());
         }
@@ -366,11 +373,17 @@ fn promise(rng: &mut Rng) -> Promise {
 
 fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
     let dirs = promise(rng);
+    let volume = rng.chance(20).then(|| {
+        let lifetime = Duration::from_secs(rng.pick(&[5, 60, 3600]));
+        let promise = Promise::Until { lifetime, margin: Duration::from_secs(1) };
+        VolumeFacts { promise, checked: true }
+    });
     let (chunk, holes) = (rng.pick(&[u64::MAX, 10_000, 262_144]), rng.chance(50));
     MemoryFs::builder()
         .seed(seed)
         .promise(dirs)
         .configure(|s| {
+            s.volume = volume;
             s.chunk = chunk;
             s.report_holes = holes;
         })
