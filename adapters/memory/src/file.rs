@@ -116,7 +116,9 @@ async fn read(file: Arc<MemoryFile>, mut sub: ReadSub) {
 
     let available = readable.snapshot.content.size().saturating_sub(sub.offset());
     let all = (sub.remaining() as u64).min(available);
-    let stop = verdict.shape.as_ref().map_or(all, |s| stop_after(s).min(all));
+    // A reply that is over before it would stop short says so, like any other.
+    let shape = verdict.shape.filter(|s| !matches!(s, Effect::Short(n) if *n > all));
+    let stop = shape.as_ref().map_or(all, |s| stop_after(s).min(all));
     if let Some(hold) = verdict.hold.as_ref().filter(|h| h.after > 0) {
         let before = hold.after.min(stop);
         deliver(&file, &readable, &mut sub, before).await;
@@ -127,7 +129,7 @@ async fn read(file: Arc<MemoryFile>, mut sub: ReadSub) {
     }
     // The call is over before anyone hears of its end, so a test that saw the end sees it counted.
     drop(in_flight);
-    finish(sub, verdict.shape);
+    finish(sub, shape);
 }
 
 fn readable(state: &State, id: NodeId, cx: &Cx) -> Result<Readable> {

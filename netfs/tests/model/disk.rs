@@ -16,19 +16,19 @@ use crate::rng::Rng;
 
 /// Which backend a run uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DiskKind {
+pub(crate) enum DiskKind {
     None,
     Memory,
     Directory,
 }
 
-pub enum Disk {
+pub(crate) enum Disk {
     None,
     Memory(Arc<MemCache>),
     Directory(Directory),
 }
 
-pub struct Directory {
+pub(crate) struct Directory {
     /// Keeps the directory until the run has ended.
     base: tempfile::TempDir,
     lives: u32,
@@ -87,7 +87,7 @@ const MISSES: [CacheMiss; 5] =
     [CacheMiss::Absent, CacheMiss::NotLoaded, CacheMiss::Corrupt, CacheMiss::Stale, CacheMiss::Io];
 
 impl Disk {
-    pub fn new(kind: DiskKind) -> Disk {
+    pub(crate) fn new(kind: DiskKind) -> Disk {
         match kind {
             DiskKind::None => Disk::None,
             DiskKind::Memory => Disk::Memory(MemCache::new()),
@@ -100,7 +100,7 @@ impl Disk {
         }
     }
 
-    pub fn backend(&self) -> Option<Arc<dyn CacheBackend>> {
+    pub(crate) fn backend(&self) -> Option<Arc<dyn CacheBackend>> {
         match self {
             Disk::None => None,
             Disk::Memory(cache) => Some(Arc::clone(cache) as _),
@@ -109,7 +109,7 @@ impl Disk {
     }
 
     /// What is left for the next process. A clean end has been told to the backend already.
-    pub fn restart(&mut self, kill: bool) {
+    pub(crate) fn restart(&mut self, kill: bool) {
         match self {
             Disk::None => {}
             Disk::Memory(cache) => *cache = cache.restart(),
@@ -121,7 +121,7 @@ impl Disk {
     }
 
     /// Throws one switch; says which. Whether calls may hang from now on is in [`hangs`](Disk::hangs).
-    pub fn misbehave(&mut self, rng: &mut Rng) -> Option<String> {
+    pub(crate) fn misbehave(&mut self, rng: &mut Rng) -> Option<String> {
         let Disk::Memory(cache) = self else { return None };
         let faults = cache.faults();
         let said = match rng.within(0..6) {
@@ -157,7 +157,7 @@ impl Disk {
     }
 
     /// Throws all switches back.
-    pub fn behave(&mut self) {
+    pub(crate) fn behave(&mut self) {
         let Disk::Memory(cache) = self else { return };
         let faults = cache.faults();
         for point in POINTS {
@@ -171,7 +171,13 @@ impl Disk {
     }
 
     /// Damages a stored byte of one file or of any.
-    pub fn corrupt(&mut self, rng: &mut Rng, volume: &VolumeId, key: &[u8], size: u64) -> bool {
+    pub(crate) fn corrupt(
+        &mut self,
+        rng: &mut Rng,
+        volume: &VolumeId,
+        key: &[u8],
+        size: u64,
+    ) -> bool {
         match self {
             Disk::None => false,
             Disk::Memory(cache) => cache.corrupt(volume, key, rng.within(0..size.max(1))),

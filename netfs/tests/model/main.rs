@@ -9,11 +9,15 @@
 //! - `v` is the current version, or was the current one at some moment between start and end; or
 //! - `v` was replaced at `e < t` **and** no event about the file or its volume was sent since **and** a
 //!   promise may stand: the file's promises last until broken, or `t < e + lifetime` (margin taken off;
-//!   the maximum for an adaptive one) **and** no read, check or new process since has found a later one.
+//!   the maximum for an adaptive one) **and**, unless the file is versionless, no read has found a
+//!   later one since.
 //!
 //! A change with an event, a spurious break, a volume break, a scrub, a snapshot move,
 //! `File::invalidate` and a restart all leave only the current version. A file whose promises are none
 //! shows its current version to every read.
+//!
+//! Under a promise for the whole volume any file's reply vouches for all of them; in those runs nothing
+//! changes silently.
 //!
 //! A versionless file that changes silently under a standing promise may show pages of several allowed
 //! versions: nothing tells them apart. In every other case a read of at most 1 MiB is never a mix.
@@ -31,6 +35,7 @@ mod disk;
 mod reference;
 mod rng;
 mod steps;
+mod threads;
 mod world;
 
 use disk::DiskKind;

@@ -10,7 +10,7 @@ const PAGE: usize = 4096;
 
 /// How long the server vouches for what a reply said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Life {
+pub(crate) enum Life {
     /// Until the next read: every reader asks.
     None,
     /// At most so long after the reply was asked for.
@@ -20,7 +20,7 @@ pub enum Life {
 }
 
 impl Life {
-    pub fn of(promise: &Promise) -> Life {
+    pub(crate) fn of(promise: &Promise) -> Life {
         match promise {
             Promise::None => Life::None,
             Promise::Until { lifetime, margin } => Life::For(*lifetime - *margin),
@@ -47,7 +47,7 @@ struct Version {
 }
 
 /// One file, under its key for ever.
-pub struct FileRef {
+pub(crate) struct FileRef {
     life: Life,
     versionless: bool,
     versions: Vec<Version>,
@@ -77,20 +77,20 @@ impl FileRef {
 
 /// What a read that starts now may return.
 #[derive(Clone, Debug)]
-pub struct Claim {
+pub(crate) struct Claim {
     key: Vec<u8>,
     oldest: usize,
     must_be_gone: bool,
 }
 
 #[derive(Default)]
-pub struct Reference {
+pub(crate) struct Reference {
     files: HashMap<Vec<u8>, FileRef>,
 }
 
 impl Reference {
     /// Looks at the origin after anything may have changed: first the contents, then what was told.
-    pub fn observe(&mut self, fs: &MemoryFs, now: BootTime) {
+    pub(crate) fn observe(&mut self, fs: &MemoryFs, now: BootTime) {
         let mut seen = Vec::new();
         for path in fs.files() {
             let (Ok(key), Ok(snapshot)) = (fs.key(&path), fs.snapshot(&path)) else { continue };
@@ -134,7 +134,7 @@ impl Reference {
     }
 
     /// Nothing known of this file counts any more.
-    pub fn ask_again(&mut self, key: &[u8]) {
+    pub(crate) fn ask_again(&mut self, key: &[u8]) {
         if let Some(file) = self.files.get_mut(key) {
             file.floor = file.newest();
             file.told_gone |= file.gone.is_some();
@@ -142,7 +142,7 @@ impl Reference {
     }
 
     /// The same for all files: a volume event, or a new process.
-    pub fn ask_again_all(&mut self) {
+    pub(crate) fn ask_again_all(&mut self) {
         for file in self.files.values_mut() {
             file.floor = file.newest();
             file.told_gone |= file.gone.is_some();
@@ -150,27 +150,27 @@ impl Reference {
     }
 
     /// The promise a file's replies carry from its making on.
-    pub fn promises(&mut self, key: &[u8], promise: &Promise, versionless: bool) {
+    pub(crate) fn promises(&mut self, key: &[u8], promise: &Promise, versionless: bool) {
         let file = self.files.get_mut(key).expect("observed before");
         file.life = Life::of(promise);
         file.versionless = versionless;
     }
 
-    pub fn size(&self, key: &[u8]) -> u64 {
+    pub(crate) fn size(&self, key: &[u8]) -> u64 {
         let file = &self.files[key];
         file.versions[file.newest()].snapshot.content.size()
     }
 
-    pub fn knows(&self, key: &[u8]) -> bool {
+    pub(crate) fn knows(&self, key: &[u8]) -> bool {
         self.files.contains_key(key)
     }
 
-    pub fn is_gone(&self, key: &[u8]) -> bool {
+    pub(crate) fn is_gone(&self, key: &[u8]) -> bool {
         self.files[key].gone.is_some()
     }
 
     /// Taken when a read starts.
-    pub fn claim(&self, key: &[u8], now: BootTime) -> Claim {
+    pub(crate) fn claim(&self, key: &[u8], now: BootTime) -> Claim {
         let file = &self.files[key];
         let must_be_gone = file.gone.is_some_and(|g| file.told_gone || !file.life.covers(g, now));
         Claim { key: key.to_vec(), oldest: file.oldest_allowed(now), must_be_gone }
@@ -178,7 +178,7 @@ impl Reference {
 
     /// Judges what a read returned, when it has ended. `explained`: a fault was injected that may fail
     /// calls. `may_stop`: such a fault may also cut this read short.
-    pub fn judge(
+    pub(crate) fn judge(
         &mut self,
         claim: &Claim,
         offset: u64,
@@ -214,7 +214,7 @@ impl Reference {
 
 impl Reference {
     /// The same for a size that was asked for.
-    pub fn judge_size(
+    pub(crate) fn judge_size(
         &mut self,
         claim: &Claim,
         result: &Result<u64, Error>,

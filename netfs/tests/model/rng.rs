@@ -3,14 +3,14 @@
 use std::ops::Range;
 
 /// The source of every choice of a run.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Rng {
+    pub(crate) fn new(seed: u64) -> Rng {
         Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,25 +19,25 @@ impl Rng {
     }
 
     /// A number in a range that is not empty.
-    pub fn within(&mut self, range: Range<u64>) -> u64 {
+    pub(crate) fn within(&mut self, range: Range<u64>) -> u64 {
         range.start + self.next() % (range.end - range.start)
     }
 
-    pub fn index(&mut self, len: usize) -> usize {
+    pub(crate) fn index(&mut self, len: usize) -> usize {
         self.within(0..len as u64) as usize
     }
 
-    pub fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.within(0..100) < percent
     }
 
-    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.index(from.len())].clone()
     }
 
     /// A range inside a file of `size` bytes: mostly small, often on or around an edge that matters
     /// (page, granule, end of file), sometimes past the end.
-    pub fn span(&mut self, size: u64) -> (u64, u64) {
+    pub(crate) fn span(&mut self, size: u64) -> (u64, u64) {
         let edges = [0, 4096, 262_144, size, size / 2];
         let near = self.pick(&edges).saturating_add(self.within(0..9000)).saturating_sub(4500);
         let anywhere = self.within(0..size.max(1) + 5000);

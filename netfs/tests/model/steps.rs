@@ -13,7 +13,7 @@ use crate::{
 
 impl World {
     /// One step: something happens, then a read is judged.
-    pub fn random_step(&mut self) {
+    pub(crate) fn random_step(&mut self) {
         match self.rng.within(0..1000) {
             0..300 => {}
             300..480 => self.change(),
@@ -33,7 +33,7 @@ impl World {
         }
         self.observe();
         self.read_one();
-        if self.step % 16 == 0 {
+        if self.step.is_multiple_of(16) {
             self.check_kept();
         }
         let breaches = self.fs.take_breaches();
@@ -90,7 +90,7 @@ impl World {
         }
         let path = self.rng.pick(&paths);
         let size = self.fs.size(&path).expect("it exists");
-        let silent = self.rng.chance(40);
+        let silent = self.rng.chance(40) && !self.told_only;
         let (at, len) = self.rng.span(size);
         let end = (at + len).min(2_000_000);
         let at = at.min(end);
@@ -277,7 +277,7 @@ impl World {
 
     fn names(&mut self) {
         let paths = self.fs.files();
-        let silent = self.rng.chance(25);
+        let silent = self.rng.chance(25) && !self.told_only;
         let fresh = format!("d/new-{}", self.step);
         let create = paths.len() < 6 || self.rng.chance(30);
         let path = if create { fresh.clone().into_bytes() } else { self.rng.pick(&paths) };
@@ -316,7 +316,7 @@ impl World {
         for _ in 0..self.rng.within(0..4) {
             self.change();
         }
-        let tell = self.rng.chance(70);
+        let tell = self.rng.chance(70) || self.told_only;
         self.fs.publish(tell);
         self.note(format!("snapshot published, told: {tell}"));
     }
@@ -361,7 +361,7 @@ impl World {
     }
 
     /// At the end everything must be readable: no folio was left locked, no fetch hangs.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.disk.behave();
         self.cache_hangs = false;
         self.fs.clear_faults();

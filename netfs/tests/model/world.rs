@@ -13,7 +13,7 @@ use std::{
 use netfs::{
     Error, File, FillPolicy, FillWhenFull, MemoryUse, Mount, Netfs, ReadOptions, Slices, TryReadAt,
     clock::{Clock, StepClock},
-    remote::{Cred, Cx, IoLimits, Promise, PromiseKind},
+    remote::{Cred, Cx, IoLimits, Promise, PromiseKind, VolumeFacts},
 };
 use netfs_memory::{MemoryFs, VersionKind};
 
@@ -27,9 +27,9 @@ use crate::{
 const ONE_CALL: u64 = 4 << 20;
 
 /// An open file and whose it is.
-pub struct Handle {
-    pub file: Arc<File>,
-    pub key: Vec<u8>,
+pub(crate) struct Handle {
+    pub(crate) file: Arc<File>,
+    pub(crate) key: Vec<u8>,
 }
 
 /// Slices that were handed out, with a copy of what they were.
@@ -38,35 +38,38 @@ struct Kept {
     bytes: Vec<u8>,
 }
 
-pub struct World {
-    pub rng: Rng,
-    pub seed: u64,
-    pub fs: Arc<MemoryFs>,
-    pub clients: Vec<Arc<MemoryFs>>,
-    pub clock: StepClock,
-    pub disk: Disk,
-    pub netfs: Option<Netfs>,
-    pub mounts: Vec<Mount>,
-    pub handles: Vec<Handle>,
-    pub reference: Reference,
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) seed: u64,
+    pub(crate) fs: Arc<MemoryFs>,
+    pub(crate) clients: Vec<Arc<MemoryFs>>,
+    pub(crate) clock: StepClock,
+    pub(crate) disk: Disk,
+    pub(crate) netfs: Option<Netfs>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) handles: Vec<Handle>,
+    pub(crate) reference: Reference,
     kept: VecDeque<Kept>,
     log: VecDeque<String>,
     /// Keys of files that fit one call: only they are read with `read_single`.
-    pub single: Vec<Vec<u8>>,
+    pub(crate) single: Vec<Vec<u8>>,
     /// What the files are.
     about: Vec<String>,
-    pub step: u64,
+    pub(crate) step: u64,
     /// Cache calls may hang: time must pass for readers to come through.
-    pub cache_hangs: bool,
+    pub(crate) cache_hangs: bool,
     /// Reads left that may fail because of an injected fault; `u32::MAX` while it is in force.
-    pub explained: u32,
+    pub(crate) explained: u32,
+    /// One promise covers the whole volume: any file's reply vouches for all that nobody was told of,
+    /// so nothing changes silently.
+    pub(crate) told_only: bool,
     /// The names of the files may have changed without the cache being told.
-    pub names_fuzzy: bool,
+    pub(crate) names_fuzzy: bool,
 }
 
 /// How to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum How {
+pub(crate) enum How {
     At,
     Try,
     Slices,
@@ -76,26 +79,26 @@ pub enum How {
 }
 
 impl How {
-    pub const ALL: [How; 6] =
+    pub(crate) const ALL: [How; 6] =
         [How::At, How::Try, How::Slices, How::Bypass, How::Unbuffered, How::Single];
 }
 
 /// What one read came to.
-pub struct Got {
+pub(crate) struct Got {
     /// `None`: it would have had to wait.
-    pub bytes: Option<Result<Vec<u8>, Error>>,
-    pub slices: Option<Slices>,
-    pub how: How,
-    pub offset: u64,
-    pub len: u64,
+    pub(crate) bytes: Option<Result<Vec<u8>, Error>>,
+    pub(crate) slices: Option<Slices>,
+    pub(crate) how: How,
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
 }
 
-pub fn cx() -> Cx {
+pub(crate) fn cx() -> Cx {
     Cx::new(Cred::new(0, 0))
 }
 
 impl World {
-    pub fn new(seed: u64, kind: DiskKind) -> World {
+    pub(crate) fn new(seed: u64, kind: DiskKind) -> World {
         let mut rng = Rng::new(seed);
         let fs = origin(&mut rng, seed);
         let clients = vec![Arc::clone(&fs), fs.client()];
@@ -117,8 +120,10 @@ impl World {
             step: 0,
             cache_hangs: false,
             explained: 0,
+            told_only: false,
             names_fuzzy: false,
         };
+        world.told_only = world.fs.settings().volume.is_some();
         for path in world.fs.files() {
             world.adopt(&path);
         }
@@ -127,7 +132,7 @@ impl World {
     }
 
     /// Gives a new file a promise, a kind of versions and limits.
-    pub fn adopt(&mut self, path: &[u8]) {
+    pub(crate) fn adopt(&mut self, path: &[u8]) {
         self.observe();
         let promise = promise(&mut self.rng);
         let versionless = self.rng.chance(15);
@@ -141,7 +146,9 @@ impl World {
             s.limits = Some(IoLimits { rsize, max_segments: segments, ..IoLimits::default() });
         });
         let key = set.and_then(|()| self.fs.key(path)).expect("it exists");
-        self.reference.promises(&key, &promise, versionless);
+        let covered = Promise::UntilBroken { kind: PromiseKind::Read };
+        let vouched = if self.told_only { &covered } else { &promise };
+        self.reference.promises(&key, vouched, versionless);
         if rsize == ONE_CALL {
             self.single.push(key.clone());
         }
@@ -151,7 +158,7 @@ impl World {
     }
 
     /// A new process on what the old one left.
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let rng = &mut self.rng;
         let full = match rng.chance(50) {
             true => FillWhenFull::Drop,
@@ -181,18 +188,18 @@ impl World {
         }
     }
 
-    pub fn netfs(&self) -> &Netfs {
+    pub(crate) fn netfs(&self) -> &Netfs {
         self.netfs.as_ref().expect("between steps there is one")
     }
 
-    pub fn note(&mut self, what: impl Into<String>) {
+    pub(crate) fn note(&mut self, what: impl Into<String>) {
         if self.log.len() == 60 {
             self.log.pop_front();
         }
         self.log.push_back(format!("{}: {}", self.step, what.into()));
     }
 
-    pub fn fail(&self, why: &str) -> ! {
+    pub(crate) fn fail(&self, why: &str) -> ! {
         let log: Vec<_> = self.log.iter().map(String::as_str).collect();
         panic!(
             "seed {}, step {}: {why}\n{}\nlast steps:\n{}\nrepeat with NETFS_MODEL_SEED={}",
@@ -205,16 +212,16 @@ impl World {
     }
 
     /// Brings the reference up to what the origin holds and has told.
-    pub fn observe(&mut self) {
+    pub(crate) fn observe(&mut self) {
         self.reference.observe(&self.fs, self.clock.now());
     }
 
-    pub fn claim(&self, key: &[u8]) -> Claim {
+    pub(crate) fn claim(&self, key: &[u8]) -> Claim {
         self.reference.claim(key, self.clock.now())
     }
 
     /// Opens a random path through a random mount.
-    pub fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         let paths = self.fs.files();
         if paths.is_empty() {
             return;
@@ -247,12 +254,11 @@ impl World {
     }
 
     /// Judges one read and keeps its slices.
-    pub fn judge(&mut self, claim: &Claim, got: Got) {
+    pub(crate) fn judge(&mut self, claim: &Claim, got: Got) {
         let Some(result) = got.bytes else { return };
         let explained = self.explained > 0;
         let may_stop = explained && got.how == How::Unbuffered;
-        let judged =
-            self.reference.judge(claim, got.offset, got.len, &result, explained, may_stop);
+        let judged = self.reference.judge(claim, got.offset, got.len, &result, explained, may_stop);
         if self.explained < u32::MAX {
             self.explained = self.explained.saturating_sub(1);
         }
@@ -268,7 +274,7 @@ impl World {
     }
 
     /// Slices never change, whatever happened to the file since.
-    pub fn check_kept(&self) {
+    pub(crate) fn check_kept(&self) {
         for kept in &self.kept {
             if concat(&kept.slices) != kept.bytes {
                 self.fail("slices handed out have changed");
@@ -277,7 +283,7 @@ impl World {
     }
 
     /// Runs a future on this thread. Time stands still, except that it passes while the cache hangs.
-    pub fn drive<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) fn drive<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let started = Instant::now();
@@ -306,16 +312,16 @@ impl Wake for Unpark {
     }
 }
 
-pub fn hex(key: &[u8]) -> String {
+pub(crate) fn hex(key: &[u8]) -> String {
     key.iter().take(3).map(|b| format!("{b:02x}")).collect()
 }
 
-pub fn concat(slices: &Slices) -> Vec<u8> {
+pub(crate) fn concat(slices: &Slices) -> Vec<u8> {
     slices.iter().flat_map(|s| s.iter().copied()).collect()
 }
 
 /// One read of any kind.
-pub async fn read(file: &File, how: How, offset: u64, len: u64) -> Got {
+pub(crate) async fn read(file: &File, how: How, offset: u64, len: u64) -> Got {
     let mut buf = vec![0xaa; len as usize];
     let mut got = Got { bytes: None, slices: None, how, offset, len };
     let direct = ReadOptions { unbuffered: true, ..ReadOptions::default() };
@@ -367,11 +373,17 @@ fn promise(rng: &mut Rng) -> Promise {
 
 fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
     let dirs = promise(rng);
+    let volume = rng.chance(20).then(|| {
+        let lifetime = Duration::from_secs(rng.pick(&[5, 60, 3600]));
+        let promise = Promise::Until { lifetime, margin: Duration::from_secs(1) };
+        VolumeFacts { promise, checked: true }
+    });
     let (chunk, holes) = (rng.pick(&[u64::MAX, 10_000, 262_144]), rng.chance(50));
     MemoryFs::builder()
         .seed(seed)
         .promise(dirs)
         .configure(|s| {
+            s.volume = volume;
             s.chunk = chunk;
             s.report_holes = holes;
         })

@@ -1,0 +1,188 @@
+//! Four readers beside one changer, all told of every change: a read returns one version that was
+//! current at some moment between its start and its end, never a mix.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use netfs::{
+    File, FillPolicy, FillWhenFull, Mount, Netfs,
+    coherency::BreakReason,
+    remote::{IoLimits, Promise, PromiseKind},
+};
+use netfs_memory::{MemoryFs, VersionKind};
+
+use crate::{
+    disk::{Disk, DiskKind},
+    rng::Rng,
+    world::{How, cx, read},
+};
+
+const PATHS: [&str; 3] = ["small", "d/granule", "d/big"];
+const READERS: u64 = 4;
+const CHANGES: u64 = 250;
+
+struct Shared {
+    fs: Arc<MemoryFs>,
+    /// The newest version of each file whose change has been told to everybody.
+    told: [AtomicU64; PATHS.len()],
+    reads: AtomicU64,
+    over: AtomicBool,
+    seed: u64,
+}
+
+fn origin(seed: u64) -> Arc<MemoryFs> {
+    MemoryFs::builder()
+        .seed(seed)
+        .promise(Promise::UntilBroken { kind: PromiseKind::Read })
+        .configure(|s| {
+            s.versions =
+                if seed.is_multiple_of(2) { VersionKind::Number } else { VersionKind::Etag };
+            s.limits = IoLimits { rsize: 50_000, ..IoLimits::default() };
+            s.chunk = 10_000;
+        })
+        .file(PATHS[0], 5_000)
+        .file(PATHS[1], 300_000)
+        .file(PATHS[2], 1_000_000)
+        .build()
+        .expect("origin")
+}
+
+impl Shared {
+    fn reader(&self, files: &[File], number: u64) {
+        let mut rng = Rng::new(self.seed * READERS + number);
+        while !self.over.load(Ordering::Acquire) {
+            let f = rng.index(PATHS.len());
+            let (offset, len) = rng.span(300_000);
+            let how = rng.pick(&[How::At, How::Slices, How::Bypass, How::Unbuffered, How::Try]);
+            let oldest = self.told[f].load(Ordering::Acquire);
+            let got = pollster::block_on(read(&files[f], how, offset, len));
+            self.reads.fetch_add(1, Ordering::Release);
+            let Some(result) = got.bytes else { continue };
+            let what = format!("seed {}: {how:?} of {} at {offset}+{len}", self.seed, PATHS[f]);
+            let bytes = result.unwrap_or_else(|e| panic!("{what}: {e}"));
+            self.check(f, oldest, (offset, len), &bytes, &what);
+        }
+    }
+
+    fn check(&self, f: usize, oldest: u64, (offset, len): (u64, u64), bytes: &[u8], what: &str) {
+        let newest = self.fs.snapshot(PATHS[f]).expect("it exists").version;
+        let fits = |version: u64| {
+            let snapshot = self.fs.snapshot_of(PATHS[f], version).expect("it exists");
+            let content = &snapshot.expect("not that old").content;
+            content.size().saturating_sub(offset).min(len) == bytes.len() as u64
+                && content.verify(offset, bytes).is_ok()
+        };
+        assert!(
+            (oldest..=newest).any(fits),
+            "{what}: {} bytes of none of the versions {oldest}..={newest} (of older: {:?})",
+            bytes.len(),
+            (oldest.saturating_sub(20).max(1)..oldest).find(|&v| fits(v)),
+        );
+    }
+
+    fn changer(&self, netfs: &Netfs, files: &[File]) {
+        let mut rng = Rng::new(self.seed ^ 0xc4a2);
+        for _ in 0..CHANGES {
+            // A file that never stands still cannot be read: let some reads through in between.
+            let reads = self.reads.load(Ordering::Acquire);
+            while self.reads.load(Ordering::Acquire) < reads + rng.within(1..8)
+                && !self.over.load(Ordering::Acquire)
+            {
+                std::thread::yield_now();
+            }
+            let f = rng.index(PATHS.len());
+            let size = self.fs.size(PATHS[f]).expect("it exists");
+            let (at, len) = rng.span(size);
+            let (at, end) = (at.min(1_000_000), (at + len).min(1_000_000));
+            let change = self.fs.change(PATHS[f]);
+            let changed = match rng.within(0..12) {
+                0 => change.rewrite(),
+                1 => change.append(len.min(10_000)),
+                2 => change.truncate(at),
+                3 => change.punch(at..end.max(at)),
+                4 | 5 => change.rewrite_sized(at),
+                6..=8 => change.rewrite_range(at..end.max(at)),
+                9 => {
+                    files[f].invalidate();
+                    continue;
+                }
+                10 => {
+                    netfs.drop_memory();
+                    continue;
+                }
+                _ => {
+                    self.fs.break_all(BreakReason::Callback);
+                    continue;
+                }
+            };
+            let version = changed.expect("the change is possible").version;
+            self.told[f].store(version, Ordering::Release);
+        }
+    }
+}
+
+/// Ends the readers also when the changer fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn run(kind: DiskKind, seed: u64) {
+    let fs = origin(seed);
+    let disk = Disk::new(kind);
+    let mut rng = Rng::new(seed);
+    let mut builder = Netfs::builder()
+        .memory_bytes(rng.pick(&[1 << 18, 1 << 20, 8 << 20]))
+        .fill(rng.pick(&[FillPolicy::Granule, FillPolicy::Exact]))
+        .fill_queue(1 << 20, FillWhenFull::Drop);
+    if let Some(backend) = disk.backend() {
+        builder = builder.cache(backend);
+    }
+    let netfs = builder.build().expect("build");
+    let open = |mount: &Mount, path: &str| {
+        let node = pollster::block_on(mount.walk(path, &cx())).expect("walk");
+        pollster::block_on(mount.open(&node, &cx())).expect("open")
+    };
+    let shared = Shared {
+        told: std::array::from_fn(|_| AtomicU64::new(1)),
+        reads: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+        fs: Arc::clone(&fs),
+        seed,
+    };
+    let mounts: Vec<Mount> = [Arc::clone(&fs), fs.client()]
+        .into_iter()
+        .map(|client| pollster::block_on(netfs.mount(client, &cx())).expect("mount"))
+        .collect();
+    let handles: Vec<Vec<File>> = (0..=READERS as usize)
+        .map(|i| PATHS.iter().map(|path| open(&mounts[i % 2], path)).collect())
+        .collect();
+    std::thread::scope(|s| {
+        for number in 0..READERS {
+            let (shared, files) = (&shared, &handles[number as usize]);
+            s.spawn(move || {
+                let _over = Over(&shared.over);
+                shared.reader(files, number);
+            });
+        }
+        let _over = Over(&shared.over);
+        shared.changer(&netfs, &handles[READERS as usize]);
+    });
+    drop((handles, mounts));
+    netfs.blocking_shutdown(std::time::Duration::from_secs(20));
+}
+
+#[test]
+fn concurrent_reads_are_never_stale_and_never_a_mix() {
+    for (i, kind) in [DiskKind::None, DiskKind::Memory, DiskKind::Directory].into_iter().enumerate()
+    {
+        for seed in 0..4 {
+            run(kind, 10 * i as u64 + seed);
+        }
+    }
+}
