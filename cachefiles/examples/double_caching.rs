@@ -94,7 +94,7 @@ fn cache(path: &Path, mode: KernelCache, blocks: u64) -> Result<(), Failure> {
     }
     println!(
         "{{\"mode\":\"{mode:?}\",\"mib\":{},{},{},{},{},{},{},{}}}",
-        blocks * BLOCK as u64 >> 20,
+        (blocks * BLOCK as u64) >> 20,
         report("fill_gb_per_s", fill),
         report("fill_and_sync_gb_per_s", synced),
         report("resident_after_sync", resident),

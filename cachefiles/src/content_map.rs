@@ -16,13 +16,15 @@ mod codec;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Range,
+};
 
 use netfs::{
     folio::PAGE_SIZE,
     fscache::{CacheMiss, Extent, ExtentKind, Extents, Refusal},
 };
-use smallvec::SmallVec;
 
 pub(crate) use chunk::Chunk;
 pub(crate) use codec::{CRC_AREA, CRC_SEGMENT_PAGES, MAP_AREA, Place, side_offset, worst_inline};
@@ -126,6 +128,12 @@ impl ContentMap {
         self.pages.saturating_sub(number * CHUNK_PAGES).min(CHUNK_PAGES)
     }
 
+    /// The chunks a range of bytes lies in.
+    pub(crate) fn chunks_of(&self, range: &Range<u64>) -> Range<u64> {
+        let end = range.end.div_ceil(CHUNK_PAGES * PAGE);
+        range.start / (CHUNK_PAGES * PAGE)..end.min(self.pages.div_ceil(CHUNK_PAGES))
+    }
+
     /// Puts a loaded chunk in place, with what happened to it in the meantime.
     pub(crate) fn install(&mut self, number: u64, chunk: Chunk) {
         if !self.needs_load(number) {
@@ -140,10 +148,11 @@ impl ContentMap {
         }
     }
 
-    /// What is known of a range of bytes, and which chunks would have to be loaded to know more.
-    pub(crate) fn extents(&self, range: Range<u64>) -> (Extents, SmallVec<[u64; 4]>) {
+    /// What is known of a range of bytes, and the first chunk that would have to be loaded to know
+    /// more.
+    pub(crate) fn extents(&self, range: Range<u64>) -> (Extents, Option<u64>) {
         let mut runs = Runs { within: range.clone(), out: Extents::new() };
-        let mut load = SmallVec::new();
+        let mut load = None;
         let known_end = range.end.div_ceil(PAGE).min(self.pages);
         let mut page = range.start / PAGE;
         while page < known_end {
@@ -154,7 +163,7 @@ impl ContentMap {
             } else if self.all_loaded {
                 (ExtentKind::Absent, self.next_chunk_after(number))
             } else {
-                load.push(number);
+                load.get_or_insert(number);
                 (ExtentKind::NotLoaded, self.next_chunk_after(number))
             };
             let end = end.min(known_end);
@@ -225,12 +234,12 @@ impl ContentMap {
                 continue;
             }
             let count = self.pages_in(number);
-            if !self.chunks.contains_key(&number) {
+            if let Entry::Vacant(place) = self.chunks.entry(number) {
                 fresh += 1;
                 if fresh > ZERO_CHUNKS_MAX {
-                    break;
+                    continue;
                 }
-                self.chunks.insert(number, Chunk::empty(count));
+                place.insert(Chunk::empty(count));
             }
             self.change(part, Chunk::mark_zero);
         }

@@ -87,7 +87,8 @@ impl Descriptors {
 
     /// Closes all.
     pub(crate) fn close_all(&self) {
-        for object in std::mem::take(&mut *self.ring.lock()) {
+        let ring = std::mem::take(&mut *self.ring.lock());
+        for object in ring {
             if let Some(object) = object.upgrade() {
                 object.file_cell().clear();
             }

@@ -199,7 +199,7 @@ impl CacheObject for Object {
 
     fn extents(&self, range: Range<u64>) -> Extents {
         let (extents, load) = self.map.read().extents(range);
-        self.start_loading(&load);
+        self.start_loading(load);
         extents
     }
 
@@ -214,7 +214,7 @@ impl CacheObject for Object {
                 if miss == CacheMiss::NotLoaded {
                     let end = offset.saturating_add(into.len() as u64);
                     let load = self.map.read().extents(offset..end).1;
-                    self.start_loading(&load);
+                    self.start_loading(load);
                 }
                 TryRead::Miss(miss)
             }

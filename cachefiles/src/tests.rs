@@ -22,7 +22,7 @@ use netfs::{
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    CacheDir, LinkMethod,
+    CacheDir, KernelCache, LinkMethod,
     io::{
         Errno, Wait,
         hooked::{Call, Hook, HookedIo, fail_when},
@@ -40,6 +40,7 @@ impl Bed {
     fn open(path: &Path, hook: Hook) -> Bed {
         let builder = CacheDir::builder(path)
             .io_threads(2)
+            .kernel_cache(KernelCache::Keep) // so that what was written is there without waiting
             .max_in_flight_per_object(2)
             .flush_interval(Duration::from_secs(3600));
         let cache = builder.open_with(Arc::new(HookedIo(hook))).expect("cache opens");

@@ -92,7 +92,7 @@ impl Run {
             first..(first + n).min(all)
         };
         match (op, object.open.clone()) {
-            (Op::Restart, _) => return self.restart(),
+            (Op::Restart, _) => self.restart(),
             (Op::Lookup { version }, None) => {
                 let bed = self.bed.as_ref().expect("open");
                 let (opened, found) = bed.object(format!("key{key}").as_bytes(), &id(*version));

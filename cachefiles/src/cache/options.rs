@@ -10,12 +10,11 @@ use std::time::Duration;
 /// a disk hit be answered on the caller's thread without waiting (after a restart, when the core's
 /// memory was too small, or when the reader bypasses it).
 ///
-/// Measured with `examples/double_caching.rs` (ext4, Linux 6.18): filling and syncing is as fast or
-/// faster when written data is dropped, because writeback starts at once (512 MiB: 0.9 to 2.0 GB/s
-/// against 0.8 to 1.3), small files cost the same, and nothing of it stays in the kernel. Dropping
-/// read data as well costs every inline hit: a repeated read goes to the disk each time (1.4 to
-/// 2.3 GB/s, queued) instead of 4 to 8 GB/s inline. `O_DIRECT` was no faster than either, and would
-/// need aligned buffers; `POSIX_FADV_DONTNEED` works only after a sync.
+/// `examples/double_caching.rs` measures it. On ext4 (Linux 6.18) filling and syncing was as fast or
+/// faster when written data is dropped, because writeback starts at once; small files cost the same,
+/// and nothing of it stays in the kernel. Dropping read data as well costs every inline hit: a
+/// repeated read goes to the disk each time. `O_DIRECT` was no faster than either, and would need
+/// aligned buffers; `POSIX_FADV_DONTNEED` works only after a sync.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum KernelCache {

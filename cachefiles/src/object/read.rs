@@ -7,7 +7,7 @@ use std::{
 
 use netfs::{
     folio::PAGE_SIZE,
-    fscache::{CacheMiss, CacheRead, ExtentKind, Refusal},
+    fscache::{CacheMiss, CacheRead, Refusal},
 };
 
 use super::Object;
@@ -242,9 +242,9 @@ impl Object {
         }
     }
 
-    /// Has chunks of the map loaded, without waiting.
-    pub(super) fn start_loading(&self, numbers: &[u64]) {
-        let Some(number) = numbers.first().copied() else { return };
+    /// Has a chunk of the map loaded, without waiting.
+    pub(super) fn start_loading(&self, chunk: Option<u64>) {
+        let Some(number) = chunk else { return };
         if self.alive().is_err() {
             return;
         }
@@ -262,10 +262,8 @@ impl Object {
 
     /// Loads what is not loaded of the chunks `range` lies in. On I/O threads only.
     pub(super) fn load_chunks(self: &Arc<Self>, range: std::ops::Range<u64>) {
-        let (extents, load) = self.map.read().extents(range);
-        if extents.iter().any(|e| e.kind == ExtentKind::NotLoaded) {
-            load.iter().for_each(|n| self.load_chunk(*n));
-        }
+        let chunks = self.map.read().chunks_of(&range);
+        chunks.for_each(|number| self.load_chunk(number));
     }
 
     /// Loads a chunk from the side file. What cannot be read or trusted is empty from then on.

@@ -37,7 +37,7 @@ impl Object {
             return Err(Refusal::Stale);
         }
         let whole = sub.data().iter().all(|s| s.len() % PAGE_SIZE == 0);
-        if !whole || sub.is_empty() || sub.offset() % PAGE_SIZE as u64 != 0 {
+        if !whole || sub.is_empty() || !sub.offset().is_multiple_of(PAGE_SIZE as u64) {
             return Err(Refusal::Unsupported);
         }
         Ok(())
