@@ -2,6 +2,7 @@
 
 mod ending;
 mod opening;
+mod upkeep;
 
 use std::{
     path::Path,
