@@ -57,6 +57,10 @@ fn every_phase_is_right_and_restart_is_served_wholly_from_disk() {
     let altered = changed_bytes(&tree, &dir.path().join("cache.origin"));
     let fetched = number(changed, "origin_bytes");
     assert!(fetched > 0 && fetched <= altered, "{fetched} fetched, {altered} altered");
+    // Of what keeps its inode the cache knows that it once had it; the rest is new to it.
+    for reason in ["coherency", "cold"] {
+        assert!(number(&changed["miss_reasons"], reason) > 0, "{changed}");
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 /// Most bytes an in-place change rewrites.
 const REWRITE_MAX: u64 = 64 << 10;
 
+/// Changes one file.
+type Change = fn(&Path) -> io::Result<()>;
+
 /// What was done to the origin.
 #[derive(Default, Debug)]
 pub(crate) struct Altered {
@@ -23,7 +26,7 @@ pub(crate) struct Altered {
 /// Rewrites, appends to, truncates, replaces and deletes one file each, as far as there are enough of
 /// them, and adds one. The files are spread over the tree.
 pub(crate) fn alter(origin: &Path, listing: &Listing) -> Result<Altered, Failure> {
-    let changes: [(&'static str, fn(&Path) -> io::Result<()>); 5] = [
+    let changes: [(&'static str, Change); 5] = [
         ("rewrite", rewrite),
         ("append to", append),
         ("truncate", truncate),

@@ -54,7 +54,8 @@ impl Walker<'_> {
                 match kind {
                     FileKind::Dir => pending.push((path, node)),
                     FileKind::File => {
-                        if !visit(Task { path, node }) {
+                        let wanted = visit(Task { path, node });
+                        if !wanted {
                             return Ok(wrong);
                         }
                     }

@@ -1,6 +1,7 @@
 //! What the tests of the binary share: generated trees, running it, its reports.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     ffi::OsStr,
@@ -13,10 +14,10 @@ use std::{
 use serde_json::Value;
 
 /// Reproducible chance.
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -24,18 +25,18 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, n: usize) -> Vec<u8> {
         (0..n).map(|_| self.next() as u8).collect()
     }
 }
 
 /// A tree with everything that is awkward: holes, empty files, names of any bytes and of full length,
 /// depth, links, several granules, sizes around a page.
-pub fn awkward_tree(root: &Path) {
+pub(crate) fn awkward_tree(root: &Path) {
     let mut rng = Rng(1);
     let deep = root.join("a/b/c/d/e/f/g");
     fs::create_dir_all(&deep).unwrap();
@@ -57,7 +58,7 @@ pub fn awkward_tree(root: &Path) {
 }
 
 /// The binary with the words for a JSON demo of `dir`.
-pub fn demo(dir: &Path, cache: &Path) -> Command {
+pub(crate) fn demo(dir: &Path, cache: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_netfs"));
     command.args(["demo", "--json", "--dir"]).arg(dir).arg("--cache-dir").arg(cache);
     command
@@ -65,7 +66,7 @@ pub fn demo(dir: &Path, cache: &Path) -> Command {
 
 /// Its phases: four JSON objects in order.
 #[track_caller]
-pub fn phases(output: &Output) -> Vec<Value> {
+pub(crate) fn phases(output: &Output) -> Vec<Value> {
     let text = std::str::from_utf8(&output.stdout).unwrap();
     let phases: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let names: Vec<_> = phases.iter().map(|p| p["phase"].as_str().unwrap()).collect();
@@ -75,16 +76,16 @@ pub fn phases(output: &Output) -> Vec<Value> {
 
 /// A number of a phase's report.
 #[track_caller]
-pub fn number(phase: &Value, field: &str) -> u64 {
+pub(crate) fn number(phase: &Value, field: &str) -> u64 {
     phase[field].as_u64().unwrap_or_else(|| panic!("{field} in {phase}"))
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Regular files of a tree: relative path and content.
-pub fn contents(root: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+pub(crate) fn contents(root: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
     let mut out = std::collections::BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     while let Some(dir) = pending.pop() {

@@ -22,7 +22,7 @@ pub(crate) use slot::{CookieSlot, CookieUse};
 use tokio::sync::Notify;
 
 use super::{
-    CacheObject, Identity, Refusal, Relinquish,
+    CacheObject, Found, Identity, Refusal, Relinquish,
     access::Gate,
     cookie_state::{Event, Machine, State},
     volume::{Attachment, Hold, Volume},
@@ -86,6 +86,8 @@ pub(crate) struct Cookie {
     published: RwLock<Option<Arc<Live>>>,
     /// Copy of the machine's counter for readers; raised before an invalidation returns.
     inval: AtomicU64,
+    /// How the last lookup that replaced an object came to do so.
+    replaced: Mutex<Option<Found>>,
     relinquished: AtomicBool,
     /// Notified after every change of state.
     changed: Notify,
@@ -145,6 +147,7 @@ impl Cookie {
             gate: Gate::closed(),
             published: RwLock::new(None),
             inval: AtomicU64::new(0),
+            replaced: Mutex::default(),
             relinquished: AtomicBool::new(false),
             changed: Notify::new(),
         })
@@ -158,6 +161,12 @@ impl Cookie {
     /// Invalidations so far: a fill is tagged with it, and bytes read under another value are void.
     pub(crate) fn inval_counter(&self) -> u64 {
         self.inval.load(Ordering::Acquire)
+    }
+
+    /// Why the disk cache has nothing of a file it once had: its object was replaced when it was
+    /// looked up. `None` if that never happened.
+    pub(crate) fn replaced(&self) -> Option<Found> {
+        *self.replaced.lock()
     }
 
     /// What the object should be about.

@@ -15,7 +15,7 @@ use crate::{
     folio::{
         Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin, memory::FillBuf,
     },
-    fscache::{Access, Cookie, Extents},
+    fscache::{Access, Cookie, Extents, Found},
     inode::Inode,
     request::plan::{self, Slice as Planned, Source},
     sizes::Sizes,
@@ -42,6 +42,20 @@ pub(crate) struct Reader<'a> {
 impl Reader<'_> {
     fn inode(&self) -> &Arc<Inode> {
         &self.who.inode
+    }
+
+    /// Why bytes that come from the server were not in a cache. What memory never had, the disk may
+    /// have had until it was looked up and found to be of another version.
+    fn miss_origin(&self, range: &Range<u64>) -> Origin {
+        match self.inode().pages.miss_reason(range.clone()) {
+            MissReason::Capacity => Origin::Capacity,
+            MissReason::Coherency => Origin::Coherency,
+            MissReason::Cold => match self.cookie.and_then(|c| c.replaced()) {
+                Some(Found::ReplacedStale) => Origin::Coherency,
+                Some(Found::ReplacedCorrupt) => Origin::Corruption,
+                _ => Origin::Cold,
+            },
+        }
     }
 
     /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
@@ -240,7 +254,7 @@ impl Reader<'_> {
         // What somebody else locked meanwhile is missing here: the run may fall apart.
         let locked = inode.pages.lock_window(window);
         let mut all = Vec::with_capacity(locked.len());
-        let reason = server_origin(inode.pages.miss_reason(run.clone()));
+        let reason = self.miss_origin(run);
         let mut rest = locked.into_iter().peekable();
         while let Some(first) = rest.next() {
             let start = first.folio.offset();
@@ -281,7 +295,7 @@ impl Reader<'_> {
         let access = if cached { self.access().await } else { None };
         let epoch = inode.cell.sample();
         let slices = plan_run(&pages, sizes, access.as_ref());
-        let reason = server_origin(inode.pages.miss_reason(pages.clone()));
+        let reason = self.miss_origin(&pages);
         self.count_transient(&slices, range, reason);
         let limits = self.who.remote.limits();
         let plan = Plan { slices, sizes: *sizes, epoch, access, limits };
@@ -325,14 +339,6 @@ fn clip(slices: &[Planned], range: &Range<u64>) -> Vec<Planned> {
             (!r.is_empty()).then(|| Planned { range: r, ..s.clone() })
         })
         .collect()
-}
-
-fn server_origin(reason: MissReason) -> Origin {
-    match reason {
-        MissReason::Cold => Origin::Cold,
-        MissReason::Capacity => Origin::Capacity,
-        MissReason::Coherency => Origin::Coherency,
-    }
 }
 
 fn origin_at(parts: &[layout::Part], at: u64, reason: Origin) -> Origin {

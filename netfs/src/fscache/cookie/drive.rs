@@ -230,10 +230,15 @@ impl Answer {
         let fscache = &self.cookie.volume.fscache;
         match result {
             Ok((opened, held)) => {
-                match opened.found {
-                    Found::ReplacedStale => fscache.counters().objects_stale.inc(),
-                    Found::ReplacedCorrupt => fscache.counters().objects_corrupt.inc(),
-                    Found::Existing | Found::Created => {}
+                let counters = fscache.counters();
+                let replaced = match opened.found {
+                    Found::ReplacedStale => Some(&counters.objects_stale),
+                    Found::ReplacedCorrupt => Some(&counters.objects_corrupt),
+                    Found::Existing | Found::Created => None,
+                };
+                if let Some(counter) = replaced {
+                    counter.inc();
+                    *self.cookie.replaced.lock() = Some(opened.found);
                 }
                 let event = Event::LookedUp(Ok(opened.found));
                 self.cookie.step(event, |inner| inner.held = Some(held));
