@@ -25,6 +25,7 @@ use netfs::{
     remote::VolumeId,
 };
 use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
 
 pub use builder::{Builder, OpenError};
@@ -52,7 +53,7 @@ const DROP_WAIT: Duration = Duration::from_secs(10);
 /// or the value is dropped. Dropping it does the same as withdrawing, and waits for it for up to ten
 /// seconds: a hung disk must not hang its user for good.
 pub struct CacheDir {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all parts of a cache share.
@@ -71,8 +72,9 @@ pub(crate) struct Shared {
     options: Options,
     probe: Probe,
     nowait: AtomicBool,
-    withdrawn: AtomicBool,
-    /// Held locked while we own the directory.
+    /// Set for good by the beginning of a withdrawal; deletions under way look at it too.
+    withdrawn: Arc<AtomicBool>,
+    /// Held locked while we own the directory. The mutex is held while shutting down.
     lock: Mutex<Option<File>>,
     /// Source of names, generations and nonces.
     last: AtomicU64,
@@ -102,6 +104,11 @@ impl CacheDir {
 impl Drop for CacheDir {
     fn drop(&mut self) {
         let finished = self.shared.start_shut_down();
+        if self.shared.workers.is_current_thread() {
+            // Whoever was told of the end of its I/O had the last reference. Shutting down waits for
+            // this thread to return, so it cannot wait for that.
+            return;
+        }
         if finished.recv_timeout(DROP_WAIT) == Err(RecvTimeoutError::Timeout) {
             tracing::error!(cache = %self.shared.path.display(), "the cache's disk does not answer");
         }
@@ -171,19 +178,25 @@ impl Shared {
             shared.shut_down();
             drop(done);
         });
-        if started.is_err() {
+        if started.is_err() && !self.workers.is_current_thread() {
             self.shut_down();
         }
         finished
     }
 
-    /// Idempotent; waits for what is under way.
+    /// Idempotent; waits for what is under way, also if somebody else is shutting down already: the
+    /// directory is given up after the last call on it has ended, and not before (N-C69).
     fn shut_down(&self) {
         self.withdrawn.store(true, Ordering::Release);
+        let mut lock = self.lock.lock();
         self.workers.stop();
         self.committer.stop();
         self.descriptors.close_all();
-        drop(self.lock.lock().take());
+        if let Some(file) = lock.take() {
+            // By name, because a process that was forked meanwhile holds a copy of the descriptor, and
+            // closing ours alone would leave the directory locked. On failure closing has to do.
+            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
+        }
     }
 
     fn acquire_now(self: &Arc<Self>, id: &VolumeId, aux: &[u8]) -> Result<Arc<Volume>, Refusal> {
@@ -262,5 +275,21 @@ impl CacheBackend for CacheDir {
 
     fn stats(&self) -> BackendStats {
         self.shared.stats.snapshot()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_is_free_even_if_a_forked_process_has_the_lock_file_open() {
+        let dir = tempfile::tempdir().expect("dir");
+        let cache = CacheDir::builder(dir.path()).open().expect("opens");
+        // The same open file, as after a fork.
+        let copy = cache.shared.lock.lock().as_ref().map(File::try_clone);
+        pollster::block_on(Arc::clone(&cache).withdraw());
+        CacheDir::builder(dir.path()).open().expect("given up");
+        assert!(copy.is_some_and(|c| c.is_ok()));
     }
 }

@@ -66,13 +66,32 @@ impl FileCell {
 pub(crate) struct Descriptors {
     max: usize,
     stats: Arc<Counters>,
-    ring: Mutex<VecDeque<Weak<Object>>>,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Default)]
+struct Ring {
+    places: VecDeque<Weak<Object>>,
+    /// Places at which those of objects that are gone are given up.
+    sweep_at: usize,
+}
+
+impl Ring {
+    /// Amortised: a sweep is paid for by as many additions as it left places. Without it a budget
+    /// that is never reached would remember every object there ever was.
+    fn add(&mut self, object: Weak<Object>) {
+        if self.places.len() >= self.sweep_at {
+            self.places.retain(|o| o.strong_count() > 0);
+            self.sweep_at = 2 * self.places.len() + 64;
+        }
+        self.places.push_back(object);
+    }
 }
 
 impl Descriptors {
     /// At most `max` backing files.
     pub(crate) fn new(max: usize, stats: Arc<Counters>) -> Descriptors {
-        Descriptors { max, stats, ring: Mutex::new(VecDeque::new()) }
+        Descriptors { max, stats, ring: Mutex::default() }
     }
 
     /// Makes room for one more file. Called before opening one.
@@ -87,7 +106,7 @@ impl Descriptors {
 
     /// Closes all.
     pub(crate) fn close_all(&self) {
-        let ring = std::mem::take(&mut *self.ring.lock());
+        let ring = std::mem::take(&mut self.ring.lock().places);
         for object in ring {
             if let Some(object) = object.upgrade() {
                 object.file_cell().clear();
@@ -102,20 +121,26 @@ impl Descriptors {
         let cell = object.file_cell();
         *cell.file.write() = Some(Arc::clone(&file));
         cell.used.store(true, Relaxed);
-        self.ring.lock().push_back(Arc::downgrade(object));
+        self.ring.lock().add(Arc::downgrade(object));
         file
+    }
+
+    /// Places on the ring.
+    #[cfg(test)]
+    pub(crate) fn ring_len(&self) -> usize {
+        self.ring.lock().places.len()
     }
 
     /// Two rounds of the hand at most: files in use by a read stay open, and counted, until it ends.
     fn shrink_to(&self, target: usize) {
-        let mut steps = 2 * self.ring.lock().len();
+        let mut steps = 2 * self.ring.lock().places.len();
         while self.stats.descriptors.load(Relaxed) > target && steps > 0 {
             steps -= 1;
-            let Some(next) = self.ring.lock().pop_front() else { return };
+            let Some(next) = self.ring.lock().places.pop_front() else { return };
             let Some(object) = next.upgrade() else { continue };
             let cell = object.file_cell();
             if cell.used.swap(false, Relaxed) {
-                self.ring.lock().push_back(next);
+                self.ring.lock().places.push_back(next);
             } else {
                 cell.clear();
             }

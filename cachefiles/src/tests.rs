@@ -1,5 +1,9 @@
 //! What only a file system that fails or hangs on command shows.
 
+mod ending;
+mod opening;
+mod upkeep;
+
 use std::{
     path::Path,
     sync::{
@@ -50,8 +54,12 @@ impl Bed {
     }
 
     fn lookup(&self, key: &str) -> Result<Opened, Refusal> {
+        self.lookup_as(key, identity(1))
+    }
+
+    fn lookup_as(&self, key: &str, identity: Identity) -> Result<Opened, Refusal> {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        pollster::block_on(Arc::clone(&self.volume).lookup(key, identity(1)))
+        pollster::block_on(Arc::clone(&self.volume).lookup(key, identity))
     }
 
     fn object(&self, key: &str) -> Arc<dyn CacheObject> {

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread::JoinHandle,
+    thread::{JoinHandle, ThreadId},
 };
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, select, unbounded};
@@ -38,6 +38,7 @@ struct Lanes {
 pub(crate) struct Workers {
     lanes: RwLock<Option<Lanes>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    ids: Vec<ThreadId>,
 }
 
 impl Workers {
@@ -53,7 +54,8 @@ impl Workers {
                 .push(std::thread::Builder::new().name(name).spawn(move || work(&urgent, &fill))?);
         }
         let lanes = RwLock::new(Some(Lanes { urgent, fill }));
-        Ok(Workers { lanes, threads: Mutex::new(threads) })
+        let ids = threads.iter().map(|t| t.thread().id()).collect();
+        Ok(Workers { lanes, threads: Mutex::new(threads), ids })
     }
 
     /// Queues a job; dropped if the cache is withdrawn.
@@ -65,6 +67,11 @@ impl Workers {
             Lane::Fill => &lanes.fill,
         };
         queue.send(job).map_err(|_| Refusal::Withdrawn)
+    }
+
+    /// Whether the caller runs on one of the threads.
+    pub(crate) fn is_current_thread(&self) -> bool {
+        self.ids.contains(&std::thread::current().id())
     }
 
     /// Takes no more jobs, does those that were queued, ends the threads.

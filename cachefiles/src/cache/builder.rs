@@ -183,7 +183,7 @@ impl Builder {
             options,
             nowait: AtomicBool::new(probe.nowait),
             probe,
-            withdrawn: AtomicBool::new(false),
+            withdrawn: Arc::default(),
             lock: Mutex::new(Some(lock)),
             last: AtomicU64::new(0),
             seed,

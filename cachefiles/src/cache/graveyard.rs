@@ -1,7 +1,13 @@
 //! Deleting and publishing: what goes away is renamed into the graveyard first and deleted from there
 //! in the background; what comes into being gets its name only when it is complete.
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{LinkMethod, Shared};
 use crate::{
@@ -28,10 +34,12 @@ impl Shared {
             Err(e) => return Err(e),
         }
         let (io, yard) = (Arc::clone(&self.io), self.graveyard.try_clone());
-        let stats = Arc::clone(&self.stats);
+        let (stats, stop) = (Arc::clone(&self.stats), Arc::clone(&self.withdrawn));
         let job = Box::new(move || {
-            if yard.is_ok_and(|yard| remove(&*io, &yard, &grave).is_err()) {
-                Counters::count(&stats.refusals);
+            let Ok(yard) = yard else { return };
+            match remove_tree(&*io, &yard, &grave, 0, &stop) {
+                Ok(()) | Err(Errno::CANCELED) => {}
+                Err(_) => Counters::count(&stats.refusals),
             }
         });
         // A withdrawn cache leaves it for the next opening.
@@ -46,11 +54,14 @@ impl Shared {
         if names.is_empty() {
             return;
         }
+        let stop = Arc::clone(&self.withdrawn);
         let job = Box::new(move || {
             let Ok(yard) = yard else { return };
             for name in names {
-                if let Err(e) = remove(&*io, &yard, &name) {
-                    tracing::warn!(name, "cannot delete a leftover: {e}");
+                match remove_tree(&*io, &yard, &name, 0, &stop) {
+                    Ok(()) => {}
+                    Err(Errno::CANCELED) => return,
+                    Err(e) => tracing::warn!(name, "cannot delete a leftover: {e}"),
                 }
             }
         });
@@ -114,10 +125,21 @@ impl Shared {
 
 /// Deletes a file or a tree without following links. Nothing there is fine.
 pub(super) fn remove(io: &dyn Io, at: &File, name: &str) -> IoResult<()> {
-    remove_tree(io, at, name, 0)
+    remove_tree(io, at, name, 0, &AtomicBool::new(false))
 }
 
-fn remove_tree(io: &dyn Io, at: &File, name: &str, depth: usize) -> IoResult<()> {
+/// The same until `stop` is set: then `ECANCELED`. What is left is deleted after the next opening, so
+/// that a withdrawal does not wait for a million files to be deleted.
+fn remove_tree(
+    io: &dyn Io,
+    at: &File,
+    name: &str,
+    depth: usize,
+    stop: &AtomicBool,
+) -> IoResult<()> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(Errno::CANCELED);
+    }
     match io.unlink(at, name) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) if depth < DEPTH_MAX => {}
@@ -125,7 +147,7 @@ fn remove_tree(io: &dyn Io, at: &File, name: &str, depth: usize) -> IoResult<()>
     }
     let dir = io.open_dir(at, name)?;
     for inner in io.list(&dir)? {
-        remove_tree(io, &dir, &inner, depth + 1)?;
+        remove_tree(io, &dir, &inner, depth + 1, stop)?;
     }
     io.remove_dir(at, name)
 }

@@ -59,11 +59,17 @@ impl Probe {
         // Left by a crash in the middle of this, or nothing.
         super::graveyard::remove(io, dir, "probe").map_err(error)?;
         super::graveyard::remove(io, dir, "probe-link").map_err(error)?;
-        let file = io.create_file(dir, "probe").map_err(error)?;
+        let file = match io.create_file(dir, "probe") {
+            Err(e) if is_full(e) => return Ok(Probe::UNKNOWN),
+            other => other.map_err(error)?,
+        };
         let inline_map_max = probe_xattrs(io, &file)
             .map_err(|e| OpenError::NoXattr { path: path.to_owned(), source: e.into() })?;
         let write = |copy| io.write(&file, &[IoSlice::new(&ZERO_PAGE)], 0, copy);
-        write(KernelCopy::Keep).map_err(error)?;
+        match write(KernelCopy::Keep) {
+            Err(e) if !is_full(e) => return Err(error(e)),
+            _ => {}
+        }
         let mut page = ZERO_PAGE;
         let mut read =
             |wait, copy| io.read(&file, &mut [IoSliceMut::new(&mut page)], 0, wait, copy);
@@ -76,10 +82,29 @@ impl Probe {
         super::graveyard::remove(io, dir, "probe-link").map_err(error)?;
         Ok(Probe { inline_map_max, link, nowait, dont_cache_read, dont_cache_write })
     }
+
+    /// What works everywhere, for a disk so full that nothing can be tried on it: what it holds can be
+    /// read all the same. Reads that do not wait are given up by the first that fails.
+    const UNKNOWN: Probe = Probe {
+        inline_map_max: 0,
+        link: LinkMethod::Rename,
+        nowait: true,
+        dont_cache_read: false,
+        dont_cache_write: false,
+    };
+}
+
+/// The disk has no room now, which says nothing about what it can do.
+fn is_full(e: Errno) -> bool {
+    matches!(e, Errno::NOSPC | Errno::DQUOT)
 }
 
 fn probe_xattrs(io: &dyn Io, file: &File) -> Result<usize, Errno> {
-    io.set_xattr(file, OBJECT_XATTR, &[1; HEADER_MAX])?;
+    match io.set_xattr(file, OBJECT_XATTR, &[1; HEADER_MAX]) {
+        // Either the disk is full or it never takes so much; then nothing will ever be stored.
+        Err(e) if is_full(e) => return Ok(0),
+        other => other?,
+    }
     let fits = |size: &usize| {
         // Twice, because replacing a value may need room for both.
         (0..2).all(|i| io.set_xattr(file, MAP_XATTR, &vec![i; *size]).is_ok())

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     big_endian::{U32, U64},
@@ -43,7 +43,10 @@ pub(super) fn claim(io: &dyn Io, path: &Path) -> Result<(File, File), OpenError>
         }
         _ => {}
     }
-    let root = File::open(path).map_err(error("open the directory"))?;
+    // As a directory, because opening a pipe would wait for its other end.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
+    let root = root.map_err(|e| error("open the directory")(e.into()))?;
     check_contents(io, &root, path)?;
     root.set_permissions(Permissions::from_mode(0o700)).map_err(error("set the mode"))?;
     let lock = lock(io, &root, path)?;
@@ -75,8 +78,12 @@ fn lock(io: &dyn Io, root: &File, path: &Path) -> Result<File, OpenError> {
         path: path.to_owned(),
         source: source.into(),
     };
-    let file = match io.create_file(root, LOCK) {
-        Err(Errno::EXIST) => io.open_file(root, LOCK),
+    let file = match io.open_file(root, LOCK) {
+        Err(Errno::NOENT) => match io.create_file(root, LOCK) {
+            // Somebody else was faster.
+            Err(Errno::EXIST) => io.open_file(root, LOCK),
+            other => other,
+        },
         other => other,
     };
     let mut file = file.map_err(error)?;
@@ -96,9 +103,11 @@ fn lock(io: &dyn Io, root: &File, path: &Path) -> Result<File, OpenError> {
         Err(e) => return Err(error(e)),
     }
     let text = format!("{:<20}\n", std::process::id());
-    write_full(io, &file, &mut [IoSlice::new(text.as_bytes())], 0, KernelCopy::Keep)
-        .map_err(error)?;
-    Ok(file)
+    match write_full(io, &file, &mut [IoSlice::new(text.as_bytes())], 0, KernelCopy::Keep) {
+        // On a full disk the lock holds all the same; only the message to others lacks our number.
+        Ok(()) | Err(Errno::NOSPC | Errno::DQUOT) => Ok(file),
+        Err(e) => Err(error(e)),
+    }
 }
 
 /// `None`: there is none, or it is damaged. `Some(Err(version))`: another version's.
@@ -113,10 +122,11 @@ fn read(io: &dyn Io, root: &File) -> Option<Result<(), u32>> {
     Some(if raw.format.get() == FORMAT { Ok(()) } else { Err(raw.format.get()) })
 }
 
-/// Nothing below a damaged superblock is trusted: all of it is moved out of the way. The new
-/// superblock comes last, so that a crash in between starts over.
+/// Nothing below a damaged superblock is trusted: all of it is deleted. The damaged superblock goes
+/// when nothing else is left, and the new one comes last, so that a crash in between starts over: a
+/// directory with content and no superblock would count as somebody else's.
 fn start_fresh(io: &dyn Io, root: &File) -> Result<(), Errno> {
-    for name in [SUPERBLOCK, GRAVEYARD, CACHE] {
+    for name in [GRAVEYARD, CACHE, SUPERBLOCK] {
         super::graveyard::remove(io, root, name)?;
     }
     let raw = RawSuperblock {

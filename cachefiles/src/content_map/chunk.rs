@@ -120,10 +120,14 @@ impl Chunk {
         self.dirty
     }
 
-    /// Everything counts as changed.
+    /// Everything counts as changed: the map, and the checksums of all stored pages.
     pub(super) fn redirty(&mut self) {
         self.dirty = true;
-        self.dirty_segments = [u64::MAX; 4];
+        let stored = self.data.iter().enumerate().filter(|(_, pages)| **pages != 0);
+        for (block, _) in stored {
+            let segment = block as u64 * BLOCK_PAGES / CRC_SEGMENT_PAGES;
+            self.dirty_segments[block_of(segment)] |= 1 << (segment % 64);
+        }
     }
 
     /// The changes, encoded; the chunk is clean afterwards.

@@ -104,6 +104,9 @@ impl Chunk {
 
     /// A segment of checksums for the side file; `None` if the chunk stores nothing.
     pub(super) fn encode_segment(&self, segment: u64) -> Option<Vec<u8>> {
+        if self.crcs.is_empty() {
+            return None;
+        }
         let start = usize::try_from(segment * CRC_SEGMENT_PAGES).ok()?;
         let end = self.crcs.len().min(start + CRC_SEGMENT_PAGES as usize);
         Some(self.crcs.get(start..end)?.iter().flat_map(|c| c.to_be_bytes()).collect())

@@ -11,8 +11,10 @@ use super::{Errno, FileId, Io, IoResult, KernelCopy, OsIo, Wait};
 /// A call that is about to be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
-    /// Opening or making a file or directory.
+    /// Opening a file or directory, or making a directory.
     Open,
+    /// Making a file with a name.
+    Create,
     /// Making a file without a name.
     TempFile,
     /// Linking, renaming, unlinking.
@@ -55,7 +57,7 @@ impl Io for HookedIo {
     }
 
     fn create_file(&self, at: &File, name: &str) -> IoResult<File> {
-        (self.0)(Call::Open)?;
+        (self.0)(Call::Create)?;
         OsIo.create_file(at, name)
     }
 

@@ -88,14 +88,22 @@ impl Object {
     /// Gives descriptors back and tries once more when the process has none left.
     pub(super) fn with_descriptors<T>(
         &self,
-        mut open: impl FnMut() -> IoResult<T>,
+        open: impl FnMut() -> IoResult<T>,
     ) -> Result<T, Refusal> {
+        self.retry_with_descriptors(open).map_err(refusal)
+    }
+
+    /// The same with the system's own answer.
+    pub(super) fn retry_with_descriptors<T>(
+        &self,
+        mut open: impl FnMut() -> IoResult<T>,
+    ) -> IoResult<T> {
         match open() {
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.shared().descriptors.emergency();
-                open().map_err(refusal)
+                open()
             }
-            other => other.map_err(refusal),
+            other => other,
         }
     }
 }

@@ -68,11 +68,12 @@ impl Object {
             Err(Errno::NOSPC | Errno::RANGE | Errno::TOOBIG) => {
                 self.side.store(true, Ordering::Release);
                 let header = self.header().encode(self.slot.volume_id());
-                io.set_xattr(&file, OBJECT_XATTR, &header).map_err(refusal)?;
-                let mut map = self.map.write();
-                map.redirty();
-                let dirty = map.take_dirty(self.place());
-                drop(map);
+                if let Err(e) = io.set_xattr(&file, OBJECT_XATTR, &header) {
+                    // The header still says inline, so that is where the next try begins.
+                    self.side.store(false, Ordering::Release);
+                    return Err(refusal(e));
+                }
+                let dirty = self.take_everything();
                 self.write_side(dirty)
             }
             Err(e) => Err(refusal(e)),
@@ -82,10 +83,12 @@ impl Object {
     /// Checksums before the map that says they are there.
     fn write_side(&self, dirty: Vec<DirtyChunk>) -> Result<(), Refusal> {
         let io = &*self.shared().io;
-        let side = self.with_descriptors(|| match self.open_side_file() {
-            Err(Errno::NOENT | Errno::STALE) => self.create_side_file(),
-            other => other,
+        let (side, fresh) = self.with_descriptors(|| match self.open_side_file() {
+            Err(Errno::NOENT | Errno::STALE) => Ok((self.create_side_file()?, true)),
+            other => Ok((other?, false)),
         })?;
+        // One that went missing took along what was clean.
+        let dirty = if fresh { self.take_everything() } else { dirty };
         let put = |bytes: &[u8], offset| {
             write_full(io, &side, &mut [IoSlice::new(bytes)], offset, KernelCopy::Keep)
                 .map_err(refusal)
@@ -98,6 +101,12 @@ impl Object {
             put(&chunk.map, base)?;
         }
         Ok(())
+    }
+
+    fn take_everything(&self) -> Vec<DirtyChunk> {
+        let mut map = self.map.write();
+        map.redirty();
+        map.take_dirty(self.place())
     }
 
     /// `ENOENT`: there is none. `ESTALE`: what is there is no regular file.

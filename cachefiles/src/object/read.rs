@@ -10,7 +10,7 @@ use netfs::{
     fscache::{CacheMiss, CacheRead, Refusal},
 };
 
-use super::Object;
+use super::{Object, files::refusal};
 use crate::{
     content_map::{CRC_AREA, Chunk, MAP_AREA, Run, side_offset},
     descriptors::CountedFile,
@@ -78,7 +78,8 @@ impl Object {
     fn read_now(self: Arc<Self>, mut sub: CacheRead, passes: (Pass, Pass)) {
         Counters::count(&self.shared().stats.queued_reads);
         let (start, len) = (sub.offset(), sub.remaining() as u64);
-        self.load_chunks(start..start.saturating_add(len));
+        // What is not loaded after this is a miss below.
+        let _ = self.load_chunks(start..start.saturating_add(len));
         let mut offset = start;
         // Held, so that the descriptor budget cannot take it away in the middle.
         let file = self.backing_file(false);
@@ -253,7 +254,8 @@ impl Object {
         }
         let Some(me) = self.me.upgrade() else { return };
         let job = Box::new(move || {
-            me.load_chunk(number);
+            // Not now: whoever asks again finds it not loaded, and starts over.
+            let _ = me.load_chunk(number);
             me.loading.store(false, Ordering::Release);
         });
         // A withdrawn cache loads nothing; the answer was "not loaded" already.
@@ -261,47 +263,76 @@ impl Object {
     }
 
     /// Loads what is not loaded of the chunks `range` lies in. On I/O threads only.
-    pub(super) fn load_chunks(self: &Arc<Self>, range: std::ops::Range<u64>) {
-        let chunks = self.map.read().chunks_of(&range);
-        chunks.for_each(|number| self.load_chunk(number));
+    ///
+    /// # Errors
+    /// Some of it cannot be loaded now. It stays as it is on disk, and is not known until it is.
+    pub(super) fn load_chunks(
+        self: &Arc<Self>,
+        range: std::ops::Range<u64>,
+    ) -> Result<(), Refusal> {
+        let mut chunks = self.map.read().chunks_of(&range);
+        chunks.try_for_each(|number| self.load_chunk(number))
     }
 
-    /// Loads a chunk from the side file. What cannot be read or trusted is empty from then on.
-    pub(crate) fn load_chunk(self: &Arc<Self>, number: u64) {
+    /// Loads a chunk from the side file. What cannot be read or trusted is empty from then on; that
+    /// the process has no descriptor or memory to spare says nothing about it.
+    pub(crate) fn load_chunk(self: &Arc<Self>, number: u64) -> Result<(), Refusal> {
         let pages = {
             let map = self.map.read();
             if !map.needs_load(number) {
-                return;
+                return Ok(());
             }
             map.pages_in(number)
         };
-        let chunk = self.read_chunk(number, pages);
-        if chunk.is_none() {
-            Counters::count(&self.shared().stats.corrupt_pages);
-        }
-        let chunk = chunk.flatten().unwrap_or_else(|| Chunk::empty(pages));
+        let chunk = match self.read_chunk(number, pages) {
+            Ok(chunk) => chunk,
+            Err(Unloaded::NotNow(e)) => return Err(refusal(e)),
+            Err(Unloaded::Damaged) => {
+                Counters::count(&self.shared().stats.corrupt_pages);
+                None
+            }
+        };
+        let chunk = chunk.unwrap_or_else(|| Chunk::empty(pages));
         self.map.write().install(number, chunk);
+        Ok(())
     }
 
-    /// `None`: damaged. `Some(None)`: never written.
-    fn read_chunk(&self, number: u64, pages: u64) -> Option<Option<Chunk>> {
+    /// `None`: never written.
+    fn read_chunk(&self, number: u64, pages: u64) -> Result<Option<Chunk>, Unloaded> {
         let io = &*self.shared().io;
-        let file = match self.open_side_file() {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Some(None),
-            Err(_) => return None,
+        let file = match self.retry_with_descriptors(|| self.open_side_file()) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other?,
         };
         let mut map = vec![0; MAP_AREA];
         let mut crcs = vec![0; CRC_AREA.min(usize::try_from(pages * 4).unwrap_or(CRC_AREA))];
         let mut slices = [IoSliceMut::new(&mut map), IoSliceMut::new(&mut crcs)];
         let offset = side_offset(number);
-        let got = read_full(io, &file, &mut slices, offset, self.shared().read_copy()).ok()?;
+        let got = read_full(io, &file, &mut slices, offset, self.shared().read_copy())?;
         // Never written is a hole or past the end: zeros, or nothing.
         if map[..got.min(MAP_AREA)].iter().all(|b| *b == 0) {
-            return Some(None);
+            return Ok(None);
         }
         crcs.truncate(got.saturating_sub(MAP_AREA));
         let map = &map[..got.min(MAP_AREA)];
-        Chunk::decode(map, Some(&crcs), number, pages, self.place()).ok().map(Some)
+        let chunk = Chunk::decode(map, Some(&crcs), number, pages, self.place());
+        chunk.map(Some).map_err(|_| Unloaded::Damaged)
+    }
+}
+
+/// Why a chunk was not loaded.
+enum Unloaded {
+    /// It cannot be read or trusted.
+    Damaged,
+    /// The process lacks something that has nothing to do with the file.
+    NotNow(Errno),
+}
+
+impl From<Errno> for Unloaded {
+    fn from(e: Errno) -> Unloaded {
+        match e {
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Unloaded::NotNow(e),
+            _ => Unloaded::Damaged,
+        }
     }
 }

@@ -102,7 +102,8 @@ impl Slot {
         }
     }
 
-    /// Makes a backing file with its header under the object's name, in place of whatever is there.
+    /// Makes a backing file with its header under the object's name, in place of whatever is there. An
+    /// earlier incarnation's side file goes first: its chunks would look like damaged ones of ours.
     pub(super) fn create(
         &self,
         disk: &mut OnDisk,
@@ -111,6 +112,7 @@ impl Slot {
     ) -> IoResult<File> {
         let shared = self.shared();
         let fan = self.fan_dir(true)?;
+        self.remove_name(&fan, &self.name.side)?;
         let file = shared.publish(&fan, &self.name.file, &|file| {
             shared.io.set_xattr(file, crate::header::OBJECT_XATTR, header)
         })?;
@@ -143,14 +145,17 @@ impl Slot {
     }
 
     fn remove_names(&self, fan: &File) -> IoResult<()> {
-        for name in [&self.name.file, &self.name.side] {
-            match self.shared().io.unlink(fan, name) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR | Errno::PERM) => self.shared().bury(fan, name)?,
-                Err(e) => return Err(e),
-            }
+        self.remove_name(fan, &self.name.file)?;
+        self.remove_name(fan, &self.name.side)
+    }
+
+    /// Nothing there is fine.
+    fn remove_name(&self, fan: &File, name: &str) -> IoResult<()> {
+        match self.shared().io.unlink(fan, name) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => self.shared().bury(fan, name),
+            other => other,
         }
-        Ok(())
     }
 
     /// The object is closed: its key may be looked up again.

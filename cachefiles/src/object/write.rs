@@ -50,7 +50,7 @@ impl Object {
         if pages.end > self.map.read().pages() {
             return Err(Refusal::Unsupported);
         }
-        self.load_chunks(sub.offset()..sub.offset() + sub.len() as u64);
+        self.load_chunks(sub.offset()..sub.offset() + sub.len() as u64)?;
         let ticket = self.map.write().begin_write(pages)?;
         let stored = self.store(sub);
         let crcs = stored.as_ref().ok().map(Vec::as_slice);

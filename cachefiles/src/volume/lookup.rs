@@ -72,7 +72,8 @@ fn adopt(slot: &Arc<Slot>, wanted: Wanted) -> Arc<Object> {
     let object = Object::with_header(Arc::clone(slot), header, map);
     slot.shared().descriptors.adopt(&object, file);
     // The first GiB at once: a reader that comes next finds it.
-    object.load_chunk(0);
+    // Not now is no reason to be refused: it is loaded when it is asked for.
+    let _ = object.load_chunk(0);
     object
 }
 

@@ -373,16 +373,30 @@ impl Mount {
         self.open_any(node, cx).await
     }
 
+    /// All of it in one trip to the driver: each call of its own would cost the caller two thread
+    /// switches more.
     async fn open_any(&self, node: &Node, cx: &Cx) -> Result<File> {
-        node.inode.ensure_valid(&node.remote, cx).await?;
-        self.require(node, AccessMask::READ, cx).await?;
+        let (mount, node, cx) = (self.clone(), node.clone(), cx.clone());
+        self.on_driver(async move { mount.open_here(node, cx).await }).await
+    }
+
+    /// The check comes last, because the open's own reply often makes it needless: what it says of the
+    /// file is as fresh, and if it brings a promise the server need not be asked again.
+    async fn open_here(&self, node: Node, cx: Cx) -> Result<File> {
+        let inode = &node.inode;
+        self.require(&node, AccessMask::READ, &cx).await?;
         let epoch = self.sample();
-        let reply = self.0.fs.open(&node.remote, OpenIntent::Read, cx.clone());
-        let (token, facts) = self.on_driver(reply).await?;
+        let opened = self.0.fs.open(&node.remote, OpenIntent::Read, cx.clone()).await;
+        let (token, facts) = opened.inspect_err(|e| {
+            if e.errno() == Errno::ESTALE {
+                inode.mark_deleted();
+            }
+        })?;
         if let Some(facts) = facts {
-            node.inode.apply(&facts, &epoch, &[]);
+            inode.apply(&facts, &epoch, &[]);
         }
-        Ok(File::new(node.clone(), cx.clone().with_token(token)))
+        inode.ensure_valid(&node.remote, &cx).await?;
+        Ok(File::new(node, cx.with_token(token)))
     }
 
     /// Space and file counts.
