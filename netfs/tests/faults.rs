@@ -71,6 +71,19 @@ fn settle(bench: &Bench) {
     }
 }
 
+/// Waits for something another thread is about to do.
+///
+/// # Panics
+/// If it does not within a minute: the test would hang for ever.
+#[track_caller]
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let started = std::time::Instant::now();
+    while !done() {
+        assert!(started.elapsed() < secs(60), "{what}: not within a minute");
+        std::thread::yield_now();
+    }
+}
+
 #[track_caller]
 fn fails(result: Result<Vec<u8>, Error>, errno: Errno) {
     match result {

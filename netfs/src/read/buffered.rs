@@ -30,6 +30,14 @@ enum Gathered {
     Changed,
 }
 
+/// What waiting for folios came to.
+enum Waited {
+    Uptodate,
+    /// One was let go without an error: plan again.
+    LetGo,
+    Failed(Arc<Folio>, Error),
+}
+
 /// One reader at work.
 pub(crate) struct Reader<'a> {
     pub(crate) who: &'a Who,
@@ -78,20 +86,14 @@ impl Reader<'_> {
     }
 
     async fn gather_once(&self, range: Range<u64>, sizes: &Sizes, mark: u64) -> Result<Gathered> {
-        let mut foreign_refusals = 0;
+        let mut started = Vec::new();
         for _ in 0..MAX_REPLANS {
-            let Some(held) = self.hold(&range, sizes).await? else {
-                // The budget is exhausted: read through memory of our own.
-                let read = self.transient(&range, sizes, true).await?;
-                if read.replan || !self.inode().unchanged(mark) {
-                    return Ok(Gathered::Changed);
-                }
-                let start = plan::page_out(&range).start;
-                let slices = read.reaching(range.end - start)?;
-                return Ok(Gathered::Done(trim(slices, start, &range)));
+            let Some(held) = self.hold(&range, sizes, &mut started).await? else {
+                // The budget is exhausted.
+                return self.gather_privately(range, sizes, mark).await;
             };
-            match self.wait(&held).await {
-                Ok(true) => {
+            match self.wait(&held).await? {
+                Waited::Uptodate => {
                     let slices = slices_of(&held, &range);
                     if self.inode().unchanged(mark) {
                         self.inode().count_read(&held, &range);
@@ -99,21 +101,45 @@ impl Reader<'_> {
                     }
                     return Ok(Gathered::Changed);
                 }
-                Ok(false) if !self.inode().unchanged(mark) => return Ok(Gathered::Changed),
-                Ok(false) => {}
-                // Somebody else's request may have been refused for its own credentials.
-                Err(e) if is_personal(&e) && foreign_refusals == 0 => foreign_refusals += 1,
-                Err(e) => return Err(e),
+                Waited::LetGo if !self.inode().unchanged(mark) => return Ok(Gathered::Changed),
+                Waited::LetGo => {}
+                Waited::Failed(folio, e) => {
+                    let ours = started.iter().any(|f| Arc::ptr_eq(f, &folio));
+                    if ours || !is_personal(&e) {
+                        return Err(e);
+                    }
+                    // Somebody else was refused for their own credentials. They may ask again and
+                    // lock the folio first again, so we ask past the index.
+                    return self.gather_privately(range, sizes, mark).await;
+                }
             }
         }
         Ok(Gathered::Changed)
     }
 
-    /// Every folio of `range`, missing ones started. `None` if there is no memory for them.
+    /// Reads through memory of our own, with our own credentials.
+    async fn gather_privately(
+        &self,
+        range: Range<u64>,
+        sizes: &Sizes,
+        mark: u64,
+    ) -> Result<Gathered> {
+        let read = self.transient(&range, sizes, true).await?;
+        if read.replan || !self.inode().unchanged(mark) {
+            return Ok(Gathered::Changed);
+        }
+        let start = plan::page_out(&range).start;
+        let slices = read.reaching(range.end - start)?;
+        Ok(Gathered::Done(trim(slices, start, &range)))
+    }
+
+    /// Every folio of `range`, missing ones started (and added to `ours`). `None` if there is no memory
+    /// for them.
     async fn hold(
         &self,
         range: &Range<u64>,
         sizes: &Sizes,
+        ours: &mut Vec<Arc<Folio>>,
     ) -> Result<Option<SmallVec<[Arc<Folio>; 8]>>> {
         let pages = &self.inode().pages;
         let mut held: SmallVec<[Arc<Folio>; 8]> = SmallVec::new();
@@ -124,9 +150,10 @@ impl Reader<'_> {
                 Lookup::Absent => {
                     let window = self.window(&(at..range.end), sizes);
                     let Some(started) = self.start(&window, sizes).await? else { return Ok(None) };
-                    let ours = started.into_iter().find(|f| f.range().contains(&at));
+                    let here = started.iter().find(|f| f.range().contains(&at)).cloned();
+                    ours.extend(started);
                     // Somebody else may have locked the page first: look again.
-                    let Some(folio) = ours else { continue };
+                    let Some(folio) = here else { continue };
                     folio
                 }
             };
@@ -144,18 +171,19 @@ impl Reader<'_> {
         Ok(Some(held))
     }
 
-    /// Waits until all are unlocked; `false` if one was let go without an error (plan again).
-    async fn wait(&self, held: &[Arc<Folio>]) -> Result<bool> {
+    /// Waits until all are unlocked.
+    async fn wait(&self, held: &[Arc<Folio>]) -> Result<Waited> {
         for folio in held {
             if folio.is_uptodate() {
                 continue;
             }
             self.within_deadline(folio.wait_unlocked()).await?;
             if !folio.is_uptodate() {
-                return folio.error().map_or(Ok(false), Err);
+                let failed = |e| Waited::Failed(Arc::clone(folio), e);
+                return Ok(folio.error().map_or(Waited::LetGo, failed));
             }
         }
-        Ok(true)
+        Ok(Waited::Uptodate)
     }
 
     /// Bounds a wait by the caller's deadline; the work goes on without the caller.

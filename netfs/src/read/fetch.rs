@@ -464,10 +464,11 @@ impl Fetch {
     /// go. A folio is published only if all its bytes are of one version and that is the inode's
     /// current one; the check runs under the index lock, which dropping pages also takes.
     fn publish(&mut self) {
+        let mut failed = Vec::new();
         while let Some(span) = self.spans.get(self.next_span) {
             let fate = self.req.fate(&span.range);
             if let Fate::Pending = fate {
-                return;
+                break;
             }
             self.next_span += 1;
             let Some(folio) = span.folio().cloned() else { continue };
@@ -491,10 +492,15 @@ impl Fetch {
                     if !self.quiet {
                         folio.set_error(error);
                     }
-                    inode.pages.fail(&folio);
+                    failed.push(folio);
                 }
-                Fate::Cancelled | Fate::Pending => inode.pages.fail(&folio),
+                Fate::Cancelled | Fate::Pending => failed.push(folio),
             }
+        }
+        // The last first: a reader that is told of the first finds no later one still about to fail,
+        // so that what it reads next does not get the same error (N-C10).
+        for folio in failed.iter().rev() {
+            self.who.inode.pages.fail(folio);
         }
     }
 
