@@ -184,6 +184,24 @@ mod tests {
         assert_eq!(ObjectHeader::decode(&bytes, "other"), Err(Damaged));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn decoding_survives_forged_headers(
+            changes in proptest::collection::vec((8..70usize, proptest::num::u8::ANY), 1..6),
+            len in 0..80usize,
+        ) {
+            let mut bytes = header().encode("vol");
+            for (at, value) in changes {
+                bytes[at] = value;
+            }
+            bytes.truncate(len.max(16));
+            bytes[12..16].fill(0);
+            if let Ok(h) = ObjectHeader::decode(&seal(bytes), "vol") {
+                proptest::prop_assert!(h.identity.aux.len() <= AUX_MAX && !h.key.is_empty());
+            }
+        }
+    }
+
     #[test]
     fn numbers_are_big_endian() {
         let bytes = header().encode("vol");

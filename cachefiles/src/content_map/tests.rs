@@ -238,6 +238,41 @@ proptest! {
         }
     }
 
+    /// What a checksum cannot keep out: bytes changed by somebody who knows the format.
+    #[test]
+    fn decoding_survives_forged_encodings(
+        side in any::<bool>(),
+        marks in proptest::collection::vec((0..890u64, 1..80u64, any::<bool>()), 0..10),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        fixed_part in any::<bool>(),
+    ) {
+        let mut chunk = Chunk::empty(890);
+        for (first, n, zero) in marks {
+            let range = first..(first + n).min(890);
+            if zero { chunk.mark_zero(range) } else { range.for_each(|p| chunk.set_data(p, 7)) }
+        }
+        let place = Place { side, ..place() };
+        let mut bytes = chunk.take_dirty(0, place).map;
+        // The counts, or what follows the fixed part.
+        let (from, to) = if fixed_part { (40, 56) } else { (56, bytes.len()) };
+        for (at, value) in changes {
+            bytes[from + at.index(to - from)] = value;
+        }
+        bytes[12..16].fill(0);
+        let bytes = crate::header::seal(bytes);
+        let area = [0; 100];
+        let decoded = Chunk::decode(&bytes, side.then_some(&area[..]), 0, 890, place);
+        let Ok(mut back) = decoded else { return Ok(()) };
+        for (data, zero) in back.data.iter().zip(&*back.zero) {
+            prop_assert_eq!(data & zero, 0);
+        }
+        for page in 0..890 {
+            // A page that claims to be data has a checksum to be measured by.
+            prop_assert!(back.run_at(page).0 == ExtentKind::Absent || back.snapshot(page, 64).is_some());
+        }
+        prop_assert!(!back.take_dirty(0, place).map.is_empty());
+    }
+
     #[test]
     fn decoding_survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let inline = Place { side: false, ..place() };

@@ -16,6 +16,9 @@ use crate::{
     stats::Counters,
 };
 
+/// No clock gives out this generation or a later one before the year 2262.
+const GENERATION_END: u64 = 1 << 63;
+
 /// What was found at a name.
 enum AtName {
     Nothing,
@@ -109,8 +112,9 @@ fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Damag
     let id = io.id(&file).map_err(|_| Damaged)?;
     let bytes = io.get_xattr(&file, OBJECT_XATTR).map_err(|_| Damaged)?.ok_or(Damaged)?;
     let header = ObjectHeader::decode(&bytes, slot.volume_id())?;
-    // The last generation has no successor; no clock ever gave it out.
-    if !id.regular || header.key != slot.key() || header.generation == u64::MAX {
+    // Generations are nanoseconds of a clock: one near the end of the numbers was not ours, and its
+    // successors would not grow for long (row 106 rests on that).
+    if !id.regular || header.key != slot.key() || header.generation >= GENERATION_END {
         return Err(Damaged);
     }
     if header.identity != *identity {
