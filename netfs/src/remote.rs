@@ -34,10 +34,8 @@ pub use futures_util::future::BoxFuture;
 pub(crate) use sub::SubSink;
 pub use sub::{Finished, Outcome, ReadSub};
 
-use crate::{
-    coherency::VolumeEvents,
-    error::{Errno, Error, Result},
-};
+pub use crate::coherency::{BreakReason, VolumeEvents};
+use crate::error::{Errno, Error, Result};
 
 /// Identity of a volume: the server's identity and the export or volume on it.
 ///
@@ -210,8 +208,8 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
     /// The volume's root directory. Called once per mount.
     fn root(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Found<Self::File>>>;
 
-    /// Gives the adapter the handle through which it reports server events. Called once, before any
-    /// other method. An adapter without callbacks ignores it.
+    /// Gives the adapter the handle through which it reports server events. Called once per mount,
+    /// before any other method of it; keep the last handle. An adapter without callbacks ignores it.
     fn attach(&self, events: VolumeEvents) {
         drop(events);
     }
@@ -236,16 +234,26 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
         cx: Cx,
     ) -> BoxFuture<'static, Result<DirPage<Self::File>>>;
 
-    /// Fresh attributes: the reply MUST have [`Facts::attr`].
-    fn getattr(self: Arc<Self>, file: Arc<Self::File>, cx: Cx)
-    -> BoxFuture<'static, Result<Facts>>;
+    /// Fresh attributes: the reply MUST have [`Facts::attr`]. By default what
+    /// [`RemoteFile::validate`] says, for protocols where both are the same call.
+    fn getattr(
+        self: Arc<Self>,
+        file: Arc<Self::File>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Facts>> {
+        file.validate(cx)
+    }
 
-    /// The target of a symbolic link, with the link's facts if the reply had them.
+    /// The target of a symbolic link, with the link's facts if the reply had them. By default there
+    /// are no links (`EINVAL`).
     fn readlink(
         self: Arc<Self>,
         file: Arc<Self::File>,
         cx: Cx,
-    ) -> BoxFuture<'static, Result<(Bytes, Option<Facts>)>>;
+    ) -> BoxFuture<'static, Result<(Bytes, Option<Facts>)>> {
+        let _ = (file, cx);
+        Box::pin(async { Err(Error::new(Errno::EINVAL, "this adapter has no symbolic links")) })
+    }
 
     /// Whether `cx.cred()` has every right in `mask`. `Ok(false)` is the server's word; `Err` means
     /// it was not found out.
@@ -278,8 +286,9 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
 /// One file on the server. See the [module](self) for the contract.
 pub trait RemoteFile: Any + Send + Sync {
     /// The file's identity within its volume, 1 to 255 bytes, big-endian where it has numbers: the
-    /// same on every host and after every restart, and never reused for another file while a cached
-    /// object may exist (so it includes a generation or uniquifier).
+    /// same on every host and after every restart. Where the server can tell a file from a later one of
+    /// the same name, the key does too (it includes a generation or uniquifier); where names are all
+    /// there is, the version tells them apart. Longer identities (object names) are hashed.
     fn key(&self) -> &[u8];
 
     /// Limits of a call now. Asked per request and again before each retry, so an adapter may
@@ -298,8 +307,9 @@ pub trait RemoteFile: Any + Send + Sync {
     ///
     /// The adapter MUST report progress with [`ReadSub::advance`], [`ReadSub::write`] or
     /// [`ReadSub::hole`], report the reply's facts, and end with [`ReadSub::finish`] exactly once (a
-    /// dropped sub counts as cancelled). It never gets a zero-length sub and never one that starts at
-    /// or past the end of file known to the core. A sub that reads a directory or symbolic link as one
+    /// dropped sub counts as cancelled). It never gets a zero-length sub, and never one that reaches
+    /// past the end of file known to the core; the file may have shrunk since, so an adapter checks,
+    /// ends with [`Outcome::Eof`] where the bytes end, and reports the new facts. A sub that reads a directory or symbolic link as one
     /// object ([`File::read_single`](crate::File::read_single)) covers all of it, whatever
     /// [`limits`](RemoteFile::limits) says of `rsize`.
     fn read(self: Arc<Self>, sub: ReadSub) -> BoxFuture<'static, ()>;

@@ -278,3 +278,20 @@ fn a_restart_on_disk_serves_everything_from_disk() {
     }
     assert_eq!(fs.counts().bytes(), 3_000_000);
 }
+
+#[test]
+fn a_key_that_is_used_again_after_a_deletion_is_another_file() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 10_000).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    bench.check("a", 0, 10_000);
+    let held = bench.open("a");
+    let (key, root) = (fs.key("a").unwrap(), fs.key("").unwrap());
+    fs.send_deleted(&key);
+    fs.send_break_key(&root, netfs::coherency::BreakReason::Callback);
+    let mut buf = [0; 10];
+    let gone = held.blocking().read_at(0, &mut buf).unwrap_err();
+    assert_eq!(gone.errno(), netfs::Errno::ESTALE);
+    // The server, whose keys are names, has a file under that name again.
+    bench.check("a", 0, 10_000);
+    assert_eq!(held.blocking().read_at(0, &mut buf).unwrap_err().errno(), netfs::Errno::ESTALE);
+}

@@ -57,7 +57,10 @@ impl VolumeEvents {
         VolumeEvents { volume }
     }
 
-    /// The server may have changed the file `key`. Always counted, even if the file is unknown: a
+    /// The server may have changed the file `key`. For a name that appeared, vanished or moved, break
+    /// the *directory's* key: names, found and not found, are cached under their directory.
+    ///
+    /// Always counted, even if the file is unknown: a
     /// lookup of it may be in flight. Cached data stays; the next access asks the server.
     pub fn server_break(&self, key: &[u8], reason: BreakReason) -> Ticket {
         tracing::debug!(volume = %self.volume.name(), ?reason, "break of one file");
@@ -95,7 +98,8 @@ impl VolumeEvents {
         drop(self.volume.on_snapshot_moved());
     }
 
-    /// The file `key` was deleted on the server: further accesses fail with `ESTALE`.
+    /// The file `key` was deleted on the server: further accesses through what is open fail with
+    /// `ESTALE`. Break the directory's key too. A file found under the key again later is another file.
     pub fn deleted(&self, key: &[u8]) {
         tracing::debug!(volume = %self.volume.name(), "file deleted on the server");
         drop(self.volume.on_deleted(key));

@@ -131,24 +131,30 @@ impl Volume {
 
     /// The inode of `key`, made if need be.
     pub(crate) fn inode(self: &Arc<Self>, key: &[u8]) -> Arc<Inode> {
-        let mut dead = None;
-        let inode = {
-            let mut inodes = self.table.inodes.lock();
-            match inodes.get(key).and_then(|(_, inode, _)| inode.upgrade()) {
-                Some(live) => live,
-                None => {
-                    let key = Bytes::copy_from_slice(key);
-                    let inode = Inode::new(Arc::clone(self), key.clone());
-                    let cell = Arc::clone(&inode.cell);
-                    dead = inodes.insert(key, (inode.id, Arc::downgrade(&inode), cell));
-                    inode
-                }
-            }
-        };
-        // Outside the table lock: a cell's last reference may run code of its own.
-        drop(dead);
+        let (inode, gone) = self.find_or_insert(key);
+        // Outside the table lock: a last reference's drop takes it too.
+        drop(gone);
         self.keep.insert(inode.id, Arc::clone(&inode));
         inode
+    }
+
+    /// The live inode of `key`, or a new one and what it took the place of.
+    fn find_or_insert(
+        self: &Arc<Self>,
+        key: &[u8],
+    ) -> (Arc<Inode>, Option<(Option<Arc<Inode>>, Option<Known>)>) {
+        let mut inodes = self.table.inodes.lock();
+        let known = inodes.get(key).and_then(|(_, inode, _)| inode.upgrade());
+        let deleted = match known {
+            Some(live) if live.check_exists().is_ok() => return (live, None),
+            // A server that uses the key of a deleted file again means another file.
+            deleted => deleted,
+        };
+        let key = Bytes::copy_from_slice(key);
+        let inode = Inode::new(Arc::clone(self), key.clone());
+        let entry = (inode.id, Arc::downgrade(&inode), Arc::clone(&inode.cell));
+        let before = inodes.insert(key, entry);
+        (inode, Some((deleted, before)))
     }
 
     /// A mount is gone; with the last one goes everything nobody else holds.

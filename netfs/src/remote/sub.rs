@@ -210,7 +210,7 @@ impl Drop for ReadSub {
     fn drop(&mut self) {
         self.end(Outcome::Failed(Error::new(
             Errno::ECANCELED,
-            "the adapter dropped a read without finishing it",
+            "the adapter dropped a read without finishing it (its future was dropped, or it panicked)",
         )));
     }
 }
