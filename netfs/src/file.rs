@@ -191,6 +191,10 @@ impl File {
         let mut out = Slices::new();
         let want = end.saturating_sub(offset);
         let want_len = usize::try_from(want).ok()?;
+        if want_len == 0 {
+            // Not even an empty piece: "no slices" is how a caller knows the end.
+            return inode.unchanged(mark).then_some(out);
+        }
         let got = match inode.pages.slice_uptodate(offset, want_len) {
             Some(slice) if slice.len() == want_len => {
                 out.push(slice);
@@ -325,7 +329,7 @@ impl File {
             return Ok(Slices::new());
         }
         let inode = &self.who.inode;
-        let _mode = inode.io.enter(Mode::Buffered).await;
+        let _mode = self.who.enter(Mode::Buffered).await?;
         if validate {
             inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         }
@@ -340,7 +344,7 @@ impl File {
 
     async fn read_bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let inode = &self.who.inode;
-        let _mode = inode.io.enter(Mode::Buffered).await;
+        let _mode = self.who.enter(Mode::Buffered).await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let reader = Reader { who: &self.who, cookie: self.cookie(), ahead: None };
         let mut done = 0;

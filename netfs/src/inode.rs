@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// Replies in a row that may be older than what is known before a validation gives up (P-D71).
-const MAX_LATE: usize = 8;
+pub(crate) const MAX_LATE: usize = 8;
 
 pub(crate) struct Inode {
     pub(crate) core: Arc<Core>,
@@ -246,9 +246,10 @@ impl Inode {
     /// would make an identity.
     pub(crate) fn cookie(&self) -> Option<Arc<Cookie>> {
         let volume = self.volume.fscache()?;
-        let identity = self.identity()?;
         let mut slot = self.cookie.lock();
         if slot.is_none() {
+            // Under the lock: a change from here on finds the cookie and brings it up to date.
+            let identity = self.identity()?;
             match volume.acquire_cookie(&self.key, identity.clone()) {
                 Ok(acquired) => {
                     // What the disk holds from before a scrub is not to be trusted, whatever its version.

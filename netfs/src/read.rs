@@ -22,13 +22,17 @@ pub(crate) mod readahead;
 pub(crate) mod single;
 mod sink;
 
+use futures_util::FutureExt;
 use smallvec::SmallVec;
 
 use crate::{
+    error::{Errno, Error, Result},
     folio::Slice,
     inode::Inode,
+    iomode::{Mode, ModeGuard},
     remote::{Cx, DynFile},
     sync::Arc,
+    timer,
 };
 
 /// Most bytes gathered at a time: bounds what one read pins.
@@ -47,4 +51,24 @@ pub(crate) struct Who {
     pub(crate) inode: Arc<Inode>,
     pub(crate) remote: DynFile,
     pub(crate) cx: Cx,
+}
+
+impl Who {
+    /// Takes the inode's I/O mode, waiting no longer than the caller's deadline: holders of the other
+    /// mode may be waiting for a server that does not answer.
+    pub(crate) async fn enter(&self, mode: Mode) -> Result<ModeGuard> {
+        let mut entering = self.inode.io.enter(mode);
+        let Some(deadline) = self.cx.deadline() else { return Ok(entering.await) };
+        // Nearly always free: no timer for that.
+        if let Some(guard) = (&mut entering).now_or_never() {
+            return Ok(guard);
+        }
+        let core = &self.inode.core;
+        timer::until(&core.driver, &*core.clock, deadline, entering).await.ok_or_else(|| {
+            Error::new(
+                Errno::ETIMEDOUT,
+                "buffered and direct I/O wait for each other; deadline passed",
+            )
+        })
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
     coherency::{Epoch, Origin, Validity, ZapRegistration, Zapper},
     error::{Errno, Error, Result},
     file::File,
-    inode::{Inode, Verdict},
+    inode::{Inode, MAX_LATE, Verdict},
     remote::{
         AccessMask, Attr, Cx, DynFile, DynFound, DynRemoteFs, Facts, FileKind, OpenIntent, StatFs,
         VolumeId,
@@ -92,8 +92,32 @@ pub struct DirListEntry {
 #[derive(Clone)]
 pub struct Mount(Arc<Shared>);
 
+/// A volume, counted as mounted for as long as this lives: also if mounting fails halfway or its
+/// future is dropped, for a count too high would keep the volume's inodes for good.
+struct Counted(Arc<Volume>);
+
+impl Counted {
+    fn new(volume: Arc<Volume>) -> Counted {
+        volume.mounts.fetch_add(1, Ordering::AcqRel);
+        Counted(volume)
+    }
+}
+
+impl std::ops::Deref for Counted {
+    type Target = Arc<Volume>;
+    fn deref(&self) -> &Arc<Volume> {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.mount_gone();
+    }
+}
+
 struct Shared {
-    volume: Arc<Volume>,
+    volume: Counted,
     fs: Arc<dyn DynRemoteFs>,
     root: Node,
     dentries: Dentries,
@@ -104,7 +128,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.dentries.clear();
         self.access.clear();
-        self.volume.mount_gone();
     }
 }
 
@@ -114,25 +137,21 @@ impl Mount {
         fs: Arc<dyn DynRemoteFs>,
         cx: &Cx,
     ) -> Result<Mount> {
-        volume.mounts.fetch_add(1, Ordering::AcqRel);
+        // From here on counted, whatever becomes of this future.
+        let counted = Counted::new(volume);
+        let volume = &counted.0;
         let epoch = volume.cell().sample();
-        let cached = Arc::clone(&volume);
+        let cached = Arc::clone(volume);
         let root = fs.root(cx.clone());
         let reply = async move {
             cached.open_cache().await;
             root.await
         };
-        let found = match on_driver(&volume, reply).await {
-            Ok(found) => found,
-            Err(e) => {
-                volume.mount_gone();
-                return Err(e);
-            }
-        };
-        let (root, _) = admit(&volume, found, &epoch)?;
+        let found = on_driver(volume, reply).await?;
+        let (root, _) = admit(volume, found, &epoch)?;
         let capacity = volume.core().options.dentry_capacity;
         let (dentries, access) = (Dentries::new(capacity), AccessCache::new(capacity));
-        Ok(Mount(Arc::new(Shared { volume, fs, root, dentries, access })))
+        Ok(Mount(Arc::new(Shared { volume: counted, fs, root, dentries, access })))
     }
 
     pub(super) fn fs(&self) -> &Arc<dyn DynRemoteFs> {
@@ -273,22 +292,29 @@ impl Mount {
             inode.core.counters.attr_hits.inc();
             return Ok(attr);
         }
-        let epoch = self.sample();
-        let reply = self.0.fs.getattr(&node.remote, cx.clone());
-        match self.on_driver(reply).await {
-            Ok(facts) => {
-                inode.apply(&facts, &epoch, &[]);
-                inode.attr().ok_or_else(|| {
-                    Error::new(Errno::EIO, "the adapter's getattr reply had no attributes")
-                })
-            }
-            Err(e) => {
-                if e.errno() == Errno::ESTALE {
-                    inode.mark_deleted();
+        for _ in 0..MAX_LATE {
+            inode.check_exists()?;
+            let epoch = self.sample();
+            let reply = self.0.fs.getattr(&node.remote, cx.clone());
+            match self.on_driver(reply).await {
+                // What is known may be from a reply that was asked for before this call: not good
+                // enough for a caller who came after a change.
+                Ok(facts) if inode.apply(&facts, &epoch, &[]) == Verdict::Late => {}
+                Ok(_) => {
+                    return inode.attr().ok_or_else(|| {
+                        Error::new(Errno::EIO, "the adapter's getattr reply had no attributes")
+                    });
                 }
-                Err(e)
+                Err(e) => {
+                    if e.errno() == Errno::ESTALE {
+                        inode.mark_deleted();
+                    }
+                    return Err(e);
+                }
             }
         }
+        inode.check_exists()?;
+        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
     }
 
     /// The target of a symbolic link.

@@ -124,7 +124,7 @@ impl Reader<'_> {
         sizes: &Sizes,
         mark: u64,
     ) -> Result<Gathered> {
-        let read = self.transient(&range, sizes, true).await?;
+        let read = self.transient(&range, &range, sizes).await?;
         if read.replan || !self.inode().unchanged(mark) {
             return Ok(Gathered::Changed);
         }
@@ -308,29 +308,34 @@ impl Reader<'_> {
         Some(all)
     }
 
-    /// Reads a range through memory that is not indexed. Page-aligned inside; the result starts at
-    /// the range's page and may be longer than asked.
+    /// Reads `range` through memory that is not indexed. Page-aligned inside; the result starts at the
+    /// range's page and may be longer than asked. Of it the reader gets `wanted`, which is counted.
     pub(crate) async fn transient(
         &self,
         range: &Range<u64>,
+        wanted: &Range<u64>,
         sizes: &Sizes,
-        cached: bool,
     ) -> Result<Transient> {
         let inode = self.inode();
         inode.core.check_open()?;
         inode.core.counters.transient_reads.inc();
         let pages = plan::page_out(range);
-        let access = if cached { self.access().await } else { None };
+        let access = self.access().await;
         let epoch = inode.cell.sample();
         let slices = plan_run(&pages, sizes, access.as_ref());
         let reason = self.miss_origin(&pages);
-        self.count_transient(&slices, range, reason);
         let limits = self.who.remote.limits();
-        let plan = Plan { slices, sizes: *sizes, epoch, access, limits };
+        let plan = Plan { slices: slices.clone(), sizes: *sizes, epoch, access, limits };
         let new = inode.core.folios.transient(len_of(&pages));
         let (fill, mem) = FillBuf::whole(new, len_of(&pages));
         let span = Span { range: pages, target: Target::Transient(mem), origin: reason };
-        run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await
+        let read =
+            run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await?;
+        // What has to be read again is counted then.
+        if !read.replan {
+            self.count_transient(&slices, wanted, reason);
+        }
+        Ok(read)
     }
 
     /// Counts by plan what a reader gets outside the page cache.

@@ -164,7 +164,7 @@ impl Reader<'_> {
         if run.end > sizes.i_size {
             return Ok(false);
         }
-        let read = self.transient(&wide, &sizes, true).await?;
+        let read = self.transient(&wide, run, &sizes).await?;
         if read.replan {
             return Ok(false);
         }

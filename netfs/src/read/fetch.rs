@@ -18,14 +18,14 @@ use crate::{
     coherency::Epoch,
     error::{Errno, Error, Result},
     folio::{
-        Folio, Origin, PAGE_SIZE, Slice,
+        Folio, Origin, Slice,
         memory::{FillBuf, FolioMem},
     },
     fscache::{Access, CacheMiss, CacheRead, FillTag, Identity, TryRead},
     inode::Verdict,
     remote::{Finished, IoLimits, Outcome, ReadSub, Version},
     request::{
-        plan::{Slice as Planned, Source},
+        plan::{self, Slice as Planned, Source},
         read::{Ended, Fate, ReadRequest},
     },
     sizes::Sizes,
@@ -522,6 +522,12 @@ impl Fetch {
                 return false;
             }
             version = Some(&tag.version);
+            // An object that was cut over is not trusted any more, even under an equal version (after
+            // a scrub, A1.15). The cut-over comes before the pages are dropped, so what passes here
+            // in spite of it is dropped by it.
+            if self.req.sub(i).source != Source::Server && !self.object_stands() {
+                return false;
+            }
             if !cell.is_current(tag.version.as_ref(), &tag.epoch) {
                 return false;
             }
@@ -532,6 +538,11 @@ impl Fetch {
         range.end <= limit || sizes == self.plan.sizes
     }
 
+    /// Whether the cache object the plan was made from has not been invalidated since.
+    fn object_stands(&self) -> bool {
+        self.plan.access.as_ref().is_some_and(|a| a.is_current())
+    }
+
     /// What the server sent, on its way to the disk cache (row 7), if it is to go there.
     fn fill_of(&self, subs: &[usize], span: &Span) -> Option<Fill> {
         let access = self.plan.access.as_ref()?;
@@ -540,7 +551,7 @@ impl Fetch {
         // A reply without a version never reaches the disk cache.
         let version = tag.version.clone()?;
         let size = self.plan.sizes.i_size;
-        let end = span.range.end.min(size.next_multiple_of(PAGE_SIZE as u64));
+        let end = span.range.end.min(plan::page_out(&(0..size)).end);
         let n = end.checked_sub(span.range.start).filter(|&n| n > 0)?;
         let aux = bytes::Bytes::copy_from_slice(version.as_bytes());
         let (cell, epoch) = (Arc::clone(&self.who.inode.cell), tag.epoch);

@@ -109,7 +109,7 @@ impl Attr {
         Attr {
             kind,
             size,
-            allocated: size.next_multiple_of(4096),
+            allocated: size.checked_next_multiple_of(4096).unwrap_or(size),
             mode: if kind == FileKind::Dir { 0o755 } else { 0o644 },
             nlink: 1,
             uid: 0,

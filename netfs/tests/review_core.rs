@@ -1,0 +1,124 @@
+//! Edges of the core that a careful reader found: each test fails without its fix.
+
+mod common;
+
+use std::{future::Future, pin::pin, sync::Arc, task::Context, time::Duration};
+
+use common::{Bench, cx};
+use netfs::{
+    MemoryUse, Netfs, ReadOptions,
+    clock::{Clock, SystemClock},
+    error::Errno,
+    fscache::MemCache,
+    remote::{Attr, FileKind, Promise, PromiseKind},
+};
+use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
+
+fn until_broken() -> Promise {
+    Promise::UntilBroken { kind: PromiseKind::Read }
+}
+
+#[test]
+fn no_slices_at_the_end_of_a_file_in_memory() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 5000).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    let file = bench.open("a");
+    let all = pollster::block_on(file.read_slices(0, 9000)).unwrap();
+    assert_eq!(all.iter().map(|s| s.len()).sum::<usize>(), 5000);
+    // Offset 5000 is inside the last page: there is a folio, but no byte of the file.
+    assert!(pollster::block_on(file.read_slices(5000, 100)).unwrap().is_empty());
+    assert!(file.try_read_slices(5000, 100).unwrap().is_empty());
+    assert!(file.try_read_slices(17, 0).unwrap().is_empty());
+}
+
+#[test]
+fn a_mount_given_up_halfway_does_not_keep_the_volume_in_memory() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 50_000).build().unwrap();
+    let netfs = Netfs::builder().memory_bytes(16 << 20).build().unwrap();
+    let gate = Gate::new();
+    let mount = netfs.blocking_mount(Arc::clone(&fs), &cx()).unwrap();
+    let held = fs.inject(Fault::on(Op::Root).hold(&gate, SnapshotAt::Issue));
+    {
+        let cx = cx();
+        let mut second = pin!(netfs.mount(Arc::clone(&fs), &cx));
+        let mut task = Context::from_waker(std::task::Waker::noop());
+        assert!(second.as_mut().poll(&mut task).is_pending());
+        gate.wait_hit();
+    }
+    fs.remove_fault(&held);
+    gate.release();
+    fs.wait_idle();
+    let file = mount.blocking().open("a", &cx()).unwrap();
+    file.blocking().read_at(0, &mut [0; 50_000]).unwrap();
+    assert!(netfs.memory().indexed > 0);
+    drop(file);
+    drop(mount);
+    // The fetch's task lets go of the inode on a driver thread, soon after the reader has its bytes.
+    let patience = SystemClock.now() + Duration::from_secs(20);
+    while netfs.memory().indexed > 0 {
+        assert!(SystemClock.now() < patience, "pages stay without a mount: {:?}", netfs.memory());
+        std::thread::yield_now();
+    }
+    netfs.blocking_shutdown(Duration::from_secs(5));
+}
+
+#[test]
+fn a_file_as_large_as_a_number_can_say_is_read_and_cached() {
+    let _ = Attr::plain(FileKind::File, u64::MAX);
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", u64::MAX).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let file = bench.open("a");
+    let mut buf = vec![0; 10_000];
+    for offset in [0, 1 << 40, i64::MAX as u64 - 10_000] {
+        assert_eq!(file.blocking().read_at(offset, &mut buf).unwrap(), 10_000);
+        fs.verify("a", offset, &buf).unwrap();
+    }
+    let past = file.blocking().read_at(i64::MAX as u64, &mut buf).map_err(|e| e.errno());
+    assert_eq!(past, Err(Errno::EINVAL));
+}
+
+#[test]
+fn a_deadline_bounds_the_wait_for_the_other_io_mode() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 50_000).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    let direct = bench.open("a");
+    let node = direct.node();
+    let late = cx().with_deadline(SystemClock.now() + Duration::from_millis(200));
+    let buffered = pollster::block_on(bench.mount.open(&node, &late)).unwrap();
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Read).hold(&gate, SnapshotAt::Issue));
+    std::thread::scope(|s| {
+        let reader = s.spawn(|| {
+            let options = ReadOptions { unbuffered: true, ..ReadOptions::default() };
+            direct.blocking().read_at_with(0, &mut [0; 5000], options).unwrap()
+        });
+        gate.wait_hit();
+        // Would wait for the direct reader, that is for the server, whatever its deadline says.
+        let outcome = buffered.blocking().read_at(0, &mut [0; 5000]).map_err(|e| e.errno());
+        gate.release();
+        assert_eq!(outcome, Err(Errno::ETIMEDOUT));
+        assert_eq!(reader.join().unwrap(), 5000);
+    });
+}
+
+#[test]
+fn a_bypassing_read_counts_what_the_reader_got() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 1 << 20).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let file = bench.open("a");
+    let options = ReadOptions { memory: MemoryUse::Bypass, ..ReadOptions::default() };
+    assert_eq!(file.blocking().read_at_with(300_000, &mut [0; 4096], options).unwrap(), 4096);
+    let stats = bench.stats();
+    assert_eq!(stats.read_bytes, 4096);
+    assert_eq!(stats.miss_cold_bytes, 4096, "not the whole granule that was fetched for the disk");
+}
+
+#[test]
+fn a_deleted_file_has_no_attributes() {
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", 1000).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    let node = bench.mount.blocking().walk("a", &cx()).unwrap();
+    fs.send_deleted(node.key());
+    let attr = bench.mount.blocking().getattr(&node, &cx()).map_err(|e| e.errno());
+    assert_eq!(attr.map(|a| a.size), Err(Errno::ESTALE));
+}
