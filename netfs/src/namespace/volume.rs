@@ -49,6 +49,8 @@ struct Table {
 
 /// An inode's place in the table: its id, itself while it lives, and its coherency cell.
 type Known = (u64, Weak<Inode>, Arc<InodeCell>);
+/// What a new inode took the place of: a deleted one, and the table's entry.
+type Displaced = (Option<Arc<Inode>>, Option<Known>);
 
 impl InodeTable for Table {
     fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>> {
@@ -139,10 +141,7 @@ impl Volume {
     }
 
     /// The live inode of `key`, or a new one and what it took the place of.
-    fn find_or_insert(
-        self: &Arc<Self>,
-        key: &[u8],
-    ) -> (Arc<Inode>, Option<(Option<Arc<Inode>>, Option<Known>)>) {
+    fn find_or_insert(self: &Arc<Self>, key: &[u8]) -> (Arc<Inode>, Option<Displaced>) {
         let mut inodes = self.table.inodes.lock();
         let known = inodes.get(key).and_then(|(_, inode, _)| inode.upgrade());
         let deleted = match known {
