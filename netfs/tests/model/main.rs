@@ -19,7 +19,7 @@
 //! Under a promise for the whole volume any file's reply vouches for all of them; in those runs nothing
 //! changes silently.
 //!
-//! A versionless file that changes silently under a standing promise may show pages of several allowed
+//! A versionless file that changes silently under a standing promise may show bytes of several allowed
 //! versions: nothing tells them apart. In every other case a read of at most 1 MiB is never a mix.
 //!
 //! A file that is gone answers `ESTALE`; bytes only while a promise from before its silent removal may
