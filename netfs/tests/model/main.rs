@@ -65,15 +65,15 @@ fn run(kind: DiskKind, first_seed: u64, runs: u64) {
 
 #[test]
 fn every_read_is_what_the_reference_allows_without_a_disk() {
-    run(DiskKind::None, 1_000, 20);
+    run(DiskKind::None, 1_000, 35);
 }
 
 #[test]
 fn every_read_is_what_the_reference_allows_on_the_memory_backend() {
-    run(DiskKind::Memory, 2_000, 50);
+    run(DiskKind::Memory, 2_000, 45);
 }
 
 #[test]
 fn every_read_is_what_the_reference_allows_on_a_cache_directory() {
-    run(DiskKind::Directory, 3_000, 30);
+    run(DiskKind::Directory, 3_000, 20);
 }
