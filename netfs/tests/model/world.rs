@@ -137,8 +137,6 @@ impl World {
         let promise = promise(&mut self.rng);
         let versionless = self.rng.chance(15);
         let rsize = self.rng.pick(&[4096, 8192, 50_000, 65_536, ONE_CALL]);
-        // A page of a versionless file must not be made of two replies: nothing could tell.
-        let rsize = if versionless && rsize != ONE_CALL { 65_536 } else { rsize };
         let segments = self.rng.pick(&[1, 2, 1024]);
         let set = self.fs.configure_file(path, |s| {
             s.promise = Some(promise);
