@@ -18,11 +18,14 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::{object::Object, stats::Counters};
 
+/// How often room is looked for before a file is opened beyond the budget.
+const MAKE_ROOM_TRIES: usize = 4;
+
 /// An open backing file, counted.
 #[derive(Debug)]
 pub(crate) struct CountedFile {
     file: File,
-    stats: Arc<Counters>,
+    _place: Place,
 }
 
 impl Deref for CountedFile {
@@ -32,9 +35,14 @@ impl Deref for CountedFile {
     }
 }
 
-impl Drop for CountedFile {
+/// A place in the budget, taken before a file is opened: two threads that open files at the same time
+/// must not both believe in the last one.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Counters>);
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.stats.descriptors.fetch_sub(1, Relaxed);
+        self.0.descriptors.fetch_sub(1, Relaxed);
     }
 }
 
@@ -95,8 +103,17 @@ impl Descriptors {
     }
 
     /// Makes room for one more file. Called before opening one.
-    pub(crate) fn make_room(&self) {
-        self.shrink_to(self.max.saturating_sub(1));
+    pub(crate) fn make_room(&self) -> Place {
+        let below_max = |n| (n < self.max).then_some(n + 1);
+        for _ in 0..MAKE_ROOM_TRIES {
+            self.shrink_to(self.max.saturating_sub(1));
+            if self.stats.descriptors.fetch_update(Relaxed, Relaxed, below_max).is_ok() {
+                return Place(Arc::clone(&self.stats));
+            }
+        }
+        // All are in use this very moment, by as many threads: one more for as long as that lasts.
+        self.stats.descriptors.fetch_add(1, Relaxed);
+        Place(Arc::clone(&self.stats))
     }
 
     /// The process ran out of descriptors: gives half of ours back.
@@ -115,9 +132,8 @@ impl Descriptors {
     }
 
     /// Gives an object its open file.
-    pub(crate) fn adopt(&self, object: &Arc<Object>, file: File) -> Arc<CountedFile> {
-        self.stats.descriptors.fetch_add(1, Relaxed);
-        let file = Arc::new(CountedFile { file, stats: Arc::clone(&self.stats) });
+    pub(crate) fn adopt(&self, object: &Arc<Object>, file: File, place: Place) -> Arc<CountedFile> {
+        let file = Arc::new(CountedFile { file, _place: place });
         let cell = object.file_cell();
         *cell.file.write() = Some(Arc::clone(&file));
         cell.used.store(true, Relaxed);

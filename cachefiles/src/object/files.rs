@@ -50,10 +50,10 @@ impl Object {
         if !ours && !create {
             return Ok(None);
         }
-        self.shared().descriptors.make_room();
+        let place = self.shared().descriptors.make_room();
         let file = self
             .with_descriptors(|| if ours { self.reopen(disk) } else { self.create_file(disk) })?;
-        Ok(Some(self.shared().descriptors.adopt(self, file)))
+        Ok(Some(self.shared().descriptors.adopt(self, file, place)))
     }
 
     fn create_file(&self, disk: &mut OnDisk) -> IoResult<File> {

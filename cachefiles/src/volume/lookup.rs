@@ -10,6 +10,7 @@ use super::Volume;
 use crate::{
     checksum::Binding,
     content_map::{CHUNK_PAGES, Chunk, ContentMap, Place},
+    descriptors::Place as Budgeted,
     header::{Damaged, MapPlace, OBJECT_XATTR, ObjectHeader},
     io::{Errno, FileId},
     object::{MAP_XATTR, Object, OnDisk, Slot, check_identity},
@@ -50,9 +51,9 @@ impl Volume {
         check_identity(&identity)?;
         self.alive()?;
         let slot = self.claim(key)?;
-        self.shared.descriptors.make_room();
+        let place = self.shared.descriptors.make_room();
         let (object, found) = match look(&slot, &identity)? {
-            AtName::Wanted(wanted) => (adopt(&slot, *wanted), Found::Existing),
+            AtName::Wanted(wanted) => (adopt(&slot, *wanted, place), Found::Existing),
             AtName::Nothing => (Object::fresh(slot, identity, 0), Found::Created),
             AtName::Stale(generation) => {
                 Counters::count(&self.shared.stats.stale_objects);
@@ -69,11 +70,11 @@ impl Volume {
     }
 }
 
-fn adopt(slot: &Arc<Slot>, wanted: Wanted) -> Arc<Object> {
+fn adopt(slot: &Arc<Slot>, wanted: Wanted, place: Budgeted) -> Arc<Object> {
     let Wanted { file, id, header, map } = wanted;
     *slot.disk() = OnDisk::Ours { generation: header.generation, id };
     let object = Object::with_header(Arc::clone(slot), header, map);
-    slot.shared().descriptors.adopt(&object, file);
+    slot.shared().descriptors.adopt(&object, file, place);
     // The first GiB at once: a reader that comes next finds it.
     // Not now is no reason to be refused: it is loaded when it is asked for.
     let _ = object.load_chunk(0);
