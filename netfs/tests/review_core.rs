@@ -73,6 +73,13 @@ fn a_file_as_large_as_a_number_can_say_is_read_and_cached() {
         assert_eq!(file.blocking().read_at(offset, &mut buf).unwrap(), 10_000);
         fs.verify("a", offset, &buf).unwrap();
     }
+    // What was stored is found again: the size is part of the object's identity.
+    bench.drain();
+    bench.netfs().drop_memory();
+    let origin = fs.counts().bytes();
+    assert_eq!(file.blocking().read_at(0, &mut buf).unwrap(), 10_000);
+    fs.verify("a", 0, &buf).unwrap();
+    assert_eq!(fs.counts().bytes(), origin, "a disk hit: {:?}", bench.stats());
     let past = file.blocking().read_at(i64::MAX as u64, &mut buf).map_err(|e| e.errno());
     assert_eq!(past, Err(Errno::EINVAL));
 }
