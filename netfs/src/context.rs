@@ -21,6 +21,7 @@ use crate::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    timer,
 };
 
 /// One cache: memory, optional disk backend and driver threads, shared by any number of mounts.
@@ -63,6 +64,15 @@ impl Core {
             return Err(Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"));
         }
         Ok(())
+    }
+
+    /// Bounds one call to the server (other than a read, which has its own bound): a server that never
+    /// answers must not hold its callers for ever.
+    pub(crate) async fn answered<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let deadline = self.clock.now() + self.options.remote_timeout;
+        timer::until(&self.driver, &*self.clock, deadline, call).await.unwrap_or_else(|| {
+            Err(Error::new(Errno::ETIMEDOUT, "the server did not answer in time; try again"))
+        })
     }
 
     /// The volume of that id: shared by all its mounts.

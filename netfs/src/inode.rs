@@ -288,7 +288,8 @@ impl Inode {
     async fn validate(&self, remote: &DynFile, cx: Cx) -> Result<()> {
         for _ in 0..MAX_LATE {
             let epoch = self.cell.sample();
-            match Arc::clone(remote).validate(cx.clone()).await {
+            let check = self.core.answered(Arc::clone(remote).validate(cx.clone()));
+            match check.await {
                 Ok(facts) => {
                     if self.apply_as(ReplyKind::Check, &facts, &epoch, &[]) == Verdict::Use {
                         return Ok(());
@@ -320,7 +321,7 @@ impl Inode {
     /// Drops all pages from memory; the cache object stays.
     pub(crate) fn drop_pages(&self) {
         self.begin_change();
-        self.pages.clear_keeping(&[]);
+        self.pages.evict_all();
         self.end_change();
     }
 
@@ -354,8 +355,8 @@ impl Inode {
         *self.symlink.lock() = Some((epoch, version, target));
     }
 
-    /// Notes a read given up at its deadline; `false` if one over the same bytes is still out, so
-    /// that no range ever has more than one abandoned attempt.
+    /// Notes a read given up at its deadline; `false` if one over the same bytes is still out: then
+    /// the second attempt has failed too.
     pub(crate) fn abandon(&self, range: std::ops::Range<u64>) -> bool {
         let mut list = self.abandoned.lock();
         let free = !list.iter().any(|r| r.start < range.end && range.start < r.end);
@@ -363,8 +364,10 @@ impl Inode {
         free
     }
 
-    pub(crate) fn abandoned_overlaps(&self, range: &std::ops::Range<u64>) -> bool {
-        self.abandoned.lock().iter().any(|r| r.start < range.end && range.start < r.end)
+    /// How many reads of some of these bytes were given up and are still out.
+    pub(crate) fn abandoned_over(&self, range: &std::ops::Range<u64>) -> usize {
+        let list = self.abandoned.lock();
+        list.iter().filter(|r| r.start < range.end && range.start < r.end).count()
     }
 
     /// The late reply of an abandoned read has come (or its sub was dropped).

@@ -129,3 +129,35 @@ fn a_deleted_file_has_no_attributes() {
     let attr = bench.mount.blocking().getattr(&node, &cx()).map_err(|e| e.errno());
     assert_eq!(attr.map(|a| a.size), Err(Errno::ESTALE));
 }
+
+#[test]
+fn a_server_that_never_answers_a_check_or_a_lookup_holds_nobody_for_ever() {
+    let clock = netfs::clock::StepClock::new();
+    let fs = MemoryFs::builder().promise(Promise::None).file("a", 1000).build().unwrap();
+    let netfs = netfs::Netfs::builder()
+        .clock(std::sync::Arc::new(clock.clone()))
+        .remote_timeout(std::time::Duration::from_secs(30))
+        .build()
+        .unwrap();
+    let cx = netfs::remote::Cx::new(netfs::remote::Cred::new(0, 0));
+    let mount = netfs.blocking_mount(fs.clone(), &cx).unwrap();
+    let file = mount.blocking().open("a", &cx).unwrap();
+    let gate = netfs_memory::Gate::new();
+    let hold = |op| {
+        fs.inject(netfs_memory::Fault::on(op).always().hold(&gate, netfs_memory::SnapshotAt::Issue))
+    };
+    hold(netfs_memory::Op::Validate);
+    hold(netfs_memory::Op::Lookup);
+    std::thread::scope(|s| {
+        let read = s.spawn(|| file.blocking().read_at(0, &mut [0; 10]).unwrap_err().errno());
+        let walk = s.spawn(|| mount.blocking().walk("a", &cx).unwrap_err().errno());
+        gate.wait_hits(2);
+        while !(read.is_finished() && walk.is_finished()) {
+            clock.advance(std::time::Duration::from_secs(31));
+            std::thread::yield_now();
+        }
+        assert_eq!(read.join().unwrap(), netfs::Errno::ETIMEDOUT);
+        assert_eq!(walk.join().unwrap(), netfs::Errno::ETIMEDOUT);
+    });
+    gate.release();
+}

@@ -42,7 +42,7 @@ pub(crate) trait Listener: Send + Sync + 'static {
 impl Listener for VolumeEvents {
     fn broken(&self, key: &[u8]) {
         // Nobody to wait for: there is no server that wants an answer.
-        let _ = self.server_break(key, BreakReason::Notify);
+        drop(self.server_break(key, BreakReason::Notify));
     }
 
     fn deleted(&self, key: &[u8]) {
@@ -50,7 +50,7 @@ impl Listener for VolumeEvents {
     }
 
     fn all_broken(&self, reason: BreakReason) {
-        let _ = self.server_break_all(reason);
+        drop(self.server_break_all(reason));
     }
 }
 

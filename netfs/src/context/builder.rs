@@ -144,7 +144,8 @@ impl Builder {
         self
     }
 
-    /// After this a server read is abandoned and tried once more in fresh memory (default 120 s).
+    /// Longest a call to the server may take (default 120 s). A read is then abandoned and tried once more
+    /// in fresh memory; another call fails with `ETIMEDOUT`.
     #[must_use]
     pub fn remote_timeout(mut self, timeout: Duration) -> Builder {
         self.options.remote_timeout = timeout;

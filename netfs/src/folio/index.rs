@@ -182,7 +182,7 @@ impl FolioIndex {
     /// by [`publish_if`](FolioIndex::publish_if) moves in one step with the content, so the index never
     /// holds folios of two versions. `change` MUST NOT use the index.
     pub(crate) fn clear_with(&self, change: impl FnOnce()) -> Removed {
-        self.remove_with(|slots| {
+        self.remove_with(MissReason::Coherency, |slots| {
             change();
             slots.take_all()
         })
@@ -194,7 +194,7 @@ impl FolioIndex {
         if keep.is_empty() {
             return self.clear();
         }
-        self.remove_with(|slots| {
+        self.remove_with(MissReason::Coherency, |slots| {
             let (kept, taken): (Vec<_>, Vec<_>) = slots
                 .take_all()
                 .into_iter()
@@ -204,9 +204,14 @@ impl FolioIndex {
         })
     }
 
+    /// Removes everything as if evicted: the file has not changed.
+    pub(crate) fn evict_all(&self) -> Removed {
+        self.remove_with(MissReason::Capacity, Slots::take_all)
+    }
+
     /// Removes every folio that overlaps `range`, as [`clear`](FolioIndex::clear) does.
     pub(crate) fn remove_range(&self, range: Range<u64>) -> Removed {
-        self.remove_with(|slots| slots.take(range))
+        self.remove_with(MissReason::Coherency, |slots| slots.take(range))
     }
 
     /// Why `range` is not in memory, as far as is known.
@@ -233,11 +238,15 @@ impl FolioIndex {
         true
     }
 
-    fn remove_with(&self, take: impl FnOnce(&mut Slots) -> Vec<Arc<Folio>>) -> Removed {
+    fn remove_with(
+        &self,
+        why: MissReason,
+        take: impl FnOnce(&mut Slots) -> Vec<Arc<Folio>>,
+    ) -> Removed {
         let mut content = self.content.write();
         let taken = take(&mut content.slots);
         for folio in &taken {
-            content.history.note(folio.offset(), MissReason::Coherency);
+            content.history.note(folio.offset(), why);
         }
         self.data_gen.fetch_add(1, Ordering::Release);
         drop(content);

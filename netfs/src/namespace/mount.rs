@@ -455,6 +455,8 @@ async fn on_driver<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     volume.core().check_open()?;
+    let core = Arc::clone(volume.core());
+    let work = async move { core.answered(work).await };
     volume.core().driver.spawn(work).await.map_err(|join| {
         if join.is_panic() {
             Error::new(Errno::EIO, "the adapter panicked; see its log")

@@ -32,6 +32,9 @@ use crate::{
     sync::Arc,
 };
 
+/// Unanswered reads of the same bytes beyond which no further one is sent.
+const ABANDONED_MAX: usize = 2;
+
 /// A piece of memory a fetch fills, and the folio it belongs to (none = transient).
 pub(super) struct Span {
     pub(super) range: Range<u64>,
@@ -323,12 +326,18 @@ impl Fetch {
     fn issue_server(&mut self, index: usize) {
         let inode = &self.who.inode;
         let Some(buf) = self.bufs[index].take() else { return };
-        inode.core.counters.download.inc();
         let range = self.req.sub(index).range.clone();
-        if inode.abandoned_overlaps(&range) && !self.quiet {
-            // A first attempt is still out: this is the last.
-            tracing::debug!(?range, "reading again beside an abandoned attempt");
+        if inode.abandoned_over(&range) >= ABANDONED_MAX {
+            // Each would hold its memory for as long as the server stays silent.
+            let e = Error::new(
+                Errno::ETIMEDOUT,
+                "earlier reads of these bytes are still unanswered; is the server alive?",
+            );
+            drop(buf);
+            self.req.finished(index, &Outcome::Failed(e), 0);
+            return;
         }
+        inode.core.counters.download.inc();
         // Before the request leaves (P-D4): a break from here on keeps its promise from being used.
         let epoch = inode.cell.sample();
         self.tags[index] = Some(Tag { epoch, version: None, checked: true, late: false });

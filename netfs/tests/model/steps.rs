@@ -225,7 +225,8 @@ impl World {
         let (file, key) = (Arc::clone(&self.handles[h].file), self.handles[h].key.clone());
         let gate = Gate::new();
         let at = self.rng.pick(&[SnapshotAt::Issue, SnapshotAt::Issue, SnapshotAt::Release]);
-        let fault = match self.rng.within(0..4) {
+        let held_call = self.rng.within(0..4);
+        let fault = match held_call {
             0 => Fault::on(Op::Validate).hold(&gate, at),
             1 => Fault::on(Op::Read).hold_after(self.rng.within(1..20_000), &gate),
             _ => Fault::on(Op::Read).hold(&gate, at),
@@ -256,8 +257,8 @@ impl World {
                 if self.rng.chance(20) {
                     self.clock.advance(Duration::from_secs(121));
                     self.note("the held call is given up");
-                    // Two hung attempts at one range are all it tries.
-                    hung_twice = gate.hits() > 1;
+                    // Two hung attempts at one range are all it tries, and one check.
+                    hung_twice = gate.hits() > 1 || held_call == 0;
                 }
                 gate.release();
                 self.drive(all)
