@@ -89,7 +89,7 @@ mod tests {
 }
 
 #[cfg(all(test, shuttle))]
-mod model {
+mod shuttle_tests {
     use shuttle::{check_random, thread};
 
     use super::*;

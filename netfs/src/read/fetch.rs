@@ -4,6 +4,9 @@
 //! own reader sees. The state machine in [`crate::request::read`] says what to do; this file does it.
 //! Every locked folio is unlocked exactly once, at the latest when the fetch is dropped (N-C11).
 
+mod issue;
+mod publish;
+
 use std::{ops::Range, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
@@ -228,125 +231,6 @@ impl Fetch {
         self.tags.resize(n, None);
     }
 
-    fn issue(&mut self, index: usize) {
-        self.grow();
-        match self.req.sub(index).source {
-            Source::Zero => self.issue_zero(index),
-            Source::Cache => self.issue_cache(index),
-            Source::Server => self.issue_server(index),
-        }
-    }
-
-    fn issue_zero(&mut self, index: usize) {
-        let sub = self.req.sub(index);
-        let (start, len) = (sub.range.start, sub.range.end - sub.range.start);
-        let counters = &self.who.inode.core.counters;
-        counters.zero_fill.inc();
-        if let Some(mut buf) = self.bufs[index].take() {
-            let n = buf.len();
-            buf.zero(n);
-            buf.advance(n);
-        }
-        // A known hole of the cached version needs that version; zeros past the end only the size.
-        let checked = start < self.plan.sizes.server_limit();
-        self.tags[index] = Some(self.cache_tag(checked));
-        self.req.finished(index, &Outcome::Done, len);
-    }
-
-    fn cache_tag(&self, checked: bool) -> Tag {
-        let identity = self.plan.access.as_ref().map(|a| a.object().identity());
-        let version = identity.and_then(|i| Version::new(&i.aux));
-        Tag { epoch: self.plan.epoch, version, checked, late: false }
-    }
-
-    /// First without waiting, on this thread; only if the disk must be waited for, on the cache's.
-    fn issue_cache(&mut self, index: usize) {
-        let counters = &self.who.inode.core.counters;
-        counters.cache_read.inc();
-        self.tags[index] = Some(self.cache_tag(true));
-        let start = self.req.sub(index).range.start;
-        let (Some(access), Some(mut buf)) = (self.plan.access.clone(), self.bufs[index].take())
-        else {
-            self.cache_ended(index, Err((CacheMiss::Absent, FillBuf::empty())));
-            return;
-        };
-        match read_inline(&access, start, &mut buf) {
-            TryRead::Done => {
-                let n = buf.len();
-                buf.advance(n);
-                self.cache_ended(index, Ok(()));
-            }
-            TryRead::Miss(miss) => self.cache_ended(index, Err((miss, buf))),
-            TryRead::WouldBlock => {
-                let sink = Arc::clone(&self.sink);
-                let object = Arc::clone(access.object());
-                object.read(CacheRead::new(start, buf, move |result| {
-                    sink.cache_done(index, result);
-                    // The access keeps the object open until its read has ended.
-                    drop(access);
-                }));
-            }
-        }
-    }
-
-    fn cache_ended(&mut self, index: usize, result: Result<(), (CacheMiss, FillBuf)>) {
-        let counters = &self.who.inode.core.counters;
-        let len = self.req.sub(index).range.end - self.req.sub(index).range.start;
-        match result {
-            Ok(()) => {
-                counters.cache_read_done.inc();
-                self.req.finished(index, &Outcome::Done, len);
-            }
-            Err((miss, buf)) => {
-                counters.cache_read_failed.inc();
-                self.bufs[index] = Some(buf);
-                self.note_miss(index, miss);
-                // Row 28: to the server, with the credentials the request kept.
-                self.req.finished(index, &Outcome::Retry, 0);
-            }
-        }
-    }
-
-    /// Remembers why the folios of a failed cache read come from the server now.
-    fn note_miss(&mut self, index: usize, miss: CacheMiss) {
-        let origin = match miss {
-            CacheMiss::Corrupt => Origin::Corruption,
-            CacheMiss::Stale => Origin::Coherency,
-            CacheMiss::Absent => Origin::Capacity,
-            _ => Origin::Fault,
-        };
-        let range = self.req.sub(index).range.clone();
-        for span in &mut self.spans {
-            if span.range.start < range.end && range.start < span.range.end {
-                span.origin = origin;
-            }
-        }
-    }
-
-    fn issue_server(&mut self, index: usize) {
-        let inode = &self.who.inode;
-        let Some(buf) = self.bufs[index].take() else { return };
-        let range = self.req.sub(index).range.clone();
-        if inode.abandoned_over(&range) >= ABANDONED_MAX {
-            // Each would hold its memory for as long as the server stays silent.
-            let e = Error::new(
-                Errno::ETIMEDOUT,
-                "earlier reads of these bytes are still unanswered; is the server alive?",
-            );
-            drop(buf);
-            self.req.finished(index, &Outcome::Failed(e), 0);
-            return;
-        }
-        inode.core.counters.download.inc();
-        // Before the request leaves (P-D4): a break from here on keeps its promise from being used.
-        let epoch = inode.cell.sample();
-        self.tags[index] = Some(Tag { epoch, version: None, checked: true, late: false });
-        let sink = Arc::clone(&self.sink) as _;
-        let sub = ReadSub::new(index, range.start, buf, self.who.cx.clone(), sink);
-        let read = Arc::clone(&self.who.remote).read(sub);
-        inode.core.driver.spawn(read);
-    }
-
     async fn run(mut self) {
         while !self.is_over() {
             let deadline = self.now() + self.patience();
@@ -469,120 +353,6 @@ impl Fetch {
         }
     }
 
-    /// Decides the fate of spans in file order: complete ones become readable, failed ones are let
-    /// go. A folio is published only if all its bytes are of one version and that is the inode's
-    /// current one; the check runs under the index lock, which dropping pages also takes.
-    fn publish(&mut self) {
-        let mut failed = Vec::new();
-        while let Some(span) = self.spans.get(self.next_span) {
-            let fate = self.req.fate(&span.range);
-            if let Fate::Pending = fate {
-                break;
-            }
-            self.next_span += 1;
-            let Some(folio) = span.folio().cloned() else { continue };
-            let inode = &self.who.inode;
-            match fate {
-                Fate::Settled(subs) => {
-                    folio.set_origin(span.origin, self.readable(&span.range));
-                    // Before readers see the folio: a drain after their read covers it.
-                    let stores = subs.iter().any(|&i| self.req.sub(i).copy_to_cache);
-                    if stores && self.intent.is_none() {
-                        self.intent = Some(inode.core.intents.begin());
-                    }
-                    let published =
-                        inode.pages.publish_if(&folio, || self.may_publish(&span.range, &subs));
-                    if published {
-                        let fill = self.fill_of(&subs, span);
-                        self.fills.extend(fill);
-                    }
-                }
-                Fate::Failed(error) => {
-                    if !self.quiet {
-                        folio.set_error(error);
-                    }
-                    failed.push(folio);
-                }
-                Fate::Cancelled | Fate::Pending => failed.push(folio),
-            }
-        }
-        // The last first: a reader that is told of the first finds no later one still about to fail,
-        // so that what it reads next does not get the same error (N-C10).
-        for folio in failed.iter().rev() {
-            self.who.inode.pages.fail(folio);
-        }
-    }
-
-    /// Bytes of a span that readers can get.
-    fn readable(&self, range: &Range<u64>) -> u32 {
-        let end = range.end.min(self.plan.sizes.i_size);
-        u32::try_from(end.saturating_sub(range.start)).unwrap_or(u32::MAX)
-    }
-
-    fn may_publish(&self, range: &Range<u64>, subs: &[usize]) -> bool {
-        let cell = &self.who.inode.cell;
-        let mut version: Option<&Option<Version>> = None;
-        for &i in subs {
-            let Some(tag) = &self.tags[i] else { return false };
-            if !tag.checked {
-                continue;
-            }
-            if tag.late || version.is_some_and(|v| *v != tag.version) {
-                return false;
-            }
-            version = Some(&tag.version);
-            // An object that was cut over is not trusted any more, even under an equal version (after
-            // a scrub, A1.15). The cut-over comes before the pages are dropped, so what passes here
-            // in spite of it is dropped by it.
-            if self.req.sub(i).source != Source::Server && !self.object_stands() {
-                return false;
-            }
-            if !cell.is_current(tag.version.as_ref(), &tag.epoch) {
-                return false;
-            }
-        }
-        // Padding was made for the size the plan knew: it must still be the size.
-        let sizes = self.who.inode.sizes.load();
-        let limit = sizes.server_limit().min(self.plan.sizes.server_limit());
-        range.end <= limit || sizes == self.plan.sizes
-    }
-
-    /// Whether the cache object the plan was made from has not been invalidated since.
-    fn object_stands(&self) -> bool {
-        self.plan.access.as_ref().is_some_and(|a| a.is_current())
-    }
-
-    /// What the server sent, on its way to the disk cache (row 7), if it is to go there.
-    fn fill_of(&self, subs: &[usize], span: &Span) -> Option<Fill> {
-        let access = self.plan.access.as_ref()?;
-        subs.iter().find(|&&i| self.req.sub(i).copy_to_cache)?;
-        let tag = subs.iter().filter_map(|&i| self.tags[i].as_ref()).find(|t| t.checked)?;
-        // A reply without a version never reaches the disk cache.
-        let version = tag.version.clone()?;
-        let size = self.plan.sizes.i_size;
-        let end = span.range.end.min(plan::page_out(&(0..size)).end);
-        let n = end.checked_sub(span.range.start).filter(|&n| n > 0)?;
-        let aux = bytes::Bytes::copy_from_slice(version.as_bytes());
-        let (cell, epoch) = (Arc::clone(&self.who.inode.cell), tag.epoch);
-        let tag = FillTag {
-            identity: Identity { aux, size: self.plan.sizes.remote_i_size },
-            inval_counter: access.inval_counter(),
-            still_ok: Box::new(move || cell.is_current(Some(&version), &epoch)),
-        };
-        Some(Fill { offset: span.range.start, data: span.slice(len_of(&(0..n))), tag })
-    }
-
-    /// With `FillWhenFull::Wait`, downloads go no faster than the cache disk takes them.
-    async fn push_fills(&mut self) {
-        let intent = self.intent.take();
-        let Some(access) = &self.plan.access else { return };
-        for Fill { offset, data, tag } in std::mem::take(&mut self.fills) {
-            let fills = &self.who.inode.core.fills;
-            fills.push(access.cookie(), offset, vec![data], tag).await;
-        }
-        drop(intent);
-    }
-
     fn end(&mut self) {
         let counters = &self.who.inode.core.counters;
         if self.req.retried() {
@@ -598,36 +368,6 @@ impl Fetch {
             let _ = tx.send(result);
         }
     }
-
-    fn transient_result(&mut self) -> TransientResult {
-        let mut slices = Slices::new();
-        // While an abandoned attempt may still write to the memory nobody reads any of it.
-        let settled = self.spans.iter().all(Span::is_settled);
-        let mut left = if settled { self.req.contiguous_prefix() } else { 0 };
-        let mut replan = false;
-        let mut fills = Vec::new();
-        for span in &self.spans {
-            if let Fate::Settled(subs) = self.req.fate(&span.range) {
-                replan |= !self.may_publish(&span.range, &subs);
-                if !replan {
-                    fills.extend(self.fill_of(&subs, span));
-                }
-            }
-            let n = left.min(span.range.end - span.range.start);
-            if n > 0 {
-                slices.push(span.slice(len_of(&(0..n))));
-            }
-            left -= n;
-        }
-        self.fills = fills;
-        let error = self.req.error().cloned();
-        // The first timeout is nobody's error: it is tried once more in fresh memory.
-        replan |= self.quiet && error.is_some();
-        match error {
-            Some(e) if slices.is_empty() && !replan => Err(e),
-            error => Ok(Transient { slices, replan, error }),
-        }
-    }
 }
 
 impl Drop for Fetch {
@@ -640,18 +380,6 @@ impl Drop for Fetch {
             }
         }
     }
-}
-
-/// Reads a run of cached pages without waiting, straight into the folios.
-fn read_inline(access: &Access, start: u64, buf: &mut FillBuf) -> TryRead {
-    let mut at = start;
-    for slice in buf.slices_mut() {
-        match access.object().try_read(at, slice) {
-            TryRead::Done => at += slice.len() as u64,
-            other => return other,
-        }
-    }
-    TryRead::Done
 }
 
 /// Length of a range that lies in memory.
