@@ -126,6 +126,21 @@ fn p_d08_a_scrub_or_snapshot_in_flight_keeps_the_promise_from_being_used() {
 }
 
 #[test]
+fn after_a_scrub_an_equal_version_vouches_for_nothing() {
+    let fs = origin().file("a", SIZE as u64).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    bench.check("a", 0, SIZE);
+    bench.drain();
+    // Restored from a backup: other bytes under the version that is known.
+    fs.change("a").silently().keeping_version().rewrite().unwrap();
+    fs.scrub(BreakReason::Callback);
+    bench.check("a", 0, SIZE);
+    bench.drain();
+    bench.netfs().drop_memory();
+    bench.check("a", 0, SIZE);
+}
+
+#[test]
 fn p_d10_many_readers_of_a_broken_file_make_one_check() {
     let fs = origin().file("a", SIZE as u64).build().unwrap();
     let bench = Bench::new(&fs, None);

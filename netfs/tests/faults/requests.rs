@@ -1,5 +1,6 @@
 //! What a server's answers do to requests.
 
+use futures_util::FutureExt;
 use netfs::{Errno, ReadOptions, clock::Clock, remote::IoLimits};
 use netfs_memory::{Effect, Fault, Gate, MemoryFs, Op, OverLong, SnapshotAt};
 
@@ -78,8 +79,12 @@ fn n_c07_a_window_may_be_widened_but_not_shrunk() {
 
 #[test]
 fn n_c08_an_early_end_of_file_is_one_call_and_zeros() {
-    let fs = origin().file("a", 4096).build().unwrap();
-    let bench = exact(&fs);
+    let fs = origin().file("a", 4096).file("b", G).build().unwrap();
+    let bench = Bench::with(&fs, None, |b| b.readahead_max(0).memory_bytes(G));
+    // The memory has been used before, so zeros are no accident.
+    bench.check("b", 0, G as usize);
+    bench.netfs().drop_memory();
+    let _ = reads(&fs);
     fs.inject(Fault::on(Op::Read).eof(1000));
     let file = bench.open("a");
     let bytes = read(&file, 0, 4096).unwrap();
@@ -311,9 +316,14 @@ fn one_readers_refusal_never_reaches_another_reader() {
     std::thread::scope(|s| {
         let first = s.spawn(|| read(&refused, 0, 4096));
         gate.wait_hit();
-        let second = s.spawn(|| read(&granted, 0, 4096));
+        let mut buf = [0; 4096];
+        let mut second = Box::pin(granted.read_at(0, &mut buf));
+        // Now it waits for the page that the first one's request has locked.
+        assert!((&mut second).now_or_never().is_none());
         gate.release();
-        fs.verify("a", 0, &second.join().unwrap().unwrap()).unwrap();
+        assert_eq!(pollster::block_on(second).unwrap(), 4096);
+        fs.verify("a", 0, &buf).unwrap();
+        // The right bytes may have come in before the refused one looked again.
         if let Err(e) = first.join().unwrap() {
             assert_eq!(e.errno(), Errno::EACCES);
         }
