@@ -12,7 +12,7 @@
 //! - A promise counts from the moment the core *issued* the request; an adapter MUST pass the
 //!   lifetime the server stated, not a deadline computed from the reply's arrival.
 //! - When its server sends an event (a callback break, a recall), the adapter MUST call
-//!   [`VolumeEvents`](crate::coherency::VolumeEvents) before it answers the server, and MUST NOT wait
+//!   [`VolumeEvents`] before it answers the server, and MUST NOT wait
 //!   for the returned ticket before answering.
 //! - Futures MUST be `'static` and run on any thread of the core's driver. They MAY be dropped at any
 //!   await (shutdown); a dropped sub counts as cancelled.
