@@ -228,7 +228,7 @@ impl File {
         if !inode.io.buffered_now() {
             return None;
         }
-        let mark = inode.stable()?;
+        let mark = inode.stable().filter(|_| !inode.size_doubtful())?;
         (inode.cell.valid_now() == Validity::Valid).then_some(mark)
     }
 

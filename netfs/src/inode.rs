@@ -55,6 +55,9 @@ pub(crate) struct Inode {
     /// `None` until data are first needed: looking at attributes must not open cache objects (A6.04).
     cookie: Mutex<Option<CookieSlot>>,
     size_known: AtomicBool,
+    /// The version moved and nobody has said how large the new one is: its bytes must not be cut or
+    /// padded at the old size.
+    size_doubtful: AtomicBool,
     symlink: Mutex<Option<(Epoch, Option<Version>, Bytes)>>,
     /// Server reads given up at a deadline whose reply may still come.
     abandoned: Mutex<Vec<std::ops::Range<u64>>>,
@@ -86,6 +89,7 @@ impl Inode {
             change_over: Notify::new(),
             cookie: Mutex::new(None),
             size_known: AtomicBool::new(false),
+            size_doubtful: AtomicBool::new(false),
             symlink: Mutex::new(None),
             abandoned: Mutex::new(Vec::new()),
             hung_cache_reads: AtomicU64::new(0),
@@ -171,6 +175,11 @@ impl Inode {
             }
             if decision.adopt {
                 self.commit_facts(facts);
+            }
+            if facts.stated_size().is_some() && decision.adopt {
+                self.size_doubtful.store(false, Ordering::Release);
+            } else if matches!(decision.action, Action::Drop(_)) {
+                self.size_doubtful.store(true, Ordering::Release);
             }
         });
         if changing {
@@ -303,6 +312,19 @@ impl Inode {
             }
         }
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
+    }
+
+    /// Whether the size is that of another version than the current one.
+    pub(crate) fn size_doubtful(&self) -> bool {
+        self.size_doubtful.load(Ordering::Acquire)
+    }
+
+    /// Asks the server for the size of a version that came without one.
+    pub(crate) async fn learn_size(self: &Arc<Self>, remote: &DynFile, cx: &Cx) -> Result<()> {
+        self.core.check_open()?;
+        let (inode, remote, cx) = (Arc::clone(self), Arc::clone(remote), cx.clone());
+        let check = self.core.driver.spawn(async move { inode.validate(&remote, cx).await });
+        check.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
     }
 
     /// Fails once the file is known to be deleted.

@@ -53,7 +53,24 @@ pub(crate) struct Who {
     pub(crate) cx: Cx,
 }
 
+/// Checks in a row that may leave the size of a new version open.
+const SIZE_TRIES: usize = 4;
+
 impl Who {
+    /// A mark of the inode's content (see [`Inode::unchanged`]) under which its size and version belong
+    /// together: a reply that brought another version may have said nothing of its size.
+    pub(crate) async fn settled(&self) -> Result<u64> {
+        for _ in 0..SIZE_TRIES {
+            let mark = self.inode.settled_mark().await;
+            self.inode.check_exists()?;
+            if !self.inode.size_doubtful() {
+                return Ok(mark);
+            }
+            self.inode.learn_size(&self.remote, &self.cx).await?;
+        }
+        Err(Error::new(Errno::ESTALE, "the file changed, and no check says how large it is now"))
+    }
+
     /// Takes the inode's I/O mode, waiting no longer than the caller's deadline: holders of the other
     /// mode may be waiting for a server that does not answer.
     pub(crate) async fn enter(&self, mode: Mode) -> Result<ModeGuard> {

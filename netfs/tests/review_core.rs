@@ -161,3 +161,22 @@ fn a_server_that_never_answers_a_check_or_a_lookup_holds_nobody_for_ever() {
     });
     gate.release();
 }
+
+/// A reply to a read may name a new version and not its size: its bytes must not be cut at the old
+/// end, nor the old end be padded with zeros of the new version.
+#[test]
+fn n_c01_a_new_version_without_a_size_is_not_read_at_the_old_size() {
+    let promise = Promise::UntilBroken { kind: netfs::remote::PromiseKind::Read };
+    let fs = MemoryFs::builder().promise(promise).file("a", 5_000).build().unwrap();
+    fs.configure(|s| s.attr_in_reads = false);
+    let netfs = netfs::Netfs::builder().build().unwrap();
+    let cx = netfs::remote::Cx::new(netfs::remote::Cred::new(0, 0));
+    let mount = netfs.blocking_mount(fs.clone(), &cx).unwrap();
+    let file = mount.blocking().open("a", &cx).unwrap();
+    // The promise is not broken: the core learns of the change from the read's own reply.
+    fs.change("a").silently().rewrite_sized(9_000).unwrap();
+    let mut buf = vec![0; 20_000];
+    let n = file.blocking().read_at(0, &mut buf).unwrap();
+    assert_eq!(n, 9_000);
+    fs.verify("a", 0, &buf[..n]).unwrap();
+}

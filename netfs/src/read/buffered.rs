@@ -70,8 +70,7 @@ impl Reader<'_> {
     /// from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
         for _ in 0..MAX_REPLANS {
-            let mark = self.inode().settled_mark().await;
-            self.inode().check_exists()?;
+            let mark = self.who.settled().await?;
             let sizes = self.inode().sizes.load();
             let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
             if offset >= end {

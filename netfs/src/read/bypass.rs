@@ -26,8 +26,7 @@ impl Reader<'_> {
     pub(crate) async fn bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let inode = &self.who.inode;
         for _ in 0..MAX_REPLANS {
-            let mark = inode.settled_mark().await;
-            inode.check_exists()?;
+            let mark = self.who.settled().await?;
             let size = inode.sizes.load().i_size;
             let end = size.min(offset.saturating_add((buf.len() as u64).min(GATHER_MAX)));
             if offset >= end {

@@ -30,8 +30,7 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
     inode.ensure_valid(&who.remote, &who.cx).await?;
     inode.core.counters.dio_reads.inc();
     for _ in 0..MAX_REPLANS {
-        let mark = inode.settled_mark().await;
-        inode.check_exists()?;
+        let mark = who.settled().await?;
         let sizes = inode.sizes.load();
         let end = sizes.i_size.min(offset.saturating_add(len.min(DIRECT_MAX)));
         if offset >= end {

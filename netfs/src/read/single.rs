@@ -29,8 +29,7 @@ pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Byte
     inode.core.counters.read_single.inc();
     let reader = Reader { who, cookie, ahead: None };
     for _ in 0..MAX_REPLANS {
-        let mark = inode.settled_mark().await;
-        inode.check_exists()?;
+        let mark = who.settled().await?;
         let size = inode.sizes.load().i_size;
         if size == 0 {
             return Ok(Bytes::new());

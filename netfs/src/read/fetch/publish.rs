@@ -75,6 +75,9 @@ impl Fetch {
                 return false;
             }
         }
+        if self.who.inode.size_doubtful() {
+            return false;
+        }
         // Padding was made for the size the plan knew: it must still be the size.
         let sizes = self.who.inode.sizes.load();
         let limit = sizes.server_limit().min(self.plan.sizes.server_limit());
