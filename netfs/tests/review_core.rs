@@ -168,7 +168,10 @@ fn a_server_that_never_answers_a_check_or_a_lookup_holds_nobody_for_ever() {
 fn n_c01_a_new_version_without_a_size_is_not_read_at_the_old_size() {
     let promise = Promise::UntilBroken { kind: netfs::remote::PromiseKind::Read };
     let fs = MemoryFs::builder().promise(promise).file("a", 5_000).build().unwrap();
-    fs.configure(|s| s.attr_in_reads = false);
+    let sizeless = netfs_memory::Lie::Custom(std::sync::Arc::new(|facts| {
+        (facts.size, facts.attr) = (None, None);
+    }));
+    fs.inject(netfs_memory::Fault::on(netfs_memory::Op::Read).always().lie(sizeless));
     let netfs = netfs::Netfs::builder().build().unwrap();
     let cx = netfs::remote::Cx::new(netfs::remote::Cred::new(0, 0));
     let mount = netfs.blocking_mount(fs.clone(), &cx).unwrap();
