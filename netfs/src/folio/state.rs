@@ -308,6 +308,22 @@ impl std::fmt::Debug for Folio {
     }
 }
 
+/// What each of `held`, which cover `range` in file order, contributes to it.
+///
+/// They may overlap: between two looks at the index one may have been evicted and its place taken by a
+/// larger folio, which the next look finds. Its share begins where the last one's ended.
+pub(crate) fn shares<'a>(
+    held: &'a [Arc<Folio>],
+    range: &Range<u64>,
+) -> impl Iterator<Item = (&'a Arc<Folio>, Range<u64>)> {
+    let (mut at, end) = (range.start, range.end);
+    held.iter().filter_map(move |folio| {
+        let share = at.max(folio.offset())..folio.range().end.min(end);
+        at = at.max(share.end);
+        (!share.is_empty()).then_some((folio, share))
+    })
+}
+
 /// See [`Folio::wait_unlocked`].
 pub(crate) struct WaitUnlocked {
     folio: Arc<Folio>,

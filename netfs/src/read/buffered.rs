@@ -14,6 +14,7 @@ use crate::{
     error::{Errno, Error, Result},
     folio::{
         Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin, memory::FillBuf,
+        shares,
     },
     fscache::{Access, Cookie, Extents, Found},
     inode::Inode,
@@ -388,11 +389,8 @@ fn origin_of(source: Source, reason: Origin) -> Origin {
 
 /// The bytes of `range` in folios that cover it.
 fn slices_of(held: &[Arc<Folio>], range: &Range<u64>) -> Slices {
-    held.iter()
-        .map(|f| {
-            let r = f.range().start.max(range.start)..f.range().end.min(range.end);
-            f.slice(len_of(&(f.offset()..r.start))..len_of(&(f.offset()..r.end)))
-        })
+    shares(held, range)
+        .map(|(f, r)| f.slice(len_of(&(f.offset()..r.start))..len_of(&(f.offset()..r.end))))
         .collect()
 }
 

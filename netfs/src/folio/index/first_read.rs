@@ -8,7 +8,10 @@ use std::ops::Range;
 
 use super::FolioIndex;
 use crate::{
-    folio::state::{Folio, Origin},
+    folio::{
+        shares,
+        state::{Folio, Origin},
+    },
     stats::Counters,
     sync::{Arc, atomic::Ordering},
 };
@@ -39,9 +42,8 @@ impl FolioIndex {
     /// The same for a reader that held the folios while it waited for them.
     pub(crate) fn count_held(&self, held: &[Arc<Folio>], range: &Range<u64>) {
         let mut memory = 0;
-        for folio in held {
-            let own = folio.range();
-            let n = own.end.min(range.end).saturating_sub(own.start.max(range.start));
+        for (folio, share) in shares(held, range) {
+            let n = share.end - share.start;
             memory += n - self.take(folio, n);
         }
         self.cache.counters().memory_hit_bytes.add(memory);

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    folio::{GRANULE, PAGE_SIZE, cache::MemoryUsage},
+    folio::{GRANULE, PAGE_SIZE, cache::MemoryUsage, shares},
     stats::Counters,
 };
 
@@ -72,6 +72,25 @@ fn a_read_gets_the_uptodate_prefix_and_stops_at_the_first_gap() {
     assert_eq!(n, 2 * MIB as usize - PAGE_SIZE - 1);
     assert_eq!(slices.iter().map(|s| s.len()).sum::<usize>(), n);
     locked.into_iter().for_each(|l| index.fail(&l.folio));
+}
+
+#[test]
+fn a_folio_found_again_larger_repeats_nothing_of_the_one_before_it() {
+    let (cache, page) = (cache(16 * MIB), PAGE_SIZE as u64);
+    let index = cache.new_index();
+    load(&index, &cache, 0..page, 1);
+    let Lookup::Uptodate(small) = index.get(0) else { panic!("just loaded") };
+    // A reader holds the first page when it is evicted and comes back as part of a larger folio.
+    assert!(index.evict(&small));
+    load(&index, &cache, 0..2 * page, 1);
+    let Lookup::Uptodate(large) = index.get(page) else { panic!("just loaded") };
+    assert_eq!((small.range(), large.range()), (0..page, 0..2 * page));
+    let held = [small, large];
+    let of = |range: Range<u64>| shares(&held, &range).map(|(_, r)| r).collect::<Vec<_>>();
+    assert_eq!(of(100..2 * page), [100..page, page..2 * page]);
+    assert_eq!(of(100..page + 7), [100..page, page..page + 7]);
+    index.count_held(&held, &(0..2 * page));
+    assert_eq!(cache.counters().snapshot().memory_hit_bytes, 2 * page);
 }
 
 #[test]
