@@ -262,7 +262,9 @@ impl File {
         let who = self.who.clone();
         let cookie = self.cookie().cloned();
         let driver = who.inode.core.driver.clone();
+        let begun = who.inode.core.fetches.begin();
         driver.spawn(async move {
+            let _begun = begun;
             let sizes = who.inode.sizes.load();
             let window = crate::request::plan::page_out(&(range.end..ahead.min(sizes.i_size)));
             if window.is_empty() || range.end >= sizes.i_size {
