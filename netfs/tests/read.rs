@@ -10,7 +10,7 @@ use netfs::{
     fscache::MemCache,
     remote::{Cred, Cx, IoLimits, Promise, PromiseKind},
 };
-use netfs_memory::{Fault, Gate, MemoryFs, Op};
+use netfs_memory::{Fault, Gate, Link, MemoryFs, Op};
 
 fn until_broken() -> Promise {
     Promise::UntilBroken { kind: PromiseKind::Read }
@@ -294,4 +294,22 @@ fn a_key_that_is_used_again_after_a_deletion_is_another_file() {
     // The server, whose keys are names, has a file under that name again.
     bench.check("a", 0, 10_000);
     assert_eq!(held.blocking().read_at(0, &mut buf).unwrap_err().errno(), netfs::Errno::ESTALE);
+}
+
+#[test]
+fn once_settled_no_readahead_is_under_way() {
+    let slow = Link::latency(Duration::from_millis(5));
+    let fs =
+        MemoryFs::builder().promise(until_broken()).link(slow).file("a", 8 << 20).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let file = bench.open("a");
+    let mut buf = vec![0; 64 << 10];
+    // Misses and hits: both start readahead.
+    for at in (0..4 << 20).step_by(buf.len()) {
+        file.blocking().read_at(at, &mut buf).unwrap();
+        pollster::block_on(bench.netfs().settled());
+        assert_eq!((fs.in_flight(), bench.netfs().memory().in_flight), (0, 0), "after {at}");
+    }
+    assert!(bench.stats().readahead > 2, "{:?}", bench.stats());
+    assert_eq!(bench.stats().cache_write_bytes, fs.counts().bytes(), "stored as well");
 }

@@ -103,12 +103,21 @@ fn an_arc_trace_of_single_blocks_only_is_one_of_page_numbers() {
     assert_eq!(parse("5 1 0 0\n6 2 0 1\n").format, Format::Arc);
 }
 
+#[track_caller]
+fn refused(cases: &[(String, &str)]) {
+    for (text, expected) in cases {
+        let error = read(text.as_bytes(), "t", None).err().map(|e| e.to_string());
+        let error = error.unwrap_or_else(|| panic!("{text:?} was read"));
+        assert!(error.starts_with(expected), "{text:?}:\n{error}\n{expected}");
+    }
+}
+
 #[test]
-fn malformed_input_is_an_error_that_names_line_field_and_what_was_found() {
+fn malformed_fields_are_errors_that_name_line_field_and_what_was_found() {
     let nfs = |line: &str| format!("time_s,client,server,file,op,offset,bytes\n{line}\n");
     let plain = |line: &str| format!("time,file,op,offset,bytes\n0,a,read,0,1\n{line}\n");
     let vscsi = |line: &str| format!("version,time,op,size,lbn\n{line}\n");
-    let cases = [
+    refused(&[
         (
             nfs("1,c,s,f,read,-5,10"),
             "t: line 2: offset: must be a whole number from 0 to 2^63-1, found \"-5\"",
@@ -145,6 +154,12 @@ fn malformed_input_is_an_error_that_names_line_field_and_what_was_found() {
         (vscsi("1,5,128,512,7"), "t: line 2: op: must be a SCSI opcode"),
         (vscsi("1,5,28,512,9223372036854775807"), "t: line 2: lbn: lies past 2^63-1 bytes, found"),
         (TECTONIC.replace("putChunk", "eatChunk"), "t: line 3: op_name: must be getChunkData.* or"),
+    ]);
+}
+
+#[test]
+fn malformed_numbers_and_unknown_formats_are_errors_too() {
+    refused(&[
         ("1 2 3 4\n1 2 3\n".to_owned(), "t: line 2: request number: missing"),
         ("1 2 3 4\n1 x 3 4\n".to_owned(), "t: line 2: number of blocks: must be a whole number"),
         (
@@ -170,12 +185,7 @@ fn malformed_input_is_an_error_that_names_line_field_and_what_was_found() {
             "time,file,op,offset,bytes\n0,a,read,5,0\n".to_owned(),
             "t: line 1: request: there is none",
         ),
-    ];
-    for (text, expected) in cases {
-        let error = read(text.as_bytes(), "t", None).err().map(|e| e.to_string());
-        let error = error.unwrap_or_else(|| panic!("{text:?} was read"));
-        assert!(error.starts_with(expected), "{text:?}:\n{error}\n{expected}");
-    }
+    ]);
 }
 
 #[test]
