@@ -21,7 +21,7 @@ impl Progress {
 
     /// The same for steps that count something else than bytes.
     pub(crate) fn counting(quiet: bool) -> Progress {
-        Progress::with(quiet, "{human_pos:>10} of {human_len} {per_sec:>12}")
+        Progress::with(quiet, "{human_pos:>10} of {human_len}")
     }
 
     fn with(quiet: bool, numbers: &str) -> Progress {

@@ -43,17 +43,17 @@ pub struct Phase {
     pub disk_hit_bytes: u64,
     /// Zeros made locally.
     pub zero_bytes: u64,
-    /// Bytes not local when asked for, because nobody had asked before,
+    /// Bytes not local when asked for, because they had never been cached.
     pub miss_cold_bytes: u64,
-    /// because they had been evicted,
+    /// The same because they had been evicted.
     pub miss_capacity_bytes: u64,
-    /// because the file had changed,
+    /// The same because the file had changed.
     pub miss_coherency_bytes: u64,
-    /// because the disk's copy was damaged,
+    /// The same because the disk's copy was damaged.
     pub miss_corruption_bytes: u64,
-    /// because the cache was not to be used,
+    /// The same because the cache was not to be used.
     pub miss_bypass_bytes: u64,
-    /// because the disk cache failed.
+    /// The same because the disk cache failed or was too slow.
     pub miss_fault_bytes: u64,
     /// Bytes that readahead had brought from the origin before they were first asked for.
     pub readahead_hit_bytes: u64,
@@ -75,7 +75,7 @@ pub struct Phase {
     pub pinned_bytes: u64,
     /// `reads` / `seconds`.
     pub requests_per_s: f64,
-    /// Of one read.
+    /// How long one read took.
     pub latency_us: Latency,
     /// Time in reads (of several threads, the busiest one's), without comparing and without waiting for
     /// the background.
@@ -90,7 +90,7 @@ pub struct Phase {
     pub policy: String,
     /// Seed of the files' content.
     pub seed: u64,
-    /// Of this program.
+    /// Version of this program.
     pub version: String,
 }
 
