@@ -66,7 +66,7 @@ fn a_mount_given_up_halfway_does_not_keep_the_volume_in_memory() {
 fn a_file_as_large_as_a_number_can_say_is_read_and_cached() {
     let _ = Attr::plain(FileKind::File, u64::MAX);
     let fs = MemoryFs::builder().promise(until_broken()).file("a", u64::MAX).build().unwrap();
-    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let bench = Bench::with(&fs, Some(MemCache::new()), |b| b.readahead_max(0));
     let file = bench.open("a");
     let mut buf = vec![0; 10_000];
     for offset in [0, 1 << 40, i64::MAX as u64 - 10_000] {

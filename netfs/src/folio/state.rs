@@ -308,19 +308,26 @@ impl std::fmt::Debug for Folio {
     }
 }
 
+/// A folio that a reader holds while it waits for others.
+pub(crate) struct Held {
+    pub(crate) folio: Arc<Folio>,
+    /// Whether it was uptodate when the reader came to it: a hit, whoever brought it.
+    pub(crate) found: bool,
+}
+
 /// What each of `held`, which cover `range` in file order, contributes to it.
 ///
 /// They may overlap: between two looks at the index one may have been evicted and its place taken by a
 /// larger folio, which the next look finds. Its share begins where the last one's ended.
 pub(crate) fn shares<'a>(
-    held: &'a [Arc<Folio>],
+    held: &'a [Held],
     range: &Range<u64>,
-) -> impl Iterator<Item = (&'a Arc<Folio>, Range<u64>)> {
+) -> impl Iterator<Item = (&'a Held, Range<u64>)> {
     let (mut at, end) = (range.start, range.end);
-    held.iter().filter_map(move |folio| {
-        let share = at.max(folio.offset())..folio.range().end.min(end);
+    held.iter().filter_map(move |held| {
+        let share = at.max(held.folio.offset())..held.folio.range().end.min(end);
         at = at.max(share.end);
-        (!share.is_empty()).then_some((folio, share))
+        (!share.is_empty()).then_some((held, share))
     })
 }
 
