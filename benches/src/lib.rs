@@ -12,6 +12,9 @@
 //! assert!(row.ratio > 0.0 && row.case == "sum");
 //! ```
 
+pub mod replay;
+pub mod trace;
+
 use std::{fmt::Write as _, hint::black_box, time::Instant};
 
 /// One case's outcome.

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::units;
+use crate::{bench::Bench, units};
 
 /// A persistent, verified cache in front of network filesystems, in user space.
 #[derive(Parser, Debug)]
@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Demo(Demo),
     #[command(hide = true)]
     DemoPhase(DemoPhase),
+    /// Measurements that anybody can repeat.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 const DEMO_EXAMPLES: &str = "\
@@ -123,7 +126,7 @@ pub(crate) struct DemoPhase {
 /// Smallest useful budget: one granule.
 const MEMORY_MIN: u64 = 256 << 10;
 
-fn memory_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn memory_bytes(text: &str) -> Result<u64, String> {
     let bytes = units::parse_bytes(text)?;
     if bytes < MEMORY_MIN {
         return Err(format!("at least {} are needed", units::bytes(MEMORY_MIN)));

@@ -256,7 +256,9 @@ impl File {
         let who = self.who.clone();
         let cookie = self.cookie().cloned();
         let driver = who.inode.core.driver.clone();
+        let begun = who.inode.core.fetches.begin();
         driver.spawn(async move {
+            let _begun = begun;
             let sizes = who.inode.sizes.load();
             let reader = Reader { who: &who, cookie: cookie.as_ref(), ahead: None };
             if let Err(error) = reader.start_ahead(&ahead, &sizes).await {

@@ -1,15 +1,11 @@
 //! What a phase found, as JSON and as a row of a table.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    path::Path,
-};
+use std::collections::BTreeMap;
 
 use netfs::Stats;
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::Failure, units};
+use crate::{failure::Failure, output::print, units};
 
 /// The result of one phase; the fields of the JSON object.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -121,14 +117,6 @@ impl Printer {
 pub(crate) fn to_json(report: &PhaseReport) -> Result<String, Failure> {
     serde_json::to_string(report)
         .map_err(|e| Failure::Internal(format!("cannot write {}: {e}", report.phase)))
-}
-
-/// A line on standard output, at once: a reader may be waiting for it.
-pub(crate) fn print(line: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(Failure::io("write to", Path::new("standard output")))
 }
 
 #[cfg(test)]

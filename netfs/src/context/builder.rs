@@ -222,6 +222,7 @@ impl Builder {
             fscache,
             fills,
             intents: Arc::default(),
+            fetches: Arc::default(),
             closed: false.into(),
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),

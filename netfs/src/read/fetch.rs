@@ -146,6 +146,8 @@ pub(super) struct Fetch {
     /// While `fills` may get or has something.
     intent: Option<Intent>,
     transient: Option<oneshot::Sender<TransientResult>>,
+    /// Until this fetch is dropped, [`Netfs::settled`](crate::Netfs::settled) waits for it.
+    _under_way: Intent,
 }
 
 impl Fetch {
@@ -159,6 +161,7 @@ impl Fetch {
         let (sink, rx) = Sink::new(Arc::clone(&who.inode));
         let folios = spans.iter().filter_map(|s| s.folio().cloned()).collect();
         let tags = vec![None; bufs.len()];
+        let under_way = who.inode.core.fetches.begin();
         Fetch {
             who,
             req,
@@ -174,6 +177,7 @@ impl Fetch {
             fills: Vec::new(),
             intent: None,
             transient: None,
+            _under_way: under_way,
         }
     }
 

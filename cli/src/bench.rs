@@ -1,0 +1,21 @@
+//! `netfs bench`: measurements that anybody can repeat. The work is done by the crate `netfs-bench`; here
+//! are arguments, progress and output.
+
+mod replay;
+
+use clap::Subcommand;
+
+use crate::failure::Failure;
+
+/// Which measurement.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Bench {
+    Replay(replay::Args),
+}
+
+/// Runs it.
+pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
+    match bench {
+        Bench::Replay(args) => replay::run(args),
+    }
+}
