@@ -275,7 +275,7 @@ impl File {
         }
         // Servers take signed offsets.
         let limit = inode.sizes.load().server_limit().min(i64::MAX as u64);
-        let wasted = inode.pages.wasted();
+        let wasted = inode.pages.wasted_ahead();
         self.streams.lock().on_read(range, limit, tuning, wasted)
     }
 

@@ -96,8 +96,7 @@ counters! {
     /// Bytes readers got from the disk cache.
     disk_hit_bytes: HotCounter,
     /// Bytes from the server that were in memory when they were first asked for: readahead, or the
-    /// fetch of a neighbour, had brought them. Counted by miss reason as well, because the server sent
-    /// them for their first reader; a hit ratio of what readers saw is made with this.
+    /// fetch of a neighbour, had brought them. Nobody waited for them, and nobody had read them before.
     readahead_hit_bytes: Counter,
     /// Bytes evicted from memory that nobody had read: fetched for nothing.
     wasted_bytes: Counter,

@@ -74,8 +74,8 @@ pub(crate) struct FolioIndex {
     data_gen: AtomicU64,
     /// Bytes of published folios that no reader has had yet.
     unread: AtomicU64,
-    /// Bytes that were evicted without a reader ever having had them.
-    wasted: AtomicU64,
+    /// Bytes that were read ahead and evicted without a reader ever having had them.
+    wasted_ahead: AtomicU64,
 }
 
 #[derive(Default)]
@@ -94,7 +94,7 @@ impl FolioIndex {
             content: RwLock::new(Content::default()),
             data_gen: AtomicU64::new(0),
             unread: AtomicU64::new(0),
-            wasted: AtomicU64::new(0),
+            wasted_ahead: AtomicU64::new(0),
         })
     }
 

@@ -104,6 +104,8 @@ impl Origin {
 
 const UNREAD_BITS: u32 = 24;
 const UNREAD_MASK: u32 = (1 << UNREAD_BITS) - 1;
+/// Brought by readahead.
+const AHEAD: u32 = 1 << 31;
 
 impl Folio {
     /// A locked folio over `mem`.
@@ -169,9 +171,10 @@ impl Folio {
     }
 
     /// Notes where the content came from and how many of its bytes readers can get (the padding of
-    /// the last page is no content). Before it is published.
-    pub(crate) fn set_origin(&self, origin: Origin, readable: u32) {
-        let word = (origin as u32) << UNREAD_BITS | readable.min(UNREAD_MASK);
+    /// the last page is no content), and whether readahead brought it. Before it is published.
+    pub(crate) fn set_origin(&self, origin: Origin, readable: u32, ahead: bool) {
+        let ahead = if ahead { AHEAD } else { 0 };
+        let word = ahead | (origin as u32) << UNREAD_BITS | readable.min(UNREAD_MASK);
         self.first_read.store(word, Ordering::Relaxed);
     }
 
@@ -189,10 +192,15 @@ impl Folio {
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return (take, Origin::from_raw(word >> UNREAD_BITS)),
+                Ok(_) => return (take, Origin::from_raw((word & !AHEAD) >> UNREAD_BITS)),
                 Err(now) => word = now,
             }
         }
+    }
+
+    /// Whether readahead brought it.
+    pub(super) fn was_ahead(&self) -> bool {
+        self.first_read.load(Ordering::Relaxed) & AHEAD != 0
     }
 
     /// Bytes no reader has had yet.

@@ -150,7 +150,9 @@ impl Reader<'_> {
                 Lookup::Locked(folio) => (folio, false),
                 Lookup::Absent => {
                     let window = self.window(&(at..range.end), sizes);
-                    let Some(started) = self.start(&window, sizes).await? else { return Ok(None) };
+                    let Some(started) = self.start(&window, sizes, false).await? else {
+                        return Ok(None);
+                    };
                     let here = started.iter().find(|f| f.range().contains(&at)).cloned();
                     ours.extend(started);
                     // Somebody else may have locked the page first: look again.
@@ -174,7 +176,7 @@ impl Reader<'_> {
         let window = plan::page_out(&(ahead.start..ahead.end.min(sizes.server_limit())));
         if !window.is_empty() {
             self.inode().core.counters.readahead.inc();
-            self.start(&window, sizes).await?;
+            self.start(&window, sizes, true).await?;
         }
         Ok(())
     }
@@ -231,7 +233,12 @@ impl Reader<'_> {
 
     /// Starts fetching every missing page of a window. Returns the folios locked here, or `None` if
     /// there is no memory.
-    async fn start(&self, window: &Range<u64>, sizes: &Sizes) -> Result<Option<Vec<Arc<Folio>>>> {
+    async fn start(
+        &self,
+        window: &Range<u64>,
+        sizes: &Sizes,
+        ahead: bool,
+    ) -> Result<Option<Vec<Arc<Folio>>>> {
         let runs = self.inode().pages.absent_runs(window.clone());
         if runs.is_empty() {
             return Ok(Some(Vec::new()));
@@ -240,7 +247,7 @@ impl Reader<'_> {
         let access = self.access().await;
         let mut started = Vec::new();
         for run in runs {
-            match self.start_run(&run, sizes, access.as_ref()) {
+            match self.start_run(&run, sizes, access.as_ref(), ahead) {
                 Some(folios) => started.extend(folios),
                 None if started.is_empty() => return Ok(None),
                 None => break,
@@ -273,6 +280,7 @@ impl Reader<'_> {
         run: &Range<u64>,
         sizes: &Sizes,
         access: Option<&Arc<Access>>,
+        ahead: bool,
     ) -> Option<Vec<Arc<Folio>>> {
         let inode = self.inode();
         // Before anything is looked at: what the cache says holds for this epoch.
@@ -306,7 +314,7 @@ impl Reader<'_> {
             let slices = clip(&slices, &(start..end));
             let limits = self.who.remote.limits();
             let access = access.cloned();
-            let plan = Plan { slices, sizes: *sizes, epoch, access, limits };
+            let plan = Plan { slices, sizes: *sizes, epoch, access, limits, ahead };
             Fetch::new(self.who.clone(), plan, spans, buf).start();
         }
         Some(all)
@@ -329,7 +337,8 @@ impl Reader<'_> {
         let slices = plan_run(&pages, sizes, access.as_ref());
         let reason = self.miss_origin(&pages);
         let limits = self.who.remote.limits();
-        let plan = Plan { slices: slices.clone(), sizes: *sizes, epoch, access, limits };
+        let plan =
+            Plan { slices: slices.clone(), sizes: *sizes, epoch, access, limits, ahead: false };
         let new = inode.core.folios.transient(len_of(&pages));
         let (fill, mem) = FillBuf::whole(new, len_of(&pages));
         let span = Span { range: pages, target: Target::Transient(mem), origin: reason };

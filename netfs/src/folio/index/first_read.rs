@@ -1,8 +1,9 @@
 //! Whose hit or miss a read byte is.
 //!
-//! What readahead or a neighbour's miss brought counts as what it was (a disk hit, a cold miss) the
-//! first time a reader gets it, and as a memory hit from then on; so a scan of a cold file shows a hit
-//! ratio of zero, not of one minus a window.
+//! What readahead or a neighbour's miss brought is told from what was asked for again: bytes from the
+//! server that were in memory before anybody asked are readahead hits the first time a reader gets them,
+//! and memory hits from then on; bytes from the disk cache are disk hits the first time. So every byte a
+//! reader got is counted once, and a scan of a cold file does not pass for a well-chosen cache.
 
 use std::ops::Range;
 
@@ -41,9 +42,9 @@ impl FolioIndex {
         len - memory
     }
 
-    /// Bytes of this file that were fetched into memory for nothing so far.
-    pub(crate) fn wasted(&self) -> u64 {
-        self.wasted.load(Ordering::Relaxed)
+    /// Bytes of this file that were read ahead for nothing so far.
+    pub(crate) fn wasted_ahead(&self) -> u64 {
+        self.wasted_ahead.load(Ordering::Relaxed)
     }
 
     /// The same for a reader that held the folios while it waited for them.
@@ -63,9 +64,10 @@ impl FolioIndex {
         let Some(origin) = origin else { return 0 };
         let first = u64::from(first);
         self.unread.fetch_sub(first, Ordering::Relaxed);
-        count_origin(self.cache.counters(), origin, first);
         if found && !matches!(origin, Origin::Zero | Origin::Disk) {
             self.cache.counters().readahead_hit_bytes.add(first);
+        } else {
+            count_origin(self.cache.counters(), origin, first);
         }
         first
     }
@@ -86,7 +88,9 @@ impl FolioIndex {
     pub(super) fn count_wasted(&self, folio: &Folio) {
         let wasted = self.unread_gone(folio);
         if wasted > 0 {
-            self.wasted.fetch_add(wasted, Ordering::Relaxed);
+            if folio.was_ahead() {
+                self.wasted_ahead.fetch_add(wasted, Ordering::Relaxed);
+            }
             self.cache.counters().wasted_bytes.add(wasted);
         }
     }
