@@ -127,3 +127,6 @@ pub fn read(input: impl BufRead, name: &str, format: Option<Format>) -> Result<T
     let Some(parser) = parser else { return Err(TraceError::empty(name)) };
     collector.finish(name, &parser)
 }
+
+#[cfg(test)]
+mod tests;

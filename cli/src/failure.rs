@@ -88,15 +88,15 @@ impl Failure {
         let errno = rustix::io::Errno::from_raw_os_error(source?);
         match errno {
             rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => Some(
-                "the disk is full: the demo needs twice the size of the tree. Free some space, serve a \
-                 smaller tree (--dir), or keep the cache on another disk (--cache-dir)",
+                "the disk is full: free some space, or keep the cache on another disk (--cache-dir); a \
+                 demo needs twice the size of its tree (--dir)",
             ),
             rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => Some(
-                "serve a directory that this user may read (--dir), and keep the cache where this user \
+                "name a directory or file that this user may read, and keep the cache where this user \
                  may write (--cache-dir)",
             ),
             rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => {
-                Some("check the path: a directory must be there")
+                Some("check the path: it must be there")
             }
             rustix::io::Errno::ROFS => {
                 Some("that file system is read-only: use --cache-dir on another one")

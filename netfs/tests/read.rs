@@ -11,7 +11,7 @@ use netfs::{
     fscache::MemCache,
     remote::{Cred, Cx, IoLimits, Promise, PromiseKind},
 };
-use netfs_memory::{Fault, Gate, MemoryFs, Op};
+use netfs_memory::{Fault, Gate, Link, MemoryFs, Op};
 
 fn until_broken() -> Promise {
     Promise::UntilBroken { kind: PromiseKind::Read }
@@ -355,4 +355,22 @@ fn what_is_fetched_and_evicted_unread_is_counted() {
         wasted >= 25 * ((256 << 10) - 4096),
         "{wasted} of 32 granules of which a page was read"
     );
+}
+
+#[test]
+fn once_settled_no_readahead_is_under_way() {
+    let slow = Link::latency(Duration::from_millis(5));
+    let fs =
+        MemoryFs::builder().promise(until_broken()).link(slow).file("a", 8 << 20).build().unwrap();
+    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let file = bench.open("a");
+    let mut buf = vec![0; 64 << 10];
+    // Misses and hits: both start readahead.
+    for at in (0..4 << 20).step_by(buf.len()) {
+        file.blocking().read_at(at, &mut buf).unwrap();
+        pollster::block_on(bench.netfs().settled());
+        assert_eq!((fs.in_flight(), bench.netfs().memory().in_flight), (0, 0), "after {at}");
+    }
+    assert!(bench.stats().readahead > 2, "{:?}", bench.stats());
+    assert_eq!(bench.stats().cache_write_bytes, fs.counts().bytes(), "stored as well");
 }

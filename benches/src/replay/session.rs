@@ -50,6 +50,10 @@ impl<'a> Session<'a> {
             .fill_queue(FILL_QUEUE, FillWhenFull::Wait { max: PATIENCE })
             .cache_wait(PATIENCE)
             .cache_read_timeout(PATIENCE);
+        if config.threads <= 1 {
+            // In the order in which they were started, so that reclaim finds the same every time.
+            builder = builder.driver_threads(1);
+        }
         if let Some(dir) = &config.cache {
             builder = builder.cache(CacheDir::builder(dir).open()?);
         }

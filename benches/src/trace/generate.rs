@@ -260,7 +260,7 @@ mod tests {
         // Known by its values, so that a change of the generator shows: old caches would be cold.
         let first: Vec<_> =
             trace.requests.iter().take(3).map(|r| (r.file, r.offset, r.len)).collect();
-        assert_eq!(first, [(0, 0, 0); 3]);
+        assert_eq!(first, [(0, 0, 65536), (0, 0, 16384), (0, 16384, 16384)]);
     }
 
     #[test]
