@@ -417,5 +417,5 @@ impl Drop for Access {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;
