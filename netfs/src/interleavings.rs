@@ -20,6 +20,7 @@ use crate::{
     File, FillPolicy, Mount, Netfs,
     clock::StepClock,
     driver::{Handle, block_on},
+    folio::FolioCache,
     fscache::CacheBackend,
     remote::{Cred, Cx},
     sync::Arc,
@@ -43,13 +44,16 @@ struct World {
     ended: Ended,
 }
 
-/// Waits until the driver's tasks have ended, which they do once the `Netfs` is gone.
-struct Ended(Handle);
+/// Waits until the driver's tasks have ended, which they do once the `Netfs` is gone. Then nothing may
+/// be left: no locked folio, no pinned byte.
+struct Ended(Handle, Arc<FolioCache>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.0.settle();
+            let left = self.1.usage();
+            assert_eq!((left.budgeted, left.pinned, left.transient, left.folios), (0, 0, 0, 0));
         }
     }
 }
@@ -81,8 +85,9 @@ impl World {
         let origin = Origin::new(pages * PAGE, rsize, answers);
         let connection = Arc::new(Connection(Arc::clone(&origin)));
         let mount = block_on(netfs.mount(connection, &cx())).expect("mounts");
-        let ended = Ended(mount.root().inode.core.driver.clone());
-        World { netfs, mount, origin, clock, ended }
+        let core = Arc::clone(&mount.root().inode.core);
+        let ended = Ended(core.driver.clone(), Arc::clone(&core.folios));
+        World { netfs, mount, clock, origin, ended }
     }
 
     fn open(&self) -> Arc<File> {
