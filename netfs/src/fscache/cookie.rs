@@ -13,6 +13,8 @@
 //! await. The volume's lock is never taken under them.
 
 mod drive;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod slot;
 
 use std::fmt;
