@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Core, Netfs};
 use crate::{
     clock::{Clock, SystemClock},
+    driver,
     error::{Errno, Error, Result},
     folio::{FolioCache, GRANULE},
     fscache::{CacheBackend, FillConfig, FillQueue, FillWhenFull, FsCache, FsCacheConfig},
@@ -189,11 +190,7 @@ impl Builder {
         if self.driver_threads == 0 {
             return Err(Error::new(Errno::EINVAL, "driver_threads must be at least 1"));
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.driver_threads)
-            .thread_name("netfs-driver")
-            .enable_all()
-            .build()
+        let runtime = driver::start(self.driver_threads)
             .map_err(|e| Error::io(e, "starting the driver threads"))?;
         let counters = Arc::new(Counters::default());
         let driver = runtime.handle().clone();
@@ -210,7 +207,7 @@ impl Builder {
             let (cache, patience) = (Arc::clone(&fscache), self.options.close_patience);
             let attach = driver.spawn(async move { cache.attach(backend, patience).await });
             // Nothing was attached before, so there is nothing to wait for and nothing to fail.
-            drop(pollster::block_on(attach));
+            drop(driver::block_on(attach));
         }
         let readahead = Tuning::new(self.options.fill, self.readahead_max, folio_bytes);
         let core = Core {

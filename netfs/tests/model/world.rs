@@ -18,6 +18,7 @@ use netfs::{
 use netfs_memory::{MemoryFs, VersionKind};
 
 use crate::{
+    covered::Covered,
     disk::{Disk, DiskKind},
     reference::{Claim, Reference},
     rng::Rng,
@@ -51,6 +52,7 @@ pub(crate) struct World {
     pub(crate) reference: Reference,
     kept: VecDeque<Kept>,
     log: VecDeque<String>,
+    pub(crate) covered: Covered,
     /// Keys of files that fit one call: only they are read with `read_single`.
     pub(crate) single: Vec<Vec<u8>>,
     /// What the files are.
@@ -115,6 +117,7 @@ impl World {
             reference: Reference::default(),
             kept: VecDeque::new(),
             log: VecDeque::new(),
+            covered: Covered::default(),
             single: Vec::new(),
             about: Vec::new(),
             step: 0,
