@@ -12,8 +12,10 @@
 //!
 //! **Time.** The trace's times are not replayed: requests follow each other at once. With one thread each
 //! waits until everything earlier ones started (readahead, copying to the disk cache) has landed, so that
-//! hits do not depend on timing; that wait counts in no figure. With more threads nobody waits, and the
-//! requests of one file stay on one thread, in order.
+//! hits do not depend on timing; that wait counts in no figure. (What is left to chance is the order in
+//! which a miss and its own readahead land: where memory is short, reclaim may then take another folio,
+//! and two runs differ by a few tenths of a percent.) With more threads nobody waits, and the requests of
+//! one file stay on one thread, in order.
 //!
 //! **What is a hit.** A byte that was in memory or on disk when its request began (a request longer than
 //! 1 MiB is read in steps of 1 MiB, each of which counts on its own).

@@ -38,7 +38,7 @@ Formats (known by their first line; .gz and .zst by their first bytes):
 What it does:
   Every file of the trace is a file of an in-process origin, with content that depends on file, version and
   offset; every byte read is compared with it. The trace's times are not replayed. With one thread each
-  request waits until what earlier ones started (readahead, copies to disk) has landed, so hits do not
+  request waits until what earlier ones started (readahead, copies to disk) has landed, so hits hardly
   depend on timing; the wait counts in no figure. With more threads nobody waits, and the requests of one
   file stay on one thread.
   A write is made at the origin, as another client's, and breaks the promise for its file (--writes skip
