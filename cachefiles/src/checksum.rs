@@ -22,6 +22,12 @@ impl Binding {
         Binding(mix(mix(mix(place) ^ generation) ^ nonce))
     }
 
+    /// The binding that was stored as this number.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn from_value(value: u64) -> Binding {
+        Binding(value)
+    }
+
     /// As a number, for storing.
     pub(crate) fn value(self) -> u64 {
         self.0

@@ -20,7 +20,8 @@ pub(crate) const GRAVEYARD: &str = "graveyard";
 
 /// Longest encoded name: a file name's 255 bytes less the side file's or volume's prefix.
 const NAME_MAX: usize = 254;
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+pub(crate) const BASE64: &[u8; 64] =
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Where an object lives inside its volume's directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,33 +91,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// The inverse, which shows that no two keys share a name.
-    fn decode(name: &str) -> Option<Vec<u8>> {
-        let (kind, rest) = name.split_at(1);
-        match kind {
-            "D" => Some(rest.as_bytes().to_vec()),
-            "H" => (0..rest.len() / 2)
-                .map(|i| u8::from_str_radix(&rest[2 * i..2 * i + 2], 16).ok())
-                .collect(),
-            "E" => {
-                let mut bits = 0u32;
-                let mut n = 0;
-                let mut out = Vec::new();
-                for c in rest.bytes() {
-                    bits =
-                        (bits << 6) | u32::try_from(BASE64.iter().position(|b| *b == c)?).ok()?;
-                    n += 6;
-                    if n >= 8 {
-                        n -= 8;
-                        out.push(u8::try_from((bits >> n) & 0xff).ok()?);
-                    }
-                }
-                Some(out)
-            }
-            _ => None,
-        }
-    }
+    use crate::fuzzing::key_of;
 
     fn keys() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
@@ -140,7 +115,7 @@ mod tests {
             let starts = [&name.fan, &name.file, &name.side].map(|n| n.as_bytes()[0]);
             prop_assert_eq!((starts[0], starts[2]), (b'@', b'm'));
             prop_assert!(b"DHEX".contains(&starts[1]));
-            match decode(&name.file) {
+            match key_of(&name.file) {
                 Some(back) => prop_assert_eq!(back, key),
                 None => prop_assert!(name.file.starts_with('X') && key.len() > 189),
             }

@@ -66,6 +66,9 @@ mod checksum;
 mod committer;
 mod content_map;
 mod descriptors;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod io;
 mod layout;

@@ -1,6 +1,7 @@
 //! What only a file system that fails or hangs on command shows.
 
 mod ending;
+mod fuzz;
 mod opening;
 mod upkeep;
 

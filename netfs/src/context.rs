@@ -6,10 +6,10 @@ use std::{collections::HashMap, time::Duration};
 
 pub(crate) use builder::Options;
 pub use builder::{Builder, FillPolicy};
-use tokio::runtime::{Handle, Runtime};
 
 use crate::{
     clock::Clock,
+    driver::{self, Handle, Runtime},
     error::{Errno, Error, Result},
     folio::{FolioCache, MemoryUsage},
     fscache::{BackendStats, CookieInfo, FillQueue, FsCache, VolumeInfo},
@@ -124,7 +124,7 @@ impl Netfs {
     /// # Errors
     /// As [`mount`](Netfs::mount).
     pub fn blocking_mount<F: RemoteFs>(&self, fs: Arc<F>, cx: &Cx) -> Result<Mount> {
-        pollster::block_on(self.mount(fs, cx))
+        driver::block_on(self.mount(fs, cx))
     }
 
     /// Counters since the context was built.
@@ -201,7 +201,7 @@ impl Netfs {
 
     /// [`shutdown`](Netfs::shutdown) for threads.
     pub fn blocking_shutdown(self, deadline: Duration) -> u64 {
-        pollster::block_on(self.shutdown(deadline))
+        driver::block_on(self.shutdown(deadline))
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod blocking;
 
-use std::{fmt, sync::OnceLock};
+use std::{fmt, ops::Range, sync::OnceLock};
 
 pub use blocking::Blocking;
 use bytes::Bytes;
@@ -13,13 +13,10 @@ use crate::{
     fscache::{Cookie, CookieUse},
     iomode::Mode,
     namespace::Node,
-    read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Stream},
+    read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Streams},
     remote::{Attr, Cx, FileKind},
     sizes::Sizes,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 /// Whether a read leaves its pages in memory.
@@ -60,16 +57,13 @@ pub struct File {
     /// `who`: the use ends before the inode may go and relinquish the cookie.
     cookie: OnceLock<(Arc<Cookie>, CookieUse)>,
     who: Who,
-    stream: Mutex<Stream>,
-    /// Reads that end before this need no readahead decision.
-    trigger: AtomicU64,
+    streams: Mutex<Streams>,
 }
 
 impl File {
     pub(crate) fn new(node: Node, cx: Cx) -> File {
         let who = Who { inode: node.inode, remote: node.remote, cx };
-        let (cookie, stream) = (OnceLock::new(), Mutex::default());
-        let file = File { cookie, who, stream, trigger: AtomicU64::new(0) };
+        let file = File { cookie: OnceLock::new(), who, streams: Mutex::default() };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file
@@ -249,16 +243,16 @@ impl File {
         let inode = &self.who.inode;
         inode.core.counters.memory_hits.inc();
         inode.core.counters.read_bytes.add(len);
-        inode.pages.count_read(offset..offset.saturating_add(len));
-        let end = offset.saturating_add(len);
-        if end >= self.trigger.load(Ordering::Relaxed) {
-            self.stream_ahead(offset..end);
+        let range = offset..offset.saturating_add(len);
+        // Only what nobody had read before moves a stream on: hot pages cost no decision.
+        if inode.pages.count_read(range.clone()) > 0 {
+            self.stream_ahead(&range);
         }
     }
 
-    /// A hit ran into the last part of what was read ahead: continue on the driver.
-    fn stream_ahead(&self, range: std::ops::Range<u64>) {
-        let Some(ahead) = self.note_stream(&range) else { return };
+    /// A hit ran into what was read ahead: go on, on the driver.
+    fn stream_ahead(&self, range: &Range<u64>) {
+        let Some(ahead) = self.note_stream(range) else { return };
         let who = self.who.clone();
         let cookie = self.cookie().cloned();
         let driver = who.inode.core.driver.clone();
@@ -266,25 +260,23 @@ impl File {
         driver.spawn(async move {
             let _begun = begun;
             let sizes = who.inode.sizes.load();
-            let window = crate::request::plan::page_out(&(range.end..ahead.min(sizes.i_size)));
-            if window.is_empty() || range.end >= sizes.i_size {
-                return;
-            }
-            who.inode.core.counters.readahead.inc();
             let reader = Reader { who: &who, cookie: cookie.as_ref(), ahead: None };
-            if let Err(error) = reader.start(&window, &sizes).await {
+            if let Err(error) = reader.start_ahead(&ahead, &sizes).await {
                 tracing::debug!(%error, "readahead not started");
             }
         });
     }
 
-    fn note_stream(&self, range: &std::ops::Range<u64>) -> Option<u64> {
-        let max = self.who.inode.core.options.readahead_max;
-        let mut stream = self.stream.lock();
-        let ahead = stream.on_read(range, max);
-        let trigger = if max == 0 { u64::MAX } else { stream.trigger() };
-        self.trigger.store(trigger, Ordering::Relaxed);
-        ahead
+    fn note_stream(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let inode = &self.who.inode;
+        let tuning = &inode.core.options.readahead;
+        if !tuning.is_on() {
+            return None;
+        }
+        // Servers take signed offsets.
+        let limit = inode.sizes.load().server_limit().min(i64::MAX as u64);
+        let wasted = inode.pages.wasted_ahead();
+        self.streams.lock().on_read(range, limit, tuning, wasted)
     }
 
     /// One inline disk read, only where nothing is in memory and nobody is fetching.

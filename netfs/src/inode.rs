@@ -21,7 +21,7 @@ use crate::{
     coherency::{Action, Epoch, InodeCell, ReplyKind, Validity},
     context::Core,
     error::{Errno, Error, Result},
-    folio::{Folio, FolioIndex},
+    folio::{Folio, FolioIndex, Held},
     fscache::{Access, Cookie, CookieSlot, Identity, Relinquish},
     iomode::IoMode,
     namespace::Volume,
@@ -414,7 +414,7 @@ impl Inode {
     }
 
     /// Counts a read answered from held folios.
-    pub(crate) fn count_read(&self, held: &[Arc<Folio>], range: &std::ops::Range<u64>) {
+    pub(crate) fn count_read(&self, held: &[Held], range: &std::ops::Range<u64>) {
         self.pages.count_held(held, range);
     }
 }

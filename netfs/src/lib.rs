@@ -32,11 +32,14 @@
 pub mod clock;
 pub mod coherency;
 mod context;
+mod driver;
 pub mod error;
 mod file;
 pub mod folio;
 pub mod fscache;
 mod inode;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod iomode;
 mod namespace;
 pub mod policy;

@@ -95,6 +95,11 @@ counters! {
     memory_hits: HotCounter,
     /// Bytes readers got from the disk cache.
     disk_hit_bytes: HotCounter,
+    /// Bytes from the server that were in memory when they were first asked for: readahead, or the
+    /// fetch of a neighbour, had brought them. Nobody waited for them, and nobody had read them before.
+    readahead_hit_bytes: Counter,
+    /// Bytes evicted from memory that nobody had read: fetched for nothing.
+    wasted_bytes: Counter,
     /// Bytes of zeros made locally for readers (beyond the zero point, known holes).
     zero_bytes: HotCounter,
     /// Bytes the server sent.

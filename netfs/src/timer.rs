@@ -4,9 +4,11 @@
 use std::{future::Future, pin::pin};
 
 use futures_util::future::{Either, select};
-use tokio::{runtime::Handle, task::JoinHandle};
 
-use crate::clock::{BootTime, Clock};
+use crate::{
+    clock::{BootTime, Clock},
+    driver::{Handle, JoinHandle},
+};
 
 /// `work`'s value, or `None` if `deadline` came first. The work is dropped then.
 pub(crate) async fn until<T>(

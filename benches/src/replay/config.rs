@@ -68,11 +68,12 @@ impl Fill {
         }
     }
 
-    /// The core's word for it. The core has no `auto` of its own yet: exact is what comes closest.
+    /// The core's word for it.
     pub(super) fn policy(self) -> FillPolicy {
         match self {
             Fill::Granule => FillPolicy::Granule,
-            Fill::Exact | Fill::Auto => FillPolicy::Exact,
+            Fill::Exact => FillPolicy::Exact,
+            Fill::Auto => FillPolicy::Auto,
         }
     }
 }

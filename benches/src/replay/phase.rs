@@ -57,6 +57,8 @@ pub struct Phase {
     pub miss_fault_bytes: u64,
     /// Bytes that readahead had brought from the origin before they were first asked for.
     pub readahead_hit_bytes: u64,
+    /// Bytes evicted from memory before anybody had read them.
+    pub wasted_bytes: u64,
     /// Bytes the origin sent.
     pub origin_bytes: u64,
     /// Of the 4 KiB blocks the reads touched, the share that was local. Unknown with several threads.
@@ -132,7 +134,7 @@ impl Phase {
             written_bytes: tally.written_bytes,
             bytes: tally.bytes,
             wrong_bytes: tally.wrong_bytes,
-            memory_hit_bytes: stats.memory_hit_bytes + readahead_hit_bytes(stats),
+            memory_hit_bytes: stats.memory_hit_bytes + stats.readahead_hit_bytes,
             disk_hit_bytes: stats.disk_hit_bytes,
             zero_bytes: stats.zero_bytes,
             miss_cold_bytes: stats.miss_cold_bytes,
@@ -141,7 +143,8 @@ impl Phase {
             miss_corruption_bytes: stats.miss_corruption_bytes,
             miss_bypass_bytes: stats.miss_bypass_bytes,
             miss_fault_bytes: stats.miss_fault_bytes,
-            readahead_hit_bytes: readahead_hit_bytes(stats),
+            readahead_hit_bytes: stats.readahead_hit_bytes,
+            wasted_bytes: stats.wasted_bytes,
             origin_bytes: stats.origin_bytes,
             block_hit_ratio: known(tally.block_hits, tally.block_reads),
             request_hit_ratio: known(tally.request_hits, tally.reads),
@@ -165,13 +168,7 @@ impl Phase {
 
 /// Bytes that were in memory or on disk when they were asked for.
 pub(super) fn local_bytes(stats: &Stats) -> u64 {
-    stats.memory_hit_bytes + readahead_hit_bytes(stats) + stats.disk_hit_bytes + stats.zero_bytes
-}
-
-/// Bytes that readahead had brought from the server before they were first asked for. The core counts
-/// them with what brought them: as cold misses.
-fn readahead_hit_bytes(_stats: &Stats) -> u64 {
-    0
+    stats.memory_hit_bytes + stats.readahead_hit_bytes + stats.disk_hit_bytes + stats.zero_bytes
 }
 
 /// 0 where there is nothing to divide by.

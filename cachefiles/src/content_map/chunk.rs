@@ -75,7 +75,7 @@ impl Chunk {
     }
 
     /// A page is stored and has this checksum.
-    pub(super) fn set_data(&mut self, page: u64, crc: u32) {
+    pub(crate) fn set_data(&mut self, page: u64, crc: u32) {
         if page >= self.pages {
             return;
         }
@@ -105,7 +105,7 @@ impl Chunk {
     }
 
     /// These pages are zeros.
-    pub(super) fn mark_zero(&mut self, pages: Range<u64>) {
+    pub(crate) fn mark_zero(&mut self, pages: Range<u64>) {
         for (block, mask) in blocks(pages) {
             if self.zero[block] & mask != mask {
                 self.data[block] &= !mask;

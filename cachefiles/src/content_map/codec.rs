@@ -69,7 +69,7 @@ pub(crate) fn worst_inline(pages: u64) -> u64 {
 
 impl Chunk {
     /// The map as bytes; with `place.side` unset the checksums of the stored pages follow it.
-    pub(super) fn encode(&self, number: u64, place: Place) -> Vec<u8> {
+    pub(crate) fn encode(&self, number: u64, place: Place) -> Vec<u8> {
         let mut full = Plane::new(self.data.len());
         let mut zero = Plane::new(self.data.len());
         let mut partials = Vec::new();
@@ -103,7 +103,7 @@ impl Chunk {
     }
 
     /// A segment of checksums for the side file; `None` if the chunk stores nothing.
-    pub(super) fn encode_segment(&self, segment: u64) -> Option<Vec<u8>> {
+    pub(crate) fn encode_segment(&self, segment: u64) -> Option<Vec<u8>> {
         if self.crcs.is_empty() {
             return None;
         }

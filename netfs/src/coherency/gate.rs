@@ -9,9 +9,10 @@
 
 use std::{future::Future, sync::Arc as StdArc};
 
-use tokio::{runtime::Handle, sync::watch};
+use tokio::sync::watch;
 
 use crate::{
+    driver::Handle,
     error::{Errno, Error, Result},
     stats::Counters,
     sync::{Arc, Mutex},

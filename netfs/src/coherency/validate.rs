@@ -2,14 +2,13 @@
 
 use std::future::Future;
 
-use tokio::runtime::Handle;
-
 use super::{
     cell::InodeCell,
     model::{StaleReason, Validity},
 };
 use crate::{
     clock::BootTime,
+    driver::Handle,
     error::{Errno, Error, Result},
     sync::Arc,
     timer,

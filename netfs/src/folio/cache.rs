@@ -192,6 +192,12 @@ impl FolioCache {
         }
     }
 
+    /// Evicts one folio as if its room were needed; false if there is none.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn reclaim_one(&self) -> bool {
+        self.evict_one().is_some()
+    }
+
     /// Evicts one folio; returns its bytes, 0 if the chosen one was gone already.
     fn evict_one(&self) -> Option<u64> {
         let victim = {

@@ -74,6 +74,8 @@ pub(crate) struct FolioIndex {
     data_gen: AtomicU64,
     /// Bytes of published folios that no reader has had yet.
     unread: AtomicU64,
+    /// Bytes that were read ahead and evicted without a reader ever having had them.
+    wasted_ahead: AtomicU64,
 }
 
 #[derive(Default)]
@@ -92,6 +94,7 @@ impl FolioIndex {
             content: RwLock::new(Content::default()),
             data_gen: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            wasted_ahead: AtomicU64::new(0),
         })
     }
 
@@ -233,7 +236,7 @@ impl FolioIndex {
         content.slots.remove(folio);
         content.history.note(folio.offset(), MissReason::Capacity);
         drop(content);
-        self.unread_gone(folio);
+        self.count_wasted(folio);
         folio.account_removed();
         true
     }

@@ -4,11 +4,11 @@
 use std::{collections::HashMap, fmt, future::Future, time::Duration};
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 
 use super::{CacheBackend, Refusal, Relinquish, lru::Lru, volume::Volume};
 use crate::{
     clock::{BootTime, Clock},
+    driver::Handle,
     error::{Errno, Error},
     remote::VolumeId,
     stats::Counters,

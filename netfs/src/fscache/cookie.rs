@@ -13,6 +13,8 @@
 //! await. The volume's lock is never taken under them.
 
 mod drive;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod slot;
 
 use std::fmt;
@@ -102,6 +104,9 @@ struct Inner {
     since: BootTime,
     /// What the backend last refused with.
     refusal: Refusal,
+    /// The context is gone (see [`Cookie::abort`]): whatever the machine says, nothing is shown or
+    /// waited for any more.
+    aborted: bool,
 }
 
 /// The object the cookie has.
@@ -139,6 +144,7 @@ impl Cookie {
             n_modifying: 0,
             since,
             refusal: Refusal::Disabled,
+            aborted: false,
         };
         Arc::new(Cookie {
             volume,
@@ -277,11 +283,11 @@ impl Cookie {
 
     /// Lets go of the object without committing it (see [`FsCache::abort`](super::FsCache::abort)).
     pub(super) fn abort(&self) {
-        self.gate.close();
-        let published = self.published.write().take();
-        let (held, before) = {
+        let (published, held, before) = {
             let mut inner = self.inner.lock();
-            (inner.held.take(), inner.before.take())
+            inner.aborted = true;
+            self.gate.close();
+            (self.published.write().take(), inner.held.take(), inner.before.take())
         };
         drop((published, held, before));
         self.changed.notify_waiters();
@@ -358,6 +364,9 @@ impl Cookie {
                 None => {}
             }
             let inner = self.inner.lock();
+            if inner.aborted {
+                return Attempt::No(Refusal::Withdrawn);
+            }
             if inner.machine.is_pending() {
                 return Attempt::Wait;
             }
@@ -417,5 +426,5 @@ impl Drop for Access {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;

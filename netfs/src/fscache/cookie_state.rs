@@ -161,6 +161,9 @@ pub(crate) struct Machine {
     disabled: bool,
     /// A withdrawal came while a backend call was outstanding.
     withdraw: bool,
+    /// Another cache came while a lookup was outstanding that the last one's withdrawal did not wait
+    /// for: it had not reached the cache. What it is refused with says nothing about the new one.
+    again: bool,
     relinquish: Option<Relinquish>,
     /// The object failed us: do not look it up again for the present users.
     failed: bool,
@@ -191,6 +194,7 @@ impl Machine {
             distrust: false,
             disabled: false,
             withdraw: false,
+            again: false,
             relinquish: None,
             failed: false,
             draining: false,
@@ -259,6 +263,9 @@ impl Machine {
             Event::Withdraw => self.withdraw(&mut out),
             Event::Attach => {
                 self.live = true;
+                // A call to the withdrawn cache has ended by now; one under way is for this one.
+                self.withdraw = false;
+                self.again = self.state == State::LookingUp;
                 if self.state == State::Failed {
                     self.rest_quiescent(&mut out);
                 } else {
@@ -315,9 +322,10 @@ impl Machine {
             }
             Err(_) => {
                 self.withdraw = false;
+                let again = std::mem::take(&mut self.again);
                 if self.relinquish.is_some() {
                     self.drop_now(out);
-                } else if self.n_active > 0 && self.live {
+                } else if self.n_active > 0 && self.live && !again {
                     self.failed = true;
                     self.state = State::Failed;
                 } else {
@@ -437,6 +445,7 @@ impl Machine {
     fn look_up(&mut self, out: &mut Actions) {
         self.state = State::LookingUp;
         self.deleted = false;
+        self.again = false;
         self.ask();
         out.push(Action::Lookup(self.identity.clone()));
     }

@@ -360,5 +360,5 @@ impl fmt::Debug for FillQueue {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;

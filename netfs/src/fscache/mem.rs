@@ -243,5 +243,5 @@ impl CacheVolume for MemVolume {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 
 use super::{
     Access, CacheBackend, CacheWrite, Cookie, CookieSlot, ExtentKind, FsCache, FsCacheConfig,
@@ -11,6 +10,7 @@ use super::{
 };
 use crate::{
     clock::StepClock,
+    driver::Handle,
     folio::{PAGE_SIZE, Slice},
     remote::VolumeId,
     stats::Counters,

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     coherency::{Epoch, Origin, Validity, ZapRegistration, Zapper},
+    driver,
     error::{Errno, Error, Result},
     file::File,
     inode::{Inode, MAX_LATE, Verdict},
@@ -458,7 +459,7 @@ async fn on_driver<T: Send + 'static>(
     let core = Arc::clone(volume.core());
     let work = async move { core.answered(work).await };
     volume.core().driver.spawn(work).await.map_err(|join| {
-        if join.is_panic() {
+        if driver::panicked(&join) {
             Error::new(Errno::EIO, "the adapter panicked; see its log")
         } else {
             Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down")

@@ -102,6 +102,8 @@ pub(super) struct Plan {
     pub(super) epoch: Epoch,
     pub(super) access: Option<Arc<Access>>,
     pub(super) limits: IoLimits,
+    /// Nobody has asked for it yet.
+    pub(super) ahead: bool,
 }
 
 /// How a transient fetch ended: its bytes, up to the first that is missing.

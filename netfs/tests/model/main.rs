@@ -28,9 +28,11 @@
 //!
 //! Slices handed out never change. The adapter contract is never broken (`take_breaches`).
 //!
-//! `NETFS_MODEL_STEPS` sets the steps of a run (default 1000), `NETFS_MODEL_SEED` runs one seed alone,
-//! `NETFS_MODEL_RUNS` the number of seeds of each test.
+//! `NETFS_MODEL_STEPS` sets the steps of a run (default 1000), `NETFS_MODEL_SEED` the first seed (and
+//! the only one, unless the number is given too), `NETFS_MODEL_RUNS` the number of seeds of each test.
+//! `scripts/model.sh 1000000` makes that many steps and prints what they went through.
 
+mod covered;
 mod disk;
 mod reference;
 mod rng;
@@ -38,6 +40,7 @@ mod steps;
 mod threads;
 mod world;
 
+use covered::{Covered, Progress};
 use disk::DiskKind;
 use world::World;
 
@@ -49,17 +52,33 @@ fn number(name: &str) -> Option<u64> {
 fn run(kind: DiskKind, first_seed: u64, runs: u64) {
     let steps = number("NETFS_MODEL_STEPS").unwrap_or(1000);
     let runs = number("NETFS_MODEL_RUNS").unwrap_or(runs);
-    let seeds = match number("NETFS_MODEL_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => first_seed..first_seed + runs,
+    let seeds = match (number("NETFS_MODEL_SEED"), number("NETFS_MODEL_RUNS")) {
+        (Some(seed), None) => seed..seed + 1,
+        (first, _) => {
+            let first = first.unwrap_or(first_seed);
+            first..first + runs
+        }
     };
-    for seed in seeds {
+    let (mut covered, mut progress) = (Covered::default(), Progress::new());
+    let about = format!("model, cache {kind:?}");
+    for seed in seeds.clone() {
         let mut world = World::new(seed, kind);
         for step in 1..=steps {
             world.step = step;
             world.random_step();
         }
-        world.finish();
+        covered.add(&world.finish());
+        progress.passed(&about, seed, (seed + 1 - seeds.start) * steps);
+    }
+    eprintln!("{about}: seeds {seeds:?}, {steps} steps each, went through\n{covered}");
+    if (seeds.end - seeds.start) * steps >= 10_000 {
+        for what in ["read At", "read Slices", "read Bypass", "read Unbuffered", "restart", "fault"]
+            .into_iter()
+            .chain(["stats evictions", "stats drops", "stats transient_reads"])
+            .chain((kind != DiskKind::None).then_some("stats disk_hit_bytes"))
+        {
+            assert!(covered.sum(what) > 0, "nothing of {what:?} happened: what did this prove?");
+        }
     }
 }
 

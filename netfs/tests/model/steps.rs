@@ -7,6 +7,7 @@ use netfs::{Errno, coherency::BreakReason};
 use netfs_memory::{Effect, Fault, Gate, Op, SnapshotAt};
 
 use crate::{
+    covered::Covered,
     reference::Claim,
     world::{Got, How, World, cx, hex, read},
 };
@@ -79,6 +80,13 @@ impl World {
             Some(Ok(bytes)) => format!("{} bytes", bytes.len()),
             Some(Err(e)) => e.to_string(),
         };
+        let kind = match &got.bytes {
+            None => "would block",
+            Some(Ok(bytes)) if bytes.is_empty() => "empty",
+            Some(Ok(_)) => "bytes",
+            Some(Err(_)) => "an error",
+        };
+        self.covered.note(format!("read {:?}: {kind}", got.how));
         let name = hex(key);
         self.note(format!("read {name} {:?} {}+{}: {said}", got.how, got.offset, got.len));
     }
@@ -106,6 +114,7 @@ impl World {
             _ => ("touch", change.touch()),
         };
         done.expect("the change is possible");
+        self.covered.note(format!("change: {what}"));
         let key = self.fs.key(&path).expect("it exists");
         let how = if silent { " silently" } else { "" };
         self.note(format!("{what} {}{how} {at}..{end}", hex(&key)));
@@ -160,6 +169,7 @@ impl World {
             return self.note("cache behaves");
         }
         if let Some(what) = self.disk.misbehave(&mut self.rng) {
+            self.covered.note("fault of the cache");
             self.cache_hangs |= what.contains("hangs");
             self.note(what);
         }
@@ -171,6 +181,7 @@ impl World {
         let size = self.reference.size(&key);
         let volume = self.mounts[0].volume_id().clone();
         if self.disk.corrupt(&mut self.rng, &volume, &key, size) {
+            self.covered.note("fault: a stored page was damaged");
             self.note("corrupted a stored page");
         }
     }
@@ -203,6 +214,11 @@ impl World {
             (Effect::Errno(_), 1) => Fault::on(Op::Validate).effect(effect),
             _ => Fault::on(Op::Read).effect(effect),
         };
+        self.covered.note(if fails {
+            "fault of the origin"
+        } else {
+            "fault of the origin, harmless"
+        });
         let _ = self.fs.inject(fault.times(n));
         if fails {
             self.explained = u32::MAX;
@@ -231,6 +247,7 @@ impl World {
             1 => Fault::on(Op::Read).hold_after(self.rng.within(1..20_000), &gate),
             _ => Fault::on(Op::Read).hold(&gate, at),
         };
+        self.covered.note("reads overtaken by changes");
         let held = self.fs.inject(fault.times(self.rng.within(1..4)));
         let mut claims: Vec<Claim> = Vec::new();
         let mut reads = Vec::new();
@@ -336,6 +353,7 @@ impl World {
     fn restart(&mut self) {
         let kill = self.rng.chance(50);
         self.note(if kill { "kill" } else { "shut down" });
+        self.covered.note(if kill { "restart after a kill" } else { "restart" });
         self.stop(kill);
         self.disk.restart(kill);
         self.start();
@@ -347,6 +365,7 @@ impl World {
         self.handles.clear();
         self.mounts.clear();
         let netfs = self.netfs.take().expect("running");
+        self.covered.context(&netfs.stats());
         if kill {
             drop(netfs);
         } else {
@@ -362,7 +381,7 @@ impl World {
     }
 
     /// At the end everything must be readable: no folio was left locked, no fetch hangs.
-    pub(crate) fn finish(mut self) {
+    pub(crate) fn finish(mut self) -> Covered {
         self.disk.behave();
         self.cache_hangs = false;
         self.fs.clear_faults();
@@ -380,5 +399,6 @@ impl World {
         }
         self.check_kept();
         self.stop(false);
+        self.covered
     }
 }

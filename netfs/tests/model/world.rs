@@ -18,6 +18,7 @@ use netfs::{
 use netfs_memory::{MemoryFs, VersionKind};
 
 use crate::{
+    covered::Covered,
     disk::{Disk, DiskKind},
     reference::{Claim, Reference},
     rng::Rng,
@@ -51,6 +52,7 @@ pub(crate) struct World {
     pub(crate) reference: Reference,
     kept: VecDeque<Kept>,
     log: VecDeque<String>,
+    pub(crate) covered: Covered,
     /// Keys of files that fit one call: only they are read with `read_single`.
     pub(crate) single: Vec<Vec<u8>>,
     /// What the files are.
@@ -115,6 +117,7 @@ impl World {
             reference: Reference::default(),
             kept: VecDeque::new(),
             log: VecDeque::new(),
+            covered: Covered::default(),
             single: Vec::new(),
             about: Vec::new(),
             step: 0,
@@ -167,7 +170,7 @@ impl World {
             .driver_threads(1)
             .memory_bytes(rng.pick(&[1 << 18, 3 << 17, 1 << 20, 4 << 20]))
             .fill_queue(rng.pick(&[1 << 16, 1 << 18, 8 << 20]), full)
-            .fill(rng.pick(&[FillPolicy::Granule, FillPolicy::Exact]))
+            .fill(rng.pick(&[FillPolicy::Auto, FillPolicy::Granule, FillPolicy::Exact]))
             .readahead_max(rng.pick(&[0, 1 << 18, 4 << 20]))
             .cookie_lru(Duration::from_secs(rng.pick(&[0, 10])));
         if let Some(backend) = self.disk.backend() {

@@ -38,11 +38,15 @@ impl Cookie {
     /// lock, and does what the machine says.
     pub(super) fn step(self: &Arc<Self>, event: Event, with: impl FnOnce(&mut Inner)) {
         let mut todo = Todo::new();
+        let late;
         {
             let mut inner = self.inner.lock();
             with(&mut inner);
             self.apply(&mut inner, event, &mut todo);
+            // A lookup that ends after the context has gone brings what nobody wants.
+            late = if inner.aborted { inner.held.take() } else { None };
         }
+        drop(late);
         self.finish(todo);
     }
 
@@ -99,7 +103,7 @@ impl Cookie {
     }
 
     fn publish(&self, inner: &Inner) {
-        let Some(held) = &inner.held else { return };
+        let Some(held) = inner.held.as_ref().filter(|_| !inner.aborted) else { return };
         *self.published.write() = Some(Arc::new(Live {
             object: Arc::clone(&held.object),
             attachment: Arc::clone(held.hold.attachment()),
