@@ -90,6 +90,9 @@ impl Collector {
             self.pages_instead(name)?;
             format = Format::ArcPages;
         }
+        if matches!(format, Format::ArcPages | Format::Blocks) {
+            self.scatter();
+        }
         Ok(Trace {
             name: name.to_owned(),
             sha256: String::new(),
@@ -99,6 +102,29 @@ impl Collector {
             requests: self.requests,
             ignored: self.ignored,
         })
+    }
+
+    /// Numbers that are only keys say nothing of what lies beside what, although they often rise in the
+    /// order of first use: left so, readahead would foresee every one. Each key gets a page of its own
+    /// among as many as there are keys, neighbours far apart.
+    fn scatter(&mut self) {
+        if self.requests.iter().any(|r| u64::from(r.len) != PAGE) {
+            return;
+        }
+        let mut places = HashMap::new();
+        for request in &self.requests {
+            let next = places.len() as u64;
+            places.entry(request.offset).or_insert(next);
+        }
+        let n = places.len() as u64;
+        for request in &mut self.requests {
+            if let Some(&i) = places.get(&request.offset) {
+                request.offset = scattered(i, n) * PAGE;
+            }
+        }
+        for file in &mut self.files {
+            file.size = n * PAGE;
+        }
     }
 
     /// A list of single blocks of an unstated size is one of page numbers: see [`Format::ArcPages`].
@@ -116,6 +142,20 @@ impl Collector {
         }
         Ok(())
     }
+}
+
+/// Where the `i`th of `n` keys goes: a place of its own, far from its neighbours'.
+fn scattered(i: u64, n: u64) -> u64 {
+    // About the golden section of n, and without a common factor: so each place is used once.
+    let mut step = (n as f64 * 0.618_033_988_75) as u64 | 1;
+    while gcd(step, n) != 1 {
+        step += 2;
+    }
+    (u128::from(i) * u128::from(step) % u128::from(n)) as u64
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// Block of ARC and SCSI traces in bytes.

@@ -10,10 +10,10 @@ use super::{TraceError, arc, blocks, collect::Record, csv, error::Malformed, fie
 pub enum Format {
     /// ARC `.lis`: first block, count, ignored, number; blocks of 512 bytes of one file.
     Arc,
-    /// The same where every request is one block of unstated size (OLTP): block i is page i of one file.
-    /// Chosen by itself for an ARC trace without any longer request.
+    /// The same where every request is one block of unstated size (OLTP): the numbers are keys, each a
+    /// page of one file, with no neighbours. Chosen by itself for an ARC trace without any longer request.
     ArcPages,
-    /// One block number a line: block i is page i of one file (sprite).
+    /// One block number a line (sprite): keys, each a page of one file, with no neighbours.
     Blocks,
     /// `version,time,op,size,lbn`: SCSI commands to one virtual disk.
     Vscsi,

@@ -63,11 +63,7 @@ fn each_format_is_known_by_its_first_line_and_read_as_it_is_meant() {
         ),
         (
             BLOCKS,
-            (
-                Format::Blocks,
-                &[("", 'r', 7 * 4096, 4096), ("", 'r', 0, 4096), ("", 'r', 7 * 4096, 4096)],
-                0,
-            ),
+            (Format::Blocks, &[("", 'r', 0, 4096), ("", 'r', 4096, 4096), ("", 'r', 0, 4096)], 0),
         ),
     ];
     for (text, (format, expected, ignored)) in cases {
@@ -95,12 +91,27 @@ fn each_format_is_known_by_its_first_line_and_read_as_it_is_meant() {
 fn an_arc_trace_of_single_blocks_only_is_one_of_page_numbers() {
     let trace = parse("5 1 0 0\n6 1 0 1\n");
     assert_eq!(trace.format, Format::ArcPages);
-    assert_eq!(requests(&trace), [("", 'r', 5 * 4096, 4096), ("", 'r', 6 * 4096, 4096)]);
-    assert_eq!(trace.files[0].size, 7 * 4096);
+    assert_eq!(requests(&trace), [("", 'r', 0, 4096), ("", 'r', 4096, 4096)]);
+    assert_eq!(trace.files[0].size, 2 * 4096);
     let named = |format| read(&b"5 1 0 0\n"[..], "t", Some(format)).unwrap();
     assert_eq!(requests(&named(Format::Arc)), [("", 'r', 5 * 512, 512)]);
-    assert_eq!(requests(&named(Format::ArcPages)), [("", 'r', 5 * 4096, 4096)]);
+    assert_eq!(requests(&named(Format::ArcPages)), [("", 'r', 0, 4096)]);
     assert_eq!(parse("5 1 0 0\n6 2 0 1\n").format, Format::Arc);
+}
+
+#[test]
+fn keys_get_a_page_each_and_neighbours_lie_far_apart() {
+    for n in [1u64, 2, 3, 10, 100, 7075, 10_000] {
+        let text: String = (0..n).chain(0..n).map(|i| format!("{}\n", i + 5)).collect();
+        let trace = parse(&text);
+        let pages: Vec<_> = trace.requests.iter().map(|r| r.offset / 4096).collect();
+        let (first, again) = pages.split_at(n as usize);
+        assert_eq!(first, again, "a key is always the same page");
+        let distinct: std::collections::HashSet<_> = first.iter().collect();
+        assert_eq!((distinct.len() as u64, trace.files[0].size), (n, n * 4096));
+        let apart = first.windows(2).map(|w| w[0].abs_diff(w[1])).min().unwrap_or(n);
+        assert!(apart >= n / 3, "{apart} of {n}");
+    }
 }
 
 #[track_caller]
