@@ -22,6 +22,7 @@ use crate::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     timer,
+    waits::{WaitInfo, Waits},
 };
 
 /// One cache: memory, optional disk backend and driver threads, shared by any number of mounts.
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     pub(crate) fscache: Arc<FsCache>,
     pub(crate) fills: FillQueue,
     pub(crate) intents: Arc<Intents>,
+    pub(crate) waits: Arc<Waits>,
     pub(crate) closed: AtomicBool,
     next_inode: AtomicU64,
     volumes: Mutex<HashMap<VolumeId, Weak<Volume>>>,
@@ -137,6 +139,13 @@ impl Netfs {
     pub fn list_cookies(&self) -> Vec<(VolumeInfo, Vec<CookieInfo>)> {
         let volumes = self.core.fscache.volumes();
         volumes.iter().map(|volume| (volume.describe(), volume.cookies())).collect()
+    }
+
+    /// What readers and requests are waiting for, the oldest first: which file, which bytes, since
+    /// when. What waits for a cookie is in [`list_cookies`](Netfs::list_cookies).
+    #[must_use]
+    pub fn waits(&self) -> Vec<WaitInfo> {
+        self.core.waits.list()
     }
 
     /// How the byte budget is used now.

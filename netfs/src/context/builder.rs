@@ -210,6 +210,7 @@ impl Builder {
             fscache,
             fills,
             intents: Arc::default(),
+            waits: Arc::default(),
             closed: false.into(),
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),
