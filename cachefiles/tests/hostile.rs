@@ -288,6 +288,56 @@ fn swapped_and_missing_parts_are_never_believed() {
     }
 }
 
+/// One object, cut over under the same identity: everything of the earlier generation has the right key,
+/// place and version, and is wrong.
+#[test]
+fn parts_of_an_earlier_generation_are_never_believed() {
+    for sample in [&SAMPLES[0], &SAMPLES[2]] {
+        let h = Hostile::new();
+        let name = format!("D{}", String::from_utf8_lossy(sample.key));
+        let parts = || {
+            let side = find(h._dir.path(), &format!("m{name}")).map(Saved::new);
+            (h.file(&name), side)
+        };
+        let (old, old_side) = parts();
+        let (object, _) = h.bed.object(sample.key, &sample.identity());
+        let object = object.cut_over(sample.identity()).expect("cut over");
+        let newer = Sample { seed: sample.seed + 100, ..*sample };
+        for page in newer.data {
+            fill(&object, newer.seed, page * PAGE, 4096);
+        }
+        for page in newer.zero {
+            object.mark_zero(page * PAGE..(page + 1) * PAGE);
+        }
+        close(object);
+        let (new, new_side) = parts();
+        let files: Vec<&Saved> = std::iter::once(&new).chain(&new_side).collect();
+        assert!(newer.check(&h.bed, "nothing").0, "the newer generation is stored");
+
+        h.attempt(&newer, &files, true, "data of an earlier generation", || {
+            let file = OpenOptions::new().write(true).open(&new.path).expect("open");
+            old.pages.iter().for_each(|(at, b)| file.write_all_at(b, *at).expect("write"));
+        });
+        for (attr, value) in &old.xattrs {
+            let what = format!("{attr} of an earlier generation");
+            h.attempt(&newer, &files, true, &what, || {
+                xattr::set(&new.path, attr, value).expect("set");
+            });
+        }
+        if let (Some(old_side), Some(new_side)) = (&old_side, &new_side) {
+            h.attempt(&newer, &files, true, "a side file of an earlier generation", || {
+                std::fs::remove_file(&new_side.path).expect("remove");
+                old_side.restore();
+            });
+            h.attempt(&newer, &files, true, "checksums of an earlier generation", || {
+                let file = OpenOptions::new().write(true).open(&new_side.path).expect("open");
+                let crcs = old_side.pages.iter().filter(|(at, _)| *at >= 128 * 1024);
+                crcs.for_each(|(at, b)| file.write_all_at(b, *at).expect("write"));
+            });
+        }
+    }
+}
+
 #[test]
 fn a_missing_side_file_or_map_is_a_cold_object() {
     let h = Hostile::new();

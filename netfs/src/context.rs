@@ -22,6 +22,7 @@ use crate::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     timer,
+    waits::{WaitInfo, Waits},
 };
 
 /// One cache: memory, optional disk backend and driver threads, shared by any number of mounts.
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) intents: Arc<Intents>,
     /// Fetches under way, and readahead that is about to become one.
     pub(crate) fetches: Arc<Intents>,
+    pub(crate) waits: Arc<Waits>,
     pub(crate) closed: AtomicBool,
     next_inode: AtomicU64,
     volumes: Mutex<HashMap<VolumeId, Weak<Volume>>>,
@@ -139,6 +141,13 @@ impl Netfs {
     pub fn list_cookies(&self) -> Vec<(VolumeInfo, Vec<CookieInfo>)> {
         let volumes = self.core.fscache.volumes();
         volumes.iter().map(|volume| (volume.describe(), volume.cookies())).collect()
+    }
+
+    /// What readers and requests are waiting for, the oldest first: which file, which bytes, since
+    /// when. What waits for a cookie is in [`list_cookies`](Netfs::list_cookies).
+    #[must_use]
+    pub fn waits(&self) -> Vec<WaitInfo> {
+        self.core.waits.list()
     }
 
     /// How the byte budget is used now.

@@ -31,6 +31,7 @@ use crate::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    waits::{Wait, WaitInfo, WaitKind},
 };
 
 /// Replies in a row that may be older than what is known before a validation gives up (P-D71).
@@ -60,8 +61,10 @@ pub(crate) struct Inode {
     size_doubtful: AtomicBool,
     symlink: Mutex<Option<(Epoch, Option<Version>, Bytes)>>,
     /// Server reads given up at a deadline whose reply may still come.
-    abandoned: Mutex<Vec<std::ops::Range<u64>>>,
+    abandoned: Mutex<Vec<(std::ops::Range<u64>, Wait)>>,
     hung_cache_reads: AtomicU64,
+    /// The same, for listings.
+    hung_waits: Mutex<Vec<Wait>>,
 }
 
 /// What a reply's bytes may be used for.
@@ -93,6 +96,7 @@ impl Inode {
             symlink: Mutex::new(None),
             abandoned: Mutex::new(Vec::new()),
             hung_cache_reads: AtomicU64::new(0),
+            hung_waits: Mutex::default(),
             core,
             volume,
             key,
@@ -295,6 +299,7 @@ impl Inode {
     }
 
     async fn validate(&self, remote: &DynFile, cx: Cx) -> Result<()> {
+        let _wait = self.waiting(WaitKind::Validate, 0..0);
         for _ in 0..MAX_LATE {
             let epoch = self.cell.sample();
             let check = self.core.answered(Arc::clone(remote).validate(cx.clone()));
@@ -377,36 +382,49 @@ impl Inode {
         *self.symlink.lock() = Some((epoch, version, target));
     }
 
+    /// Enters a wait about this file in the listing, until the guard is dropped.
+    pub(crate) fn waiting(&self, kind: WaitKind, range: std::ops::Range<u64>) -> Wait {
+        let (volume, key) = (self.volume.id().clone(), self.key.clone());
+        self.core.waits.enter(WaitInfo { kind, volume, key, range, since: self.now() })
+    }
+
     /// Notes a read given up at its deadline; `false` if one over the same bytes is still out: then
     /// the second attempt has failed too.
     pub(crate) fn abandon(&self, range: std::ops::Range<u64>) -> bool {
+        let wait = self.waiting(WaitKind::AbandonedRead, range.clone());
         let mut list = self.abandoned.lock();
-        let free = !list.iter().any(|r| r.start < range.end && range.start < r.end);
-        list.push(range);
+        let free = !list.iter().any(|(r, _)| r.start < range.end && range.start < r.end);
+        list.push((range, wait));
         free
     }
 
     /// How many reads of some of these bytes were given up and are still out.
     pub(crate) fn abandoned_over(&self, range: &std::ops::Range<u64>) -> usize {
         let list = self.abandoned.lock();
-        list.iter().filter(|r| r.start < range.end && range.start < r.end).count()
+        list.iter().filter(|(r, _)| r.start < range.end && range.start < r.end).count()
     }
 
     /// The late reply of an abandoned read has come (or its sub was dropped).
     pub(crate) fn abandoned_ended(&self, range: &std::ops::Range<u64>) {
         let mut list = self.abandoned.lock();
-        if let Some(i) = list.iter().position(|r| r == range) {
-            list.swap_remove(i);
-        }
+        let at = list.iter().position(|(r, _)| r == range);
+        let ended = at.map(|i| list.swap_remove(i));
+        drop(list);
+        drop(ended);
     }
 
     /// A cache read was given up and has not returned: until it does, the disk is not asked.
     pub(crate) fn cache_read_hangs(&self) {
         self.hung_cache_reads.fetch_add(1, Ordering::AcqRel);
+        let wait = self.waiting(WaitKind::HungCacheRead, 0..0);
+        self.hung_waits.lock().push(wait);
     }
 
     pub(crate) fn cache_read_returned(&self) {
         self.hung_cache_reads.fetch_sub(1, Ordering::AcqRel);
+        // One is as good as another.
+        let returned = self.hung_waits.lock().pop();
+        drop(returned);
     }
 
     pub(crate) fn cache_hung(&self) -> bool {

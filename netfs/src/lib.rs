@@ -50,6 +50,7 @@ mod sizes;
 pub mod stats;
 mod sync;
 mod timer;
+mod waits;
 
 pub use context::{Builder, FillPolicy, Netfs};
 pub use error::{Errno, Error, Result};
@@ -59,6 +60,7 @@ pub use namespace::{BlockingMount, DirListEntry, Mount, Node};
 pub use read::Slices;
 pub use sizes::Sizes;
 pub use stats::Stats;
+pub use waits::{WaitInfo, WaitKind};
 
 /// The README's adapter, compiled and run.
 #[cfg(doctest)]

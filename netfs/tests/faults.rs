@@ -9,6 +9,8 @@ mod cache;
 mod coherency;
 #[path = "faults/requests.rs"]
 mod requests;
+#[path = "faults/waits.rs"]
+mod waits;
 
 use std::{sync::Arc, time::Duration};
 

@@ -220,6 +220,7 @@ impl Builder {
             fills,
             intents: Arc::default(),
             fetches: Arc::default(),
+            waits: Arc::default(),
             closed: false.into(),
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),

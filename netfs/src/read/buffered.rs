@@ -22,6 +22,7 @@ use crate::{
     sizes::Sizes,
     sync::Arc,
     timer,
+    waits::WaitKind,
 };
 
 /// What gathering came to.
@@ -187,6 +188,7 @@ impl Reader<'_> {
             if folio.is_uptodate() {
                 continue;
             }
+            let _wait = self.inode().waiting(WaitKind::Folio, folio.range());
             self.within_deadline(folio.wait_unlocked()).await?;
             if !folio.is_uptodate() {
                 let failed = |e| Waited::Failed(Arc::clone(folio), e);

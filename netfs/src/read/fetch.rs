@@ -33,6 +33,7 @@ use crate::{
     },
     sizes::Sizes,
     sync::Arc,
+    waits::WaitKind,
 };
 
 /// Unanswered reads of the same bytes beyond which no further one is sent.
@@ -238,6 +239,7 @@ impl Fetch {
     }
 
     async fn run(mut self) {
+        let _wait = self.who.inode.waiting(WaitKind::Request, self.range());
         while !self.is_over() {
             let deadline = self.now() + self.patience();
             let clock = Arc::clone(&self.who.inode.core.clock);
@@ -257,6 +259,11 @@ impl Fetch {
         }
         self.end();
         self.push_fills().await;
+    }
+
+    fn range(&self) -> Range<u64> {
+        let start = self.spans.first().map_or(0, |s| s.range.start);
+        start..self.spans.last().map_or(start, |s| s.range.end)
     }
 
     /// How long to wait for the next sign of life.

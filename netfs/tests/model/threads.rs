@@ -1,5 +1,9 @@
-//! Four readers beside one changer, all told of every change: a read returns one version that was
-//! current at some moment between its start and its end, never a mix.
+//! Readers beside one changer, all told of every change: a read returns one version that was current at
+//! some moment between its start and its end, never a mix. And readers alone in too little memory, so
+//! that folios are evicted under them and come back in other sizes.
+//!
+//! More readers than processors: what goes wrong between two steps of a reader goes wrong when it is
+//! not running. `NETFS_MODEL_SEED` and `NETFS_MODEL_RUNS` choose a seed and how often it is run.
 
 use std::sync::{
     Arc,
@@ -20,7 +24,9 @@ use crate::{
 };
 
 const PATHS: [&str; 3] = ["small", "d/granule", "d/big"];
-const READERS: u64 = 4;
+const READERS: u64 = 8;
+/// Reads of each reader where nothing changes.
+const STORM_READS: u64 = 250;
 const CHANGES: u64 = 250;
 
 struct Shared {
@@ -50,6 +56,30 @@ fn origin(seed: u64) -> Arc<MemoryFs> {
 }
 
 impl Shared {
+    fn new(fs: &Arc<MemoryFs>, seed: u64) -> Shared {
+        Shared {
+            told: std::array::from_fn(|_| AtomicU64::new(1)),
+            reads: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+            fs: Arc::clone(fs),
+            seed,
+        }
+    }
+
+    /// Reads of many sizes in one small part of a file, the same for all readers.
+    fn stormy_reader(&self, file: &File, number: u64) {
+        let mut rng = Rng::new(self.seed * READERS + number);
+        for _ in 0..STORM_READS {
+            let offset = 4096 * rng.within(0..60) + rng.pick(&[0, 0, 100]);
+            let len = 4096 * rng.pick(&[1, 1, 2, 3, 8, 17, 40]) + rng.within(0..2);
+            let how = rng.pick(&[How::At, How::Slices]);
+            let bytes = pollster::block_on(read(file, how, offset, len)).bytes;
+            let what = format!("seed {}: {how:?} at {offset}+{len}", self.seed);
+            let bytes = bytes.expect("waits").unwrap_or_else(|e| panic!("{what}: {e}"));
+            self.check(2, 1, (offset, len), &bytes, &what);
+        }
+    }
+
     fn reader(&self, files: &[File], number: u64) {
         let mut rng = Rng::new(self.seed * READERS + number);
         while !self.over.load(Ordering::Acquire) {
@@ -159,8 +189,13 @@ fn run(kind: DiskKind, seed: u64) {
     let disk = Disk::new(kind);
     let mut rng = Rng::new(seed);
     let mut builder = Netfs::builder()
-        .memory_bytes(rng.pick(&[1 << 18, 1 << 20, 8 << 20]))
-        .fill(rng.pick(&[FillPolicy::Auto, FillPolicy::Granule, FillPolicy::Exact]))
+        .memory_bytes(rng.pick(&[1 << 18, 3 << 17, 1 << 20, 8 << 20]))
+        .fill(rng.pick(&[
+            FillPolicy::Auto,
+            FillPolicy::Granule,
+            FillPolicy::Exact,
+            FillPolicy::Exact,
+        ]))
         .fill_queue(1 << 20, FillWhenFull::Drop);
     if let Some(backend) = disk.backend() {
         builder = builder.cache(backend);
@@ -170,13 +205,7 @@ fn run(kind: DiskKind, seed: u64) {
         let node = pollster::block_on(mount.walk(path, &cx())).expect("walk");
         pollster::block_on(mount.open(&node, &cx())).expect("open")
     };
-    let shared = Shared {
-        told: std::array::from_fn(|_| AtomicU64::new(1)),
-        reads: AtomicU64::new(0),
-        over: AtomicBool::new(false),
-        fs: Arc::clone(&fs),
-        seed,
-    };
+    let shared = Shared::new(&fs, seed);
     let mounts: Vec<Mount> = [Arc::clone(&fs), fs.client()]
         .into_iter()
         .map(|client| pollster::block_on(netfs.mount(client, &cx())).expect("mount"))
@@ -197,6 +226,37 @@ fn run(kind: DiskKind, seed: u64) {
     });
     drop((handles, mounts));
     netfs.blocking_shutdown(std::time::Duration::from_secs(20));
+}
+
+/// Readers of one file beside each other; the memory is a fraction of what they read.
+fn storm(seed: u64) {
+    let fs = origin(seed);
+    let netfs = Netfs::builder()
+        .memory_bytes(1 << 18)
+        .fill(FillPolicy::Exact)
+        .readahead_max(0)
+        .build()
+        .expect("build");
+    let mount = pollster::block_on(netfs.mount(Arc::clone(&fs), &cx())).expect("mount");
+    let node = pollster::block_on(mount.walk(PATHS[2], &cx())).expect("walk");
+    let shared = Shared::new(&fs, seed);
+    std::thread::scope(|s| {
+        for number in 0..READERS {
+            let file = pollster::block_on(mount.open(&node, &cx())).expect("open");
+            let shared = &shared;
+            s.spawn(move || shared.stormy_reader(&file, number));
+        }
+    });
+    assert!(netfs.stats().evictions > 0, "nothing was evicted");
+}
+
+#[test]
+fn readers_in_too_little_memory_get_every_byte_once() {
+    let runs = crate::number("NETFS_MODEL_RUNS");
+    match crate::number("NETFS_MODEL_SEED") {
+        Some(seed) => (0..runs.unwrap_or(1)).for_each(|_| storm(seed)),
+        None => (0..runs.unwrap_or(4)).for_each(storm),
+    }
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! Who waits for what, and since when (N-C78): so that "it hangs" has an answer.
+//!
+//! Only what leaves the caller's thread is listed, so a hit pays nothing. A wait is entered when it
+//! begins and leaves with its guard, however it ends. Cookies have a listing of their own
+//! ([`Netfs::list_cookies`](crate::Netfs::list_cookies)): their state is what is waited for.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use bytes::Bytes;
+
+use crate::{
+    clock::BootTime,
+    remote::VolumeId,
+    sync::{Arc, Mutex},
+};
+
+/// What is being waited for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum WaitKind {
+    /// A reader waits for pages that are being fetched, by its own request or another's.
+    Folio,
+    /// A read request waits for the server or the disk cache. Bounded by `remote_timeout` or
+    /// `cache_read_timeout`.
+    Request,
+    /// A file is being checked with the server. Bounded by `remote_timeout`.
+    Validate,
+    /// Nobody waits any more: a server read that was given up, whose reply may still come and whose
+    /// memory is kept for it.
+    AbandonedRead,
+    /// Nobody waits any more: a read of the disk cache that was given up. Until it returns this file's
+    /// readers do not ask the disk.
+    HungCacheRead,
+}
+
+/// One line of [`Netfs::waits`](crate::Netfs::waits).
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct WaitInfo {
+    /// What is being waited for.
+    pub kind: WaitKind,
+    /// The file's volume.
+    pub volume: VolumeId,
+    /// The file, by the adapter's key.
+    pub key: Bytes,
+    /// The bytes of the file it is about; empty where it is about the whole file.
+    pub range: Range<u64>,
+    /// Since when, on the context's clock.
+    pub since: BootTime,
+}
+
+/// All waits of one context.
+#[derive(Default)]
+pub(crate) struct Waits(Mutex<Entries>);
+
+#[derive(Default)]
+struct Entries {
+    next: u64,
+    /// By number, which is the order they began in.
+    waits: BTreeMap<u64, WaitInfo>,
+}
+
+impl Waits {
+    /// Enters a wait, until the guard is dropped.
+    pub(crate) fn enter(self: &Arc<Self>, info: WaitInfo) -> Wait {
+        let mut entries = self.0.lock();
+        let number = entries.next;
+        entries.next += 1;
+        entries.waits.insert(number, info);
+        drop(entries);
+        Wait { waits: Arc::clone(self), number }
+    }
+
+    /// Those under way, the oldest first.
+    pub(crate) fn list(&self) -> Vec<WaitInfo> {
+        self.0.lock().waits.values().cloned().collect()
+    }
+}
+
+/// A wait under way.
+#[must_use = "the wait is listed only while this lives"]
+pub(crate) struct Wait {
+    waits: Arc<Waits>,
+    number: u64,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let ended = self.waits.0.lock().waits.remove(&self.number);
+        // Freed outside the lock.
+        drop(ended);
+    }
+}
