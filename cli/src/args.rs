@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::units;
+use crate::{bench, units};
 
 /// A persistent, verified cache in front of network filesystems, in user space.
 #[derive(Parser, Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 const EXIT_CODES: &str = "\
 Exit status:
   0    done
-  1    a byte read through the cache differed from the origin
+  1    a byte read through the cache differed from the origin, or a benchmark did not do its work
   2    the command line makes no sense
   3    it could not be done (the message says what to do next)
   130  interrupted";
@@ -29,6 +29,7 @@ Exit status:
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     Demo(Demo),
+    Bench(bench::Args),
     #[command(hide = true)]
     DemoPhase(DemoPhase),
 }

@@ -4,6 +4,7 @@
 //! exit code; each subcommand is a module of its own.
 
 mod args;
+mod bench;
 mod demo;
 mod failure;
 mod interrupt;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     log_to_stderr(args.verbose);
     let done = match args.command {
+        Command::Bench(bench) => bench::run(&bench),
         Command::Demo(demo) => demo::run(&demo, args.verbose),
         Command::DemoPhase(phase) => demo::run_one_phase(&phase),
     };
