@@ -184,28 +184,37 @@ impl File {
     /// [`read_slices`](File::read_slices) if all of it is in memory, without waiting.
     #[must_use]
     pub fn try_read_slices(&self, offset: u64, len: u64) -> Option<Slices> {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
         let mark = self.hit_mark()?;
-        let size = inode.sizes.load().i_size;
-        let end = size.min(offset.saturating_add(len.min(GATHER_MAX)));
-        let mut out = Slices::new();
+        let end = inode.sizes.i_size().min(offset.saturating_add(len.min(GATHER_MAX)));
         let want = end.saturating_sub(offset);
-        let want_len = usize::try_from(want).ok()?;
-        if want_len == 0 {
+        let slice = match inode.pages.slice_uptodate(offset, want) {
             // Not even an empty piece: "no slices" is how a caller knows the end.
-            return inode.unchanged(mark).then_some(out);
-        }
-        let got = match inode.pages.slice_uptodate(offset, want_len) {
-            Some(slice) if slice.len() == want_len => {
-                out.push(slice);
-                want_len
-            }
-            _ => inode.pages.slices_uptodate(offset, want_len, &mut out),
+            Some(slice) if slice.len() as u64 == want && want > 0 => slice,
+            _ => return self.slices_now(offset, want, mark),
         };
-        if got < want_len || !inode.unchanged(mark) {
+        if !inode.unchanged(mark) {
             return None;
         }
         self.count_hit(offset, want);
+        let mut out = Slices::new();
+        out.push(slice);
+        Some(out)
+    }
+
+    /// What does not lie in one folio: apart, so that the one piece of most hits is made in its place.
+    #[cold]
+    fn slices_now(&self, offset: u64, want: u64, mark: u64) -> Option<Slices> {
+        let inode = &*self.who.inode;
+        let mut out = Slices::new();
+        let want_len = usize::try_from(want).ok()?;
+        let got = inode.pages.slices_uptodate(offset, want_len, &mut out);
+        if got < want_len || !inode.unchanged(mark) {
+            return None;
+        }
+        if want > 0 {
+            self.count_hit(offset, want);
+        }
         Some(out)
     }
 
@@ -223,6 +232,7 @@ impl File {
     }
 
     /// A mark for a hit, if the state of the file allows one.
+    #[inline]
     fn hit_mark(&self) -> Option<u64> {
         let inode = &self.who.inode;
         if !inode.io.buffered_now() {
@@ -233,10 +243,9 @@ impl File {
     }
 
     fn memory_hit(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
         let mark = self.hit_mark()?;
-        let size = inode.sizes.load().i_size;
-        let want = size.saturating_sub(offset).min(buf.len() as u64);
+        let want = inode.sizes.i_size().saturating_sub(offset).min(buf.len() as u64);
         let n = usize::try_from(want).ok()?;
         if inode.pages.copy_uptodate(offset, &mut buf[..n]) < n || !inode.unchanged(mark) {
             return None;
@@ -245,8 +254,9 @@ impl File {
         Some(n)
     }
 
+    #[inline]
     fn count_hit(&self, offset: u64, len: u64) {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
         inode.core.counters.memory_hits.inc();
         inode.core.counters.read_bytes.add(len);
         inode.pages.count_read(offset..offset.saturating_add(len));

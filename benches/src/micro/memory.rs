@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     hint::black_box,
     sync::{Arc, Barrier},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use memmap2::{Advice, MmapMut};
@@ -25,6 +25,8 @@ use crate::turns::{in_turns, nanos_each};
 const REF_SET: u64 = 64 << 20;
 const COPY_SET: u64 = 16 << 20;
 const LARGE_SET: u64 = 1 << 30;
+/// Lookups between two looks at the time.
+const OFFSETS_2T: usize = 10_000;
 
 /// A file whose every byte is in memory and has been read before: what is measured are hits.
 pub struct HotFile {
@@ -150,25 +152,33 @@ pub(super) fn by_reference(settings: &Settings) -> Result<Outcome, MicroError> {
 pub(super) fn by_reference_two_threads(settings: &Settings) -> Result<Outcome, MicroError> {
     let hot = HotFile::new(settings.or_quick(REF_SET, 4 << 20))?;
     let table = Table::new(hot.size / PAGE as u64, 0)?;
-    let count = settings.or_quick(200_000, 2_000);
-    let offsets = [1, 2].map(|seed| Random::new(seed).offsets(count, hot.size, PAGE));
+    let offsets = [1, 2].map(|seed| Random::new(seed).offsets(OFFSETS_2T, hot.size, PAGE));
+    let time = settings.or_quick(Duration::from_millis(200), Duration::from_millis(5));
     let before = hot.bed.stats();
     let turns = in_turns(
         ROUNDS,
-        || Ok(on_two_threads(&offsets, |offset| hot.reference(offset))),
-        || Ok::<_, MicroError>(on_two_threads(&offsets, |offset| table.get(offset))),
+        || Ok(on_two_threads(&offsets, time, |offset| hot.reference(offset))),
+        || Ok::<_, MicroError>(on_two_threads(&offsets, time, |offset| table.get(offset))),
     )?;
     Outcome::of("mem-ref-4k-2t", Unit::Nanos, turns, hot.work(&before))
 }
 
-/// Nanoseconds an operation and thread, both threads at work at the same time.
-fn on_two_threads<T>(offsets: &[Vec<u64>; 2], op: impl Fn(u64) -> T + Sync) -> f64 {
-    let start = Barrier::new(2);
+/// Nanoseconds an operation and thread, both threads at work for `time`: long enough that a busy
+/// machine gives each its processor.
+fn on_two_threads<T>(offsets: &[Vec<u64>; 2], time: Duration, op: impl Fn(u64) -> T + Sync) -> f64 {
+    let (together, op) = (&Barrier::new(2), &op);
     let each = std::thread::scope(|scope| {
         let threads = offsets.each_ref().map(|offsets| {
-            scope.spawn(|| {
-                start.wait();
-                nanos_each(offsets.len(), |i| op(offsets[i]))
+            scope.spawn(move || {
+                together.wait();
+                let (start, mut count) = (Instant::now(), 0usize);
+                while start.elapsed() < time {
+                    for offset in offsets {
+                        black_box(&op(*offset));
+                    }
+                    count += offsets.len();
+                }
+                start.elapsed().as_secs_f64() * 1e9 / count.max(1) as f64
             })
         });
         threads.map(|thread| thread.join().unwrap_or(f64::NAN))

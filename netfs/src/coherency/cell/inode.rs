@@ -12,7 +12,6 @@ use crate::{
         gate::ValidateGate,
         model::{
             Action, Decision, Epoch, InodeCoherency, KeySlot, ReplyKind, StaleReason, Validity,
-            promise::lasts,
         },
         zap::{Origin, Target, Ticket, ZapRegistration, Zapper, remember},
     },
@@ -99,7 +98,7 @@ impl InodeCell {
         let validity = self.volume.check(word >> TAG_BITS, covered);
         let expired = validity == Validity::Valid
             && deadline != BootTime::NEVER
-            && !lasts(deadline, self.volume.clock().now());
+            && !self.volume.clock().is_ahead(deadline);
         if expired { Validity::Stale(StaleReason::Expired) } else { validity }
     }
 

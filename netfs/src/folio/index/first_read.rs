@@ -18,14 +18,19 @@ use crate::{
 
 impl FolioIndex {
     /// Counts a read of `range`, all of which was answered from folios of this index.
+    #[inline]
     pub(crate) fn count_read(&self, range: Range<u64>) {
-        let counters = self.cache.counters();
-        let len = range.end - range.start;
         // The hot case: everything in memory has been read before.
         if self.unread.load(Ordering::Relaxed) == 0 {
-            counters.memory_hit_bytes.add(len);
+            self.cache.counters().memory_hit_bytes.add(range.end - range.start);
             return;
         }
+        self.count_first_read(range);
+    }
+
+    #[cold]
+    fn count_first_read(&self, range: Range<u64>) {
+        let counters = self.cache.counters();
         let content = self.content.read();
         let mut at = range.start;
         let mut memory = 0;

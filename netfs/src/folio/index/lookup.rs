@@ -85,11 +85,12 @@ impl FolioIndex {
 
     /// One immutable slice of what is uptodate at `offset`: up to `len` bytes, not beyond its folio.
     /// The quickest way to a small zero-copy read.
-    pub(crate) fn slice_uptodate(&self, offset: u64, len: usize) -> Option<Slice> {
+    #[inline]
+    pub(crate) fn slice_uptodate(&self, offset: u64, len: u64) -> Option<Slice> {
         let content = self.content.read();
         let folio = content.slots.get(offset).filter(|f| f.is_uptodate())?;
         let start = (offset - folio.offset()) as usize;
-        let range = start..folio.len().min(start.saturating_add(len));
+        let range = start..start + len.min((folio.len() - start) as u64) as usize;
         folio.touch(range.clone());
         Some(Slice::settled(Arc::clone(folio.mem_arc()), range))
     }
