@@ -146,6 +146,27 @@ impl File {
         buf: &mut [u8],
         options: ReadOptions,
     ) -> Result<usize> {
+        match self.bypass_hit(offset, buf, options) {
+            Some(n) => Ok(n),
+            None => self.read_slowly(offset, buf, options).await,
+        }
+    }
+
+    /// A disk hit straight into the caller's buffer, for a read that wants to leave no copy in memory.
+    fn bypass_hit(&self, offset: u64, buf: &mut [u8], options: ReadOptions) -> Option<usize> {
+        let wanted = options.memory == MemoryUse::Bypass && !options.unbuffered;
+        if !wanted || buf.is_empty() || buf.len() as u64 > GATHER_MAX {
+            return None;
+        }
+        self.disk_hit(offset, buf)
+    }
+
+    async fn read_slowly(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        options: ReadOptions,
+    ) -> Result<usize> {
         check_range(offset, buf.len() as u64)?;
         if options.memory == MemoryUse::Bypass && !options.unbuffered {
             return self.read_bypass(offset, buf).await;
@@ -257,10 +278,14 @@ impl File {
     #[inline]
     fn count_hit(&self, offset: u64, len: u64) {
         let inode = &*self.who.inode;
-        inode.core.counters.memory_hits.inc();
-        inode.core.counters.read_bytes.add(len);
-        inode.pages.count_read(offset..offset.saturating_add(len));
         let end = offset.saturating_add(len);
+        if inode.pages.has_unread() {
+            inode.core.counters.memory_hits.inc();
+            inode.core.counters.read_bytes.add(len);
+            inode.pages.count_first_read(offset..end);
+        } else {
+            inode.core.counters.whole_hit(len);
+        }
         if end >= self.trigger.load(Ordering::Relaxed) {
             self.stream_ahead(offset..end);
         }
@@ -312,12 +337,12 @@ impl File {
         if only.kind != data || inode.pages.any_in(offset..offset + want) {
             return None;
         }
-        if access.object().try_read(offset, &mut buf[..n]) != crate::fscache::TryRead::Done {
+        let read = access.object().try_read(offset, &mut buf[..n]);
+        if read != crate::fscache::TryRead::Done || !inode.unchanged(mark) {
             return None;
         }
-        if !inode.unchanged(mark) {
-            return None;
-        }
+        inode.core.counters.cache_read.inc();
+        inode.core.counters.cache_read_done.inc();
         inode.core.counters.disk_hit_bytes.add(want);
         inode.core.counters.read_bytes.add(want);
         Some(n)

@@ -8,7 +8,7 @@ mod striped;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use striped::HotCounter;
+use striped::{HotCounter, Striped};
 
 /// A counter off the hit path.
 #[derive(Default, Debug)]
@@ -32,7 +32,12 @@ macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident,)*) => {
         /// The live counters of one context.
         #[derive(Default, Debug)]
-        pub(crate) struct Counters { $($(#[doc = $doc])+ pub(crate) $name: $kind,)* }
+        pub(crate) struct Counters {
+            /// Reads answered wholly from memory that was read before, and their bytes: the counters
+            /// `memory_hits`, `memory_hit_bytes` and `read_bytes` in one step.
+            whole_hits: Striped<2>,
+            $($(#[doc = $doc])+ pub(crate) $name: $kind,)*
+        }
 
         /// A snapshot of the counters since the context was built.
         #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -41,7 +46,12 @@ macro_rules! counters {
 
         impl Counters {
             pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.read(),)* }
+                let mut stats = Stats { $($name: self.$name.read(),)* };
+                let [hits, bytes] = self.whole_hits.read_each();
+                stats.memory_hits += hits;
+                stats.memory_hit_bytes += bytes;
+                stats.read_bytes += bytes;
+                stats
             }
         }
 
@@ -93,9 +103,9 @@ counters! {
     /// Server read calls that came back short and were continued (di).
     download_instead: Counter,
     /// Cache reads issued (RD).
-    cache_read: Counter,
+    cache_read: HotCounter,
     /// Cache reads that ended well (rs).
-    cache_read_done: Counter,
+    cache_read_done: HotCounter,
     /// Cache reads that failed and went to the server instead (rf).
     cache_read_failed: Counter,
     /// Cache writes issued (WR).
@@ -200,6 +210,14 @@ counters! {
     cache_refusals: Counter,
 }
 
+impl Counters {
+    /// A read of so many bytes that were all in memory and had been read before.
+    #[inline]
+    pub(crate) fn whole_hit(&self, bytes: u64) {
+        self.whole_hits.add_each([1, bytes]);
+    }
+}
+
 impl Stats {
     /// Bytes asked for that did not come from memory or disk.
     #[must_use]
@@ -224,6 +242,15 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_hit_is_a_hit_its_bytes_and_bytes_read() {
+        let c = Counters::default();
+        c.whole_hit(7);
+        c.whole_hit(5);
+        let stats = c.snapshot();
+        assert_eq!((stats.memory_hits, stats.memory_hit_bytes, stats.read_bytes), (2, 12, 12));
+    }
 
     #[test]
     fn since_subtracts_every_field() {

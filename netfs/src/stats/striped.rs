@@ -26,26 +26,61 @@ thread_local! {
     static HELD: Held = const { Held(Cell::new(SHARED)) };
 }
 
-#[derive(Default, Debug)]
+#[derive(Debug)]
 #[repr(align(128))]
-struct Stripe(AtomicU64);
+struct Stripe<const N: usize>([AtomicU64; N]);
 
-/// A counter of the hit path.
-#[derive(Default, Debug)]
-pub(crate) struct HotCounter([Stripe; SHARED + 1]);
+/// `N` counters of the hit path that are counted together.
+#[derive(Debug)]
+pub(crate) struct Striped<const N: usize>([Stripe<N>; SHARED + 1]);
+
+/// One of them.
+pub(crate) type HotCounter = Striped<1>;
+
+impl<const N: usize> Default for Striped<N> {
+    fn default() -> Self {
+        Striped(std::array::from_fn(|_| Stripe(std::array::from_fn(|_| AtomicU64::new(0)))))
+    }
+}
+
+impl<const N: usize> Striped<N> {
+    /// Adds to each.
+    #[inline]
+    pub(crate) fn add_each(&self, amounts: [u64; N]) {
+        let mine = MINE.get();
+        match self.0.get(mine) {
+            Some(stripe) if mine != SHARED => {
+                for (sum, n) in stripe.0.iter().zip(amounts) {
+                    // S-1: nobody else stores here between the two.
+                    sum.store(sum.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+                }
+            }
+            _ => self.add_slowly(amounts),
+        }
+    }
+
+    pub(super) fn read_each(&self) -> [u64; N] {
+        std::array::from_fn(|i| {
+            self.0.iter().fold(0u64, |sum, s| sum.wrapping_add(s.0[i].load(Ordering::Relaxed)))
+        })
+    }
+
+    #[cold]
+    fn add_slowly(&self, amounts: [u64; N]) {
+        if MINE.get() == NONE {
+            MINE.set(take_stripe());
+            return self.add_each(amounts);
+        }
+        for (sum, n) in self.0[SHARED].0.iter().zip(amounts) {
+            sum.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+}
 
 impl HotCounter {
     #[inline]
     pub(crate) fn add(&self, n: u64) {
-        let mine = MINE.get();
-        match self.0.get(mine) {
-            // S-1: nobody else stores here between the two.
-            Some(stripe) if mine != SHARED => {
-                let sum = stripe.0.load(Ordering::Relaxed).wrapping_add(n);
-                stripe.0.store(sum, Ordering::Relaxed);
-            }
-            _ => self.add_slowly(n),
-        }
+        self.add_each([n]);
     }
 
     #[inline]
@@ -54,16 +89,7 @@ impl HotCounter {
     }
 
     pub(super) fn read(&self) -> u64 {
-        self.0.iter().fold(0, |sum, s| sum.wrapping_add(s.0.load(Ordering::Relaxed)))
-    }
-
-    #[cold]
-    fn add_slowly(&self, n: u64) {
-        if MINE.get() == NONE {
-            MINE.set(take_stripe());
-            return self.add(n);
-        }
-        self.0[SHARED].0.fetch_add(n, Ordering::Relaxed);
+        self.read_each()[0]
     }
 }
 

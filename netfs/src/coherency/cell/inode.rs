@@ -165,6 +165,11 @@ impl InodeCell {
         self.state.lock().model.version().cloned()
     }
 
+    /// Whether `aux` is the version known last, as an identity states it.
+    pub(crate) fn has_version(&self, aux: &[u8]) -> bool {
+        self.state.lock().model.version().is_some_and(|version| version.as_bytes() == aux)
+    }
+
     /// A reply or an event said that the file is gone (P-D25: about this file, not about a name).
     pub(crate) fn mark_deleted(&self) -> Ticket {
         let mut state = self.state.lock();

@@ -17,19 +17,14 @@ use crate::{
 };
 
 impl FolioIndex {
-    /// Counts a read of `range`, all of which was answered from folios of this index.
+    /// Whether anything in memory has not been read yet. If not, a hit is nobody's first read.
     #[inline]
-    pub(crate) fn count_read(&self, range: Range<u64>) {
-        // The hot case: everything in memory has been read before.
-        if self.unread.load(Ordering::Relaxed) == 0 {
-            self.cache.counters().memory_hit_bytes.add(range.end - range.start);
-            return;
-        }
-        self.count_first_read(range);
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) != 0
     }
 
-    #[cold]
-    fn count_first_read(&self, range: Range<u64>) {
+    /// Counts the bytes of a read of `range`, all of which was answered from folios of this index.
+    pub(crate) fn count_first_read(&self, range: Range<u64>) {
         let counters = self.cache.counters();
         let content = self.content.read();
         let mut at = range.start;
