@@ -20,7 +20,7 @@ pub(crate) struct Args {
 const EXIT_CODES: &str = "\
 Exit status:
   0    done
-  1    a byte read through the cache differed from the origin
+  1    a byte read through the cache differed from the origin, or a benchmark did not do its work
   2    the command line makes no sense
   3    it could not be done (the message says what to do next)
   130  interrupted";

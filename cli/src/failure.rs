@@ -11,6 +11,9 @@ pub(crate) enum Failure {
     /// Bytes read through the cache differed from the origin; where was printed before.
     #[error("{0} wrong bytes were served")]
     WrongBytes(u64),
+    /// A benchmark did less than its figure would claim, or a byte was wrong.
+    #[error("{0}")]
+    BenchNotDone(String),
     /// The command line asks for something that makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -67,7 +70,7 @@ impl Failure {
     /// What `netfs --help` documents.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Failure::WrongBytes(_) => 1,
+            Failure::WrongBytes(_) | Failure::BenchNotDone(_) => 1,
             Failure::Usage(_) => 2,
             Failure::Interrupted => 130,
             Failure::Child { status, .. } => match status.code() {

@@ -140,6 +140,27 @@ impl File {
         buf: &mut [u8],
         options: ReadOptions,
     ) -> Result<usize> {
+        match self.bypass_hit(offset, buf, options) {
+            Some(n) => Ok(n),
+            None => self.read_slowly(offset, buf, options).await,
+        }
+    }
+
+    /// A disk hit straight into the caller's buffer, for a read that wants to leave no copy in memory.
+    fn bypass_hit(&self, offset: u64, buf: &mut [u8], options: ReadOptions) -> Option<usize> {
+        let wanted = options.memory == MemoryUse::Bypass && !options.unbuffered;
+        if !wanted || buf.is_empty() || buf.len() as u64 > GATHER_MAX {
+            return None;
+        }
+        self.disk_hit(offset, buf)
+    }
+
+    async fn read_slowly(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        options: ReadOptions,
+    ) -> Result<usize> {
         check_range(offset, buf.len() as u64)?;
         if options.memory == MemoryUse::Bypass && !options.unbuffered {
             return self.read_bypass(offset, buf).await;
@@ -178,28 +199,37 @@ impl File {
     /// [`read_slices`](File::read_slices) if all of it is in memory, without waiting.
     #[must_use]
     pub fn try_read_slices(&self, offset: u64, len: u64) -> Option<Slices> {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
         let mark = self.hit_mark()?;
-        let size = inode.sizes.load().i_size;
-        let end = size.min(offset.saturating_add(len.min(GATHER_MAX)));
-        let mut out = Slices::new();
+        let end = inode.sizes.i_size().min(offset.saturating_add(len.min(GATHER_MAX)));
         let want = end.saturating_sub(offset);
-        let want_len = usize::try_from(want).ok()?;
-        if want_len == 0 {
+        let slice = match inode.pages.slice_uptodate(offset, want) {
             // Not even an empty piece: "no slices" is how a caller knows the end.
-            return inode.unchanged(mark).then_some(out);
-        }
-        let got = match inode.pages.slice_uptodate(offset, want_len) {
-            Some(slice) if slice.len() == want_len => {
-                out.push(slice);
-                want_len
-            }
-            _ => inode.pages.slices_uptodate(offset, want_len, &mut out),
+            Some(slice) if slice.len() as u64 == want && want > 0 => slice,
+            _ => return self.slices_now(offset, want, mark),
         };
-        if got < want_len || !inode.unchanged(mark) {
+        if !inode.unchanged(mark) {
             return None;
         }
         self.count_hit(offset, want);
+        let mut out = Slices::new();
+        out.push(slice);
+        Some(out)
+    }
+
+    /// What does not lie in one folio: apart, so that the one piece of most hits is made in its place.
+    #[cold]
+    fn slices_now(&self, offset: u64, want: u64, mark: u64) -> Option<Slices> {
+        let inode = &*self.who.inode;
+        let mut out = Slices::new();
+        let want_len = usize::try_from(want).ok()?;
+        let got = inode.pages.slices_uptodate(offset, want_len, &mut out);
+        if got < want_len || !inode.unchanged(mark) {
+            return None;
+        }
+        if want > 0 {
+            self.count_hit(offset, want);
+        }
         Some(out)
     }
 
@@ -217,6 +247,7 @@ impl File {
     }
 
     /// A mark for a hit, if the state of the file allows one.
+    #[inline]
     fn hit_mark(&self) -> Option<u64> {
         let inode = &self.who.inode;
         if !inode.io.buffered_now() {
@@ -227,10 +258,9 @@ impl File {
     }
 
     fn memory_hit(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
         let mark = self.hit_mark()?;
-        let size = inode.sizes.load().i_size;
-        let want = size.saturating_sub(offset).min(buf.len() as u64);
+        let want = inode.sizes.i_size().saturating_sub(offset).min(buf.len() as u64);
         let n = usize::try_from(want).ok()?;
         if inode.pages.copy_uptodate(offset, &mut buf[..n]) < n || !inode.unchanged(mark) {
             return None;
@@ -239,13 +269,18 @@ impl File {
         Some(n)
     }
 
+    #[inline]
     fn count_hit(&self, offset: u64, len: u64) {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
+        if !inode.pages.has_unread() {
+            inode.core.counters.whole_hit(len);
+            return;
+        }
         inode.core.counters.memory_hits.inc();
         inode.core.counters.read_bytes.add(len);
         let range = offset..offset.saturating_add(len);
         // Only what nobody had read before moves a stream on: hot pages cost no decision.
-        if inode.pages.count_read(range.clone()) > 0 {
+        if inode.pages.count_first_read(range.clone()) > 0 {
             self.stream_ahead(&range);
         }
     }
@@ -296,12 +331,12 @@ impl File {
         if only.kind != data || inode.pages.any_in(offset..offset + want) {
             return None;
         }
-        if access.object().try_read(offset, &mut buf[..n]) != crate::fscache::TryRead::Done {
+        let read = access.object().try_read(offset, &mut buf[..n]);
+        if read != crate::fscache::TryRead::Done || !inode.unchanged(mark) {
             return None;
         }
-        if !inode.unchanged(mark) {
-            return None;
-        }
+        inode.core.counters.cache_read.inc();
+        inode.core.counters.cache_read_done.inc();
         inode.core.counters.disk_hit_bytes.add(want);
         inode.core.counters.read_bytes.add(want);
         Some(n)

@@ -280,8 +280,9 @@ impl Inode {
 
     /// The disk cache's object if it is live and belongs to the inode's current identity.
     pub(crate) fn usable(&self, access: Access) -> Option<Access> {
-        let identity = self.identity()?;
-        (access.object().identity() == identity).then_some(access)
+        let of = access.object().identity();
+        let current = of.size == self.sizes.load().remote_i_size && self.cell.has_version(&of.aux);
+        current.then_some(access)
     }
 
     /// Makes sure that what is cached may be used by a reader that starts now: at most one call to

@@ -177,7 +177,7 @@ fn more_threads_read_the_same_bytes_and_leave_out_what_they_cannot_know() {
     assert!(phases[1].disk_hit_bytes > 0);
     let asked: u64 = phases.iter().map(|p| p.bytes).sum();
     let reads = t.requests.iter().filter(|r| r.op == crate::trace::Op::Read);
-    assert_eq!(asked, reads.map(|r| u64::from(r.len)).sum());
+    assert_eq!(asked, reads.map(|r| u64::from(r.len)).sum::<u64>());
 }
 
 #[test]

@@ -30,7 +30,8 @@ pub(crate) struct PhaseReport {
     pub(crate) origin_bytes: u64,
     /// Bytes that differed from the origin.
     pub(crate) wrong_bytes: u64,
-    /// Why bytes did not come from the cache: reason to bytes.
+    /// Why bytes did not come from the cache: reason to bytes. `readahead`: the origin sent them before
+    /// they were asked for.
     pub(crate) miss_reasons: BTreeMap<String, u64>,
 }
 
@@ -55,7 +56,7 @@ impl PhaseReport {
             disk_hit_bytes: stats.disk_hit_bytes,
             origin_bytes: stats.origin_bytes,
             wrong_bytes: 0,
-            miss_reasons: stats.miss_reasons().map(|(why, n)| (why.to_owned(), n)).into(),
+            miss_reasons: miss_reasons(stats),
         }
     }
 
@@ -74,6 +75,12 @@ impl PhaseReport {
             self.wrong_bytes,
         )
     }
+}
+
+/// What was read ahead is no hit here: a first pass over a tree shows what a cold cache is worth.
+fn miss_reasons(stats: &Stats) -> BTreeMap<String, u64> {
+    let ahead = ("readahead", stats.readahead_hit_bytes);
+    stats.miss_reasons().into_iter().chain([ahead]).map(|(why, n)| (why.to_owned(), n)).collect()
 }
 
 /// 0 where there is nothing to divide by.

@@ -18,16 +18,17 @@ use crate::{
 };
 
 impl FolioIndex {
-    /// Counts a read of `range`, all of which was found in folios of this index. Returns how many of
-    /// its bytes nobody had read before.
-    pub(crate) fn count_read(&self, range: Range<u64>) -> u64 {
+    /// Whether anything in memory has not been read yet. If not, a hit is nobody's first read.
+    #[inline]
+    pub(crate) fn has_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) != 0
+    }
+
+    /// Counts the bytes of a read of `range`, all of which was found in folios of this index. Returns
+    /// how many of them nobody had read before.
+    pub(crate) fn count_first_read(&self, range: Range<u64>) -> u64 {
         let counters = self.cache.counters();
         let len = range.end - range.start;
-        // The hot case: everything in memory has been read before.
-        if self.unread.load(Ordering::Relaxed) == 0 {
-            counters.memory_hit_bytes.add(len);
-            return 0;
-        }
         let content = self.content.read();
         let mut at = range.start;
         let mut memory = 0;
