@@ -34,8 +34,11 @@ pub use memory::HotFile;
 
 use crate::turns::Turns;
 
-/// Rounds of every case: the least that a median is taken of.
+/// Rounds of a case whose rounds are long.
 pub const ROUNDS: usize = 9;
+/// Rounds of a case whose rounds are short: a few milliseconds at most, so that on a busy machine most
+/// of them are not interrupted, and none of them is longer on one side than on the other for that.
+pub const SHORT_ROUNDS: usize = 51;
 
 /// What figures are in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]

@@ -3,6 +3,7 @@
 mod ending;
 mod fuzz;
 mod opening;
+mod reading;
 mod upkeep;
 
 use std::{

@@ -65,6 +65,9 @@ impl Bed {
     ) -> Result<Bed, MicroError> {
         let mut builder = Netfs::builder()
             .memory_bytes(memory)
+            // On a busy machine a disk is slow, and not to be given up for that.
+            .cache_wait(PATIENCE)
+            .cache_read_timeout(PATIENCE)
             .fill_queue(64 << 20, FillWhenFull::Wait { max: PATIENCE });
         if let Some(dir) = cache {
             builder = builder.cache(CacheDir::builder(dir).open()?);
@@ -99,8 +102,8 @@ impl Bed {
 
     /// Commits the disk cache and gives its directory up.
     pub(super) fn end(self) -> Result<(), MicroError> {
-        let Bed { mount, netfs, .. } = self;
-        drop(mount);
+        // Its files have been dropped by now; the mount goes last.
+        let Bed { mount: _mount, netfs, .. } = self;
         match netfs.blocking_shutdown(PATIENCE) {
             0 => Ok(()),
             left => Err(MicroError::NotDone(format!("{left} bytes were not stored at shutdown"))),
@@ -179,8 +182,40 @@ impl Random {
         (z ^ (z >> 31)) % n.max(1)
     }
 
+    /// All pieces of `len` bytes of `size` bytes in random order, handed out `step` at a time.
+    pub(super) fn windows(&mut self, size: u64, len: usize, step: usize) -> Windows {
+        let mut offsets: Vec<u64> = (0..size).step_by(len).collect();
+        for i in (1..offsets.len()).rev() {
+            offsets.swap(i, self.below(i as u64 + 1) as usize);
+        }
+        Windows::new(offsets, step)
+    }
+
     /// `count` offsets of pieces of `len` bytes, aligned to their length, in `size` bytes.
     pub(super) fn offsets(&mut self, count: usize, size: u64, len: usize) -> Vec<u64> {
         (0..count).map(|_| self.below(size / len as u64) * len as u64).collect()
+    }
+}
+
+/// Offsets to read at, a few a round, over and over.
+pub(super) struct Windows {
+    offsets: Vec<u64>,
+    step: usize,
+    at: usize,
+}
+
+impl Windows {
+    pub(super) fn new(offsets: Vec<u64>, step: usize) -> Windows {
+        let step = step.clamp(1, offsets.len().max(1));
+        Windows { offsets, step, at: 0 }
+    }
+
+    /// The next round's.
+    pub(super) fn next(&mut self) -> &[u64] {
+        if self.at + self.step > self.offsets.len() {
+            self.at = 0;
+        }
+        self.at += self.step;
+        &self.offsets[self.at - self.step..self.at]
     }
 }

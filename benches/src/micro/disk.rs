@@ -12,13 +12,18 @@ use netfs::File;
 use rustix::fs::Advice;
 
 use super::{
-    MicroError, Outcome, ROUNDS, Settings, Unit, Work,
-    bed::{BYPASS, Bed, MIB, PAGE, Random, backing_file, gb_per_s, origin_of_one, scratch},
+    MicroError, Outcome, ROUNDS, SHORT_ROUNDS, Settings, Unit, Work,
+    bed::{
+        BYPASS, Bed, MIB, PAGE, Random, Windows, backing_file, gb_per_s, origin_of_one, scratch,
+    },
 };
-use crate::turns::{in_turns, nanos_each};
+use crate::turns::{Turns, in_turns, nanos_each};
 
 const SET: u64 = 256 << 20;
 const QUICK_SET: u64 = 4 << 20;
+
+/// One way to read at an offset.
+type Read<'a> = &'a dyn Fn(u64, &mut [u8]) -> Result<(), MicroError>;
 
 /// A file that is wholly in the disk cache and not in memory, and the file the cache keeps it in.
 struct Stored {
@@ -68,25 +73,30 @@ impl Stored {
         done.map_err(MicroError::io("read", Path::new("the backing file")))
     }
 
-    /// Both sides once over the whole file, 1 MiB at a time; `before_each` is not timed.
+    /// Both sides read the file in order, 1 MiB at a time, `step` of them a round; `before_each` round is
+    /// not timed.
     fn sequentially(
         &self,
+        rounds: usize,
+        step: usize,
         before_each: impl Fn() -> Result<(), MicroError>,
-    ) -> Result<crate::turns::Turns, MicroError> {
+    ) -> Result<Turns, MicroError> {
         let into = RefCell::new(vec![0; MIB]);
-        let pass = |read: &dyn Fn(u64, &mut [u8]) -> Result<(), MicroError>| {
+        let windows = || Windows::new((0..self.size).step_by(MIB).collect(), step);
+        let pass = |offsets: &[u64], read: Read<'_>| {
             before_each()?;
             let (mut into, start) = (into.borrow_mut(), Instant::now());
-            for offset in (0..self.size).step_by(MIB) {
-                read(offset, &mut into)?;
+            for offset in offsets {
+                read(*offset, &mut into)?;
                 black_box(&into);
             }
-            Ok(gb_per_s(self.size, start))
+            Ok(gb_per_s(offsets.len() as u64 * MIB as u64, start))
         };
+        let (mut ours, mut limit) = (windows(), windows());
         in_turns(
-            ROUNDS,
-            || pass(&|offset, into| self.read(offset, into).map(drop)),
-            || pass(&|offset, into| self.pread(offset, into)),
+            rounds,
+            || pass(ours.next(), &|offset, into| self.read(offset, into).map(drop)),
+            || pass(limit.next(), &|offset, into| self.pread(offset, into)),
         )
     }
 
@@ -111,36 +121,36 @@ impl Stored {
 pub(super) fn sequential(settings: &Settings) -> Result<Outcome, MicroError> {
     let stored = Stored::new(settings)?;
     let before = stored.bed.stats();
-    let turns = stored.sequentially(|| Ok(()))?;
+    let turns = stored.sequentially(SHORT_ROUNDS, 32, || Ok(()))?;
     Outcome::of("disk-1m", Unit::GigabytesPerSecond, turns, stored.work(&before)?)
 }
 
 pub(super) fn cold(settings: &Settings) -> Result<Outcome, MicroError> {
     let stored = Stored::new(settings)?;
     let before = stored.bed.stats();
-    let turns = stored.sequentially(|| stored.drop_kernel_pages())?;
+    let turns = stored.sequentially(ROUNDS, usize::MAX, || stored.drop_kernel_pages())?;
     Outcome::of("disk-cold-1m", Unit::GigabytesPerSecond, turns, stored.work(&before)?)
 }
 
 pub(super) fn random(settings: &Settings) -> Result<Outcome, MicroError> {
     let stored = Stored::new(settings)?;
-    let offsets = Random::new(1).offsets(settings.or_quick(30_000, 500), stored.size, PAGE);
+    let windows = || Random::new(1).windows(stored.size, PAGE, settings.or_quick(2048, 128));
     let into = RefCell::new(vec![0; PAGE]);
-    let failed = RefCell::new(None);
     let before = stored.bed.stats();
-    let pass = |read: &dyn Fn(u64, &mut [u8]) -> Result<(), MicroError>| {
-        let mut into = into.borrow_mut();
+    let pass = |offsets: &[u64], read: Read<'_>| {
+        let (mut into, mut failed) = (into.borrow_mut(), None);
         let nanos = nanos_each(offsets.len(), |i| {
             if let Err(e) = read(offsets[i], &mut into) {
-                failed.replace(Some(e));
+                failed = Some(e);
             }
         });
-        failed.take().map_or(Ok(nanos), Err)
+        failed.map_or(Ok(nanos), Err)
     };
+    let (mut ours, mut limit) = (windows(), windows());
     let turns = in_turns(
-        ROUNDS,
-        || pass(&|offset, into| stored.read(offset, into).map(drop)),
-        || pass(&|offset, into| stored.pread(offset, into)),
+        SHORT_ROUNDS,
+        || pass(ours.next(), &|offset, into| stored.read(offset, into).map(drop)),
+        || pass(limit.next(), &|offset, into| stored.pread(offset, into)),
     )?;
     Outcome::of("disk-4k", Unit::Nanos, turns, stored.work(&before)?)
 }

@@ -16,7 +16,7 @@ use netfs::{File, Slices, TryReadAt};
 use parking_lot::RwLock;
 
 use super::{
-    MicroError, Outcome, ROUNDS, Settings, Unit, Work,
+    MicroError, Outcome, SHORT_ROUNDS, Settings, Unit, Work,
     bed::{Bed, MIB, PAGE, Random, gb_per_s, origin_of_one},
 };
 use crate::turns::{in_turns, nanos_each};
@@ -139,12 +139,20 @@ fn memory_of(len: u64) -> Result<MmapMut, MicroError> {
 pub(super) fn by_reference(settings: &Settings) -> Result<Outcome, MicroError> {
     let hot = HotFile::new(settings.or_quick(REF_SET, 4 << 20))?;
     let table = Table::new(hot.size / PAGE as u64, 0)?;
-    let offsets = Random::new(1).offsets(settings.or_quick(200_000, 2_000), hot.size, PAGE);
+    // The same pages in the same order on both sides.
+    let windows = || Random::new(1).windows(hot.size, PAGE, settings.or_quick(8192, 256));
+    let (mut ours, mut limit) = (windows(), windows());
     let before = hot.bed.stats();
     let turns = in_turns(
-        ROUNDS,
-        || Ok(nanos_each(offsets.len(), |i| hot.reference(offsets[i]))),
-        || Ok::<_, MicroError>(nanos_each(offsets.len(), |i| table.get(offsets[i]))),
+        SHORT_ROUNDS,
+        || {
+            let offsets = ours.next();
+            Ok(nanos_each(offsets.len(), |i| hot.reference(offsets[i])))
+        },
+        || {
+            let offsets = limit.next();
+            Ok::<_, MicroError>(nanos_each(offsets.len(), |i| table.get(offsets[i])))
+        },
     )?;
     Outcome::of("mem-ref-4k", Unit::Nanos, turns, hot.work(&before))
 }
@@ -153,10 +161,10 @@ pub(super) fn by_reference_two_threads(settings: &Settings) -> Result<Outcome, M
     let hot = HotFile::new(settings.or_quick(REF_SET, 4 << 20))?;
     let table = Table::new(hot.size / PAGE as u64, 0)?;
     let offsets = [1, 2].map(|seed| Random::new(seed).offsets(OFFSETS_2T, hot.size, PAGE));
-    let time = settings.or_quick(Duration::from_millis(200), Duration::from_millis(5));
+    let time = settings.or_quick(Duration::from_millis(30), Duration::from_millis(2));
     let before = hot.bed.stats();
     let turns = in_turns(
-        ROUNDS,
+        SHORT_ROUNDS,
         || Ok(on_two_threads(&offsets, time, |offset| hot.reference(offset))),
         || Ok::<_, MicroError>(on_two_threads(&offsets, time, |offset| table.get(offset))),
     )?;
@@ -189,17 +197,18 @@ fn on_two_threads<T>(offsets: &[Vec<u64>; 2], time: Duration, op: impl Fn(u64) -
 pub(super) fn small_copies(settings: &Settings) -> Result<Outcome, MicroError> {
     let hot = HotFile::new(settings.or_quick(COPY_SET, 4 << 20))?;
     let table = Table::new(hot.size / PAGE as u64, hot.size)?;
-    let offsets = Random::new(1).offsets(settings.or_quick(50_000, 1_000), hot.size, PAGE);
+    let windows = || Random::new(1).windows(hot.size, PAGE, settings.or_quick(2048, 256));
+    let (mut ours, mut limit) = (windows(), windows());
     let into = RefCell::new(memory_of(PAGE as u64)?);
     let before = hot.bed.stats();
     let turns = in_turns(
-        ROUNDS,
+        SHORT_ROUNDS,
         || {
-            let mut into = into.borrow_mut();
+            let (mut into, offsets) = (into.borrow_mut(), ours.next());
             Ok(nanos_each(offsets.len(), |i| hot.file.try_read(offsets[i], &mut into)))
         },
         || {
-            let mut into = into.borrow_mut();
+            let (mut into, offsets) = (into.borrow_mut(), limit.next());
             Ok::<_, MicroError>(nanos_each(offsets.len(), |i| {
                 if let Some(at) = table.get(offsets[i]) {
                     into.copy_from_slice(&table.memory[*at..*at + PAGE]);
@@ -214,28 +223,29 @@ pub(super) fn small_copies(settings: &Settings) -> Result<Outcome, MicroError> {
 pub(super) fn large_copies(settings: &Settings) -> Result<Outcome, MicroError> {
     let hot = HotFile::new(settings.or_quick(LARGE_SET, 8 << 20))?;
     let memory = memory_of(hot.size)?;
-    let count = (hot.size / MIB as u64) as usize;
-    let offsets = Random::new(1).offsets(count, hot.size, MIB);
-    let bytes = count as u64 * MIB as u64;
+    let windows = || Random::new(1).windows(hot.size, MIB, settings.or_quick(64, 8));
+    let (mut ours, mut limit) = (windows(), windows());
     let into = RefCell::new(memory_of(MIB as u64)?);
     let before = hot.bed.stats();
     let turns = in_turns(
-        ROUNDS,
+        SHORT_ROUNDS,
         || {
-            let (mut into, start) = (into.borrow_mut(), Instant::now());
-            for offset in &offsets {
+            let (mut into, offsets) = (into.borrow_mut(), ours.next());
+            let start = Instant::now();
+            for offset in offsets {
                 black_box(hot.file.try_read(*offset, &mut into));
             }
-            Ok(gb_per_s(bytes, start))
+            Ok(gb_per_s(offsets.len() as u64 * MIB as u64, start))
         },
         || {
-            let (mut into, start) = (into.borrow_mut(), Instant::now());
-            for offset in &offsets {
+            let (mut into, offsets) = (into.borrow_mut(), limit.next());
+            let start = Instant::now();
+            for offset in offsets {
                 let at = *offset as usize;
                 into.copy_from_slice(&memory[at..at + MIB]);
                 black_box(&into);
             }
-            Ok::<_, MicroError>(gb_per_s(bytes, start))
+            Ok::<_, MicroError>(gb_per_s(offsets.len() as u64 * MIB as u64, start))
         },
     )?;
     Outcome::of("mem-copy-1m", Unit::GigabytesPerSecond, turns, hot.work(&before))

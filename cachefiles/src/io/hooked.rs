@@ -8,6 +8,9 @@ use std::{
 
 use super::{Errno, FileId, Io, IoResult, KernelCopy, OsIo, Wait};
 
+/// Most bytes a waiting read brings: no multiple of a page.
+const SHORT_READ: usize = 100_001;
+
 /// A call that is about to be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
@@ -108,7 +111,14 @@ impl Io for HookedIo {
         copy: KernelCopy,
     ) -> IoResult<usize> {
         (self.0)(Call::Read(wait))?;
-        OsIo.read(file, into, offset, wait, copy)
+        match into.iter_mut().find(|piece| !piece.is_empty()) {
+            // A file system may read less than it was asked for, and go on when it is asked again.
+            Some(piece) if wait == Wait::Yes => {
+                let n = piece.len().min(SHORT_READ);
+                OsIo.read(file, &mut [IoSliceMut::new(&mut piece[..n])], offset, wait, copy)
+            }
+            _ => OsIo.read(file, into, offset, wait, copy),
+        }
     }
 
     fn write(

@@ -216,14 +216,13 @@ impl Object {
             let why = if wait == Wait::No { Unread::WouldBlock } else { CacheMiss::Io.into() };
             return Err(Bad { page: page + (got / PAGE_SIZE) as u64, why, damaged: true });
         }
-        let mut number = page;
-        for bytes in pieces.iter().flat_map(|piece| piece.chunks_exact(PAGE_SIZE)) {
+        let whole = pieces.iter().flat_map(|piece| piece.chunks_exact(PAGE_SIZE));
+        for (number, bytes) in (page..).zip(whole) {
             // A page without a checksum to compare with is none that may be served.
             let crc = run.crcs.get(usize::try_from(number - page).unwrap_or(usize::MAX));
             if Some(&self.binding.page(number, bytes)) != crc {
                 return Err(Bad { page: number, why: CacheMiss::Corrupt.into(), damaged: true });
             }
-            number += 1;
         }
         Ok(())
     }

@@ -123,10 +123,12 @@ impl FolioIndex {
         runs
     }
 
-    /// Whether there is any folio in `range`, uptodate or not.
+    /// Whether there is any folio in `range`, uptodate or not. For ranges of a read, at most.
     pub(crate) fn any_in(&self, range: Range<u64>) -> bool {
         let mut any = false;
-        self.content.read().for_places(widen(range), |_, folio| any |= folio.is_some());
+        self.content.glance(|content| {
+            content.for_places(widen(range), |_, folio| any |= folio.is_some());
+        });
         any
     }
 
