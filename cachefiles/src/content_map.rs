@@ -25,6 +25,7 @@ use netfs::{
     folio::PAGE_SIZE,
     fscache::{CacheMiss, Extent, ExtentKind, Extents, Refusal},
 };
+use smallvec::SmallVec;
 
 pub(crate) use chunk::Chunk;
 pub(crate) use codec::{CRC_AREA, CRC_SEGMENT_PAGES, MAP_AREA, Place, side_offset, worst_inline};
@@ -42,16 +43,28 @@ const ZERO_CHUNKS_MAX: u64 = 64;
 /// Changes remembered for a chunk that is not loaded; past that everything in it is forgotten.
 const PENDING_MAX: usize = 64;
 
-/// Pages of one kind inside one block, as a reader sees them at one moment.
+/// Most pages of a run: what one system call reads.
+const RUN_PAGES_MAX: u64 = 512;
+
+/// Pages of one kind inside one chunk, as a reader sees them at one moment.
 pub(crate) struct Run {
     /// Known zeros: nothing to read.
     pub(crate) zero: bool,
     /// How many pages.
     pub(crate) pages: usize,
-    /// The block's sequence number (`I2`).
-    pub(crate) seq: u32,
-    /// Checksums of the pages.
-    pub(crate) crcs: [u32; BLOCK_PAGES as usize],
+    /// Pages of the first block before the run.
+    before: usize,
+    /// The blocks' sequence numbers (`I2`).
+    seqs: SmallVec<[u32; 8]>,
+    /// Checksums of the pages; of one block, the usual small read's, without an allocation.
+    pub(crate) crcs: SmallVec<[u32; BLOCK_PAGES as usize]>,
+}
+
+impl Run {
+    /// The sequence number of the block that the run's page `index` lies in.
+    pub(crate) fn seq_of(&self, index: usize) -> u32 {
+        self.seqs[(self.before + index) / BLOCK_PAGES as usize]
+    }
 }
 
 /// A write that has begun.
@@ -178,14 +191,16 @@ impl ContentMap {
         self.chunks.range(number + 1..).next().map_or(u64::MAX, |(n, _)| n * CHUNK_PAGES)
     }
 
-    /// The run of pages of one kind that starts at `page`, at most `max` and within one block.
+    /// The run of pages of one kind that starts at `page`, at most `max` and within one chunk.
     pub(crate) fn run(&self, page: u64, max: u64) -> Result<Run, CacheMiss> {
         let number = page / CHUNK_PAGES;
         if page >= self.pages {
             return Err(CacheMiss::Absent);
         }
         match self.chunks.get(&number) {
-            Some(chunk) => chunk.snapshot(page % CHUNK_PAGES, max).ok_or(CacheMiss::Absent),
+            Some(chunk) => {
+                chunk.snapshot(page % CHUNK_PAGES, max.min(RUN_PAGES_MAX)).ok_or(CacheMiss::Absent)
+            }
             None if self.all_loaded => Err(CacheMiss::Absent),
             None => Err(CacheMiss::NotLoaded),
         }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser, Subcommand};
 
-use crate::units;
+use crate::{bench::Bench, units};
 
 /// A persistent, verified cache in front of network filesystems, in user space.
 #[derive(Parser, Debug)]
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 const EXIT_CODES: &str = "\
 Exit status:
   0    done
-  1    a byte read through the cache differed from the origin
+  1    a byte read through the cache differed from the origin, or a benchmark did not do its work
   2    the command line makes no sense
   3    it could not be done (the message says what to do next)
   130  interrupted";
@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Demo(Demo),
     #[command(hide = true)]
     DemoPhase(DemoPhase),
+    /// Measurements that anybody can repeat.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 const DEMO_EXAMPLES: &str = "\
@@ -123,7 +126,7 @@ pub(crate) struct DemoPhase {
 /// Smallest useful budget: one granule.
 const MEMORY_MIN: u64 = 256 << 10;
 
-fn memory_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn memory_bytes(text: &str) -> Result<u64, String> {
     let bytes = units::parse_bytes(text)?;
     if bytes < MEMORY_MIN {
         return Err(format!("at least {} are needed", units::bytes(MEMORY_MIN)));

@@ -4,7 +4,7 @@
 //! place     which directories; temporary ones, or kept ones that are claimed
 //! tree      what is in them        origin   the scratch copy       alter   changes to it
 //! phase     reads all through a cache: walk finds, compare verifies; child does it in a new process
-//! report    JSON or table          progress bar on standard error
+//! report    JSON or table
 //! ```
 
 mod alter;
@@ -13,7 +13,6 @@ mod compare;
 mod origin;
 mod phase;
 mod place;
-mod progress;
 mod report;
 mod tree;
 mod walk;
@@ -21,7 +20,6 @@ mod walk;
 use self::{
     phase::{Session, Setup},
     place::Place,
-    progress::{Progress, say},
     report::{PhaseReport, Printer},
     tree::Exclude,
 };
@@ -29,6 +27,8 @@ use crate::{
     args::{Demo, DemoPhase},
     failure::Failure,
     interrupt::Interrupt,
+    output,
+    progress::{Progress, say},
 };
 
 /// Runs all phases.
@@ -94,5 +94,5 @@ pub(crate) fn run_one_phase(args: &DemoPhase) -> Result<(), Failure> {
     })?;
     let report = session.phase(&args.phase)?;
     session.close();
-    report::print(&report::to_json(&report)?)
+    output::print(&report::to_json(&report)?)
 }

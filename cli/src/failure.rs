@@ -11,6 +11,9 @@ pub(crate) enum Failure {
     /// Bytes read through the cache differed from the origin; where was printed before.
     #[error("{0} wrong bytes were served")]
     WrongBytes(u64),
+    /// A benchmark did less than its figure would claim, or a byte was wrong.
+    #[error("{0}")]
+    BenchNotDone(String),
     /// The command line asks for something that makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -67,7 +70,7 @@ impl Failure {
     /// What `netfs --help` documents.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Failure::WrongBytes(_) => 1,
+            Failure::WrongBytes(_) | Failure::BenchNotDone(_) => 1,
             Failure::Usage(_) => 2,
             Failure::Interrupted => 130,
             Failure::Child { status, .. } => match status.code() {
@@ -88,15 +91,15 @@ impl Failure {
         let errno = rustix::io::Errno::from_raw_os_error(source?);
         match errno {
             rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT => Some(
-                "the disk is full: the demo needs twice the size of the tree. Free some space, serve a \
-                 smaller tree (--dir), or keep the cache on another disk (--cache-dir)",
+                "the disk is full: free some space, or keep the cache on another disk (--cache-dir); a \
+                 demo needs twice the size of its tree (--dir)",
             ),
             rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => Some(
-                "serve a directory that this user may read (--dir), and keep the cache where this user \
+                "name a directory or file that this user may read, and keep the cache where this user \
                  may write (--cache-dir)",
             ),
             rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => {
-                Some("check the path: a directory must be there")
+                Some("check the path: it must be there")
             }
             rustix::io::Errno::ROFS => {
                 Some("that file system is read-only: use --cache-dir on another one")

@@ -4,9 +4,12 @@
 //! exit code; each subcommand is a module of its own.
 
 mod args;
+mod bench;
 mod demo;
 mod failure;
 mod interrupt;
+mod output;
+mod progress;
 mod units;
 
 use std::process::ExitCode;
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     let done = match args.command {
         Command::Demo(demo) => demo::run(&demo, args.verbose),
         Command::DemoPhase(phase) => demo::run_one_phase(&phase),
+        Command::Bench(bench) => bench::run(&bench),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

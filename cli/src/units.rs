@@ -35,6 +35,15 @@ pub(crate) fn seconds(s: f64) -> String {
     format!("{s:.*} s", decimals(s))
 }
 
+/// The same for times that may be very short: `3.21 us`.
+pub(crate) fn seconds_short(s: f64) -> String {
+    let us = s * 1e6;
+    if us < 999.5 {
+        return format!("{us:.*} us", decimals(us));
+    }
+    seconds(s)
+}
+
 /// Three significant digits.
 fn decimals(value: f64) -> usize {
     match value {
@@ -133,5 +142,7 @@ mod tests {
         assert_eq!(seconds(0.9999), "1.00 s");
         assert_eq!(seconds(0.0123), "12.3 ms");
         assert_eq!(seconds(75.24), "75.2 s");
+        assert_eq!(seconds_short(0.00000321), "3.21 us");
+        assert_eq!(seconds_short(0.0009996), "1.00 ms");
     }
 }

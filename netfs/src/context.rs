@@ -49,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) fscache: Arc<FsCache>,
     pub(crate) fills: FillQueue,
     pub(crate) intents: Arc<Intents>,
+    /// Fetches under way, and readahead that is about to become one.
+    pub(crate) fetches: Arc<Intents>,
     pub(crate) waits: Arc<Waits>,
     pub(crate) closed: AtomicBool,
     next_inode: AtomicU64,
@@ -164,6 +166,14 @@ impl Netfs {
     pub async fn drain_fills(&self) {
         self.core.intents.settled().await;
         self.core.fills.drain().await;
+    }
+
+    /// Waits until every fetch begun so far, readahead included, has ended, and until what was downloaded
+    /// has been stored in the disk cache or dropped. A measurement that waits so between its reads does
+    /// not depend on timing.
+    pub async fn settled(&self) {
+        self.core.fetches.settled().await;
+        self.drain_fills().await;
     }
 
     /// Drops every page from memory that nobody holds. The disk cache keeps what it has: a switch

@@ -2,7 +2,7 @@
 
 mod blocking;
 
-use std::{fmt, sync::OnceLock};
+use std::{fmt, ops::Range, sync::OnceLock};
 
 pub use blocking::Blocking;
 use bytes::Bytes;
@@ -13,13 +13,10 @@ use crate::{
     fscache::{Cookie, CookieUse},
     iomode::Mode,
     namespace::Node,
-    read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Stream},
+    read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Streams},
     remote::{Attr, Cx, FileKind},
     sizes::Sizes,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 /// Whether a read leaves its pages in memory.
@@ -60,16 +57,13 @@ pub struct File {
     /// `who`: the use ends before the inode may go and relinquish the cookie.
     cookie: OnceLock<(Arc<Cookie>, CookieUse)>,
     who: Who,
-    stream: Mutex<Stream>,
-    /// Reads that end before this need no readahead decision.
-    trigger: AtomicU64,
+    streams: Mutex<Streams>,
 }
 
 impl File {
     pub(crate) fn new(node: Node, cx: Cx) -> File {
         let who = Who { inode: node.inode, remote: node.remote, cx };
-        let (cookie, stream) = (OnceLock::new(), Mutex::default());
-        let file = File { cookie, who, stream, trigger: AtomicU64::new(0) };
+        let file = File { cookie: OnceLock::new(), who, streams: Mutex::default() };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file
@@ -146,6 +140,27 @@ impl File {
         buf: &mut [u8],
         options: ReadOptions,
     ) -> Result<usize> {
+        match self.bypass_hit(offset, buf, options) {
+            Some(n) => Ok(n),
+            None => self.read_slowly(offset, buf, options).await,
+        }
+    }
+
+    /// A disk hit straight into the caller's buffer, for a read that wants to leave no copy in memory.
+    fn bypass_hit(&self, offset: u64, buf: &mut [u8], options: ReadOptions) -> Option<usize> {
+        let wanted = options.memory == MemoryUse::Bypass && !options.unbuffered;
+        if !wanted || buf.is_empty() || buf.len() as u64 > GATHER_MAX {
+            return None;
+        }
+        self.disk_hit(offset, buf)
+    }
+
+    async fn read_slowly(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        options: ReadOptions,
+    ) -> Result<usize> {
         check_range(offset, buf.len() as u64)?;
         if options.memory == MemoryUse::Bypass && !options.unbuffered {
             return self.read_bypass(offset, buf).await;
@@ -184,28 +199,37 @@ impl File {
     /// [`read_slices`](File::read_slices) if all of it is in memory, without waiting.
     #[must_use]
     pub fn try_read_slices(&self, offset: u64, len: u64) -> Option<Slices> {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
         let mark = self.hit_mark()?;
-        let size = inode.sizes.load().i_size;
-        let end = size.min(offset.saturating_add(len.min(GATHER_MAX)));
-        let mut out = Slices::new();
+        let end = inode.sizes.i_size().min(offset.saturating_add(len.min(GATHER_MAX)));
         let want = end.saturating_sub(offset);
-        let want_len = usize::try_from(want).ok()?;
-        if want_len == 0 {
+        let slice = match inode.pages.slice_uptodate(offset, want) {
             // Not even an empty piece: "no slices" is how a caller knows the end.
-            return inode.unchanged(mark).then_some(out);
-        }
-        let got = match inode.pages.slice_uptodate(offset, want_len) {
-            Some(slice) if slice.len() == want_len => {
-                out.push(slice);
-                want_len
-            }
-            _ => inode.pages.slices_uptodate(offset, want_len, &mut out),
+            Some(slice) if slice.len() as u64 == want && want > 0 => slice,
+            _ => return self.slices_now(offset, want, mark),
         };
-        if got < want_len || !inode.unchanged(mark) {
+        if !inode.unchanged(mark) {
             return None;
         }
         self.count_hit(offset, want);
+        let mut out = Slices::new();
+        out.push(slice);
+        Some(out)
+    }
+
+    /// What does not lie in one folio: apart, so that the one piece of most hits is made in its place.
+    #[cold]
+    fn slices_now(&self, offset: u64, want: u64, mark: u64) -> Option<Slices> {
+        let inode = &*self.who.inode;
+        let mut out = Slices::new();
+        let want_len = usize::try_from(want).ok()?;
+        let got = inode.pages.slices_uptodate(offset, want_len, &mut out);
+        if got < want_len || !inode.unchanged(mark) {
+            return None;
+        }
+        if want > 0 {
+            self.count_hit(offset, want);
+        }
         Some(out)
     }
 
@@ -223,6 +247,7 @@ impl File {
     }
 
     /// A mark for a hit, if the state of the file allows one.
+    #[inline]
     fn hit_mark(&self) -> Option<u64> {
         let inode = &self.who.inode;
         if !inode.io.buffered_now() {
@@ -233,10 +258,9 @@ impl File {
     }
 
     fn memory_hit(&self, offset: u64, buf: &mut [u8]) -> Option<usize> {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
         let mark = self.hit_mark()?;
-        let size = inode.sizes.load().i_size;
-        let want = size.saturating_sub(offset).min(buf.len() as u64);
+        let want = inode.sizes.i_size().saturating_sub(offset).min(buf.len() as u64);
         let n = usize::try_from(want).ok()?;
         if inode.pages.copy_uptodate(offset, &mut buf[..n]) < n || !inode.unchanged(mark) {
             return None;
@@ -245,44 +269,49 @@ impl File {
         Some(n)
     }
 
+    #[inline]
     fn count_hit(&self, offset: u64, len: u64) {
-        let inode = &self.who.inode;
+        let inode = &*self.who.inode;
+        if !inode.pages.has_unread() {
+            inode.core.counters.whole_hit(len);
+            return;
+        }
         inode.core.counters.memory_hits.inc();
         inode.core.counters.read_bytes.add(len);
-        inode.pages.count_read(offset..offset.saturating_add(len));
-        let end = offset.saturating_add(len);
-        if end >= self.trigger.load(Ordering::Relaxed) {
-            self.stream_ahead(offset..end);
+        let range = offset..offset.saturating_add(len);
+        // Only what nobody had read before moves a stream on: hot pages cost no decision.
+        if inode.pages.count_first_read(range.clone()) > 0 {
+            self.stream_ahead(&range);
         }
     }
 
-    /// A hit ran into the last part of what was read ahead: continue on the driver.
-    fn stream_ahead(&self, range: std::ops::Range<u64>) {
-        let Some(ahead) = self.note_stream(&range) else { return };
+    /// A hit ran into what was read ahead: go on, on the driver.
+    fn stream_ahead(&self, range: &Range<u64>) {
+        let Some(ahead) = self.note_stream(range) else { return };
         let who = self.who.clone();
         let cookie = self.cookie().cloned();
         let driver = who.inode.core.driver.clone();
+        let begun = who.inode.core.fetches.begin();
         driver.spawn(async move {
+            let _begun = begun;
             let sizes = who.inode.sizes.load();
-            let window = crate::request::plan::page_out(&(range.end..ahead.min(sizes.i_size)));
-            if window.is_empty() || range.end >= sizes.i_size {
-                return;
-            }
-            who.inode.core.counters.readahead.inc();
             let reader = Reader { who: &who, cookie: cookie.as_ref(), ahead: None };
-            if let Err(error) = reader.start(&window, &sizes).await {
+            if let Err(error) = reader.start_ahead(&ahead, &sizes).await {
                 tracing::debug!(%error, "readahead not started");
             }
         });
     }
 
-    fn note_stream(&self, range: &std::ops::Range<u64>) -> Option<u64> {
-        let max = self.who.inode.core.options.readahead_max;
-        let mut stream = self.stream.lock();
-        let ahead = stream.on_read(range, max);
-        let trigger = if max == 0 { u64::MAX } else { stream.trigger() };
-        self.trigger.store(trigger, Ordering::Relaxed);
-        ahead
+    fn note_stream(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let inode = &self.who.inode;
+        let tuning = &inode.core.options.readahead;
+        if !tuning.is_on() {
+            return None;
+        }
+        // Servers take signed offsets.
+        let limit = inode.sizes.load().server_limit().min(i64::MAX as u64);
+        let wasted = inode.pages.wasted_ahead();
+        self.streams.lock().on_read(range, limit, tuning, wasted)
     }
 
     /// One inline disk read, only where nothing is in memory and nobody is fetching.
@@ -302,12 +331,12 @@ impl File {
         if only.kind != data || inode.pages.any_in(offset..offset + want) {
             return None;
         }
-        if access.object().try_read(offset, &mut buf[..n]) != crate::fscache::TryRead::Done {
+        let read = access.object().try_read(offset, &mut buf[..n]);
+        if read != crate::fscache::TryRead::Done || !inode.unchanged(mark) {
             return None;
         }
-        if !inode.unchanged(mark) {
-            return None;
-        }
+        inode.core.counters.cache_read.inc();
+        inode.core.counters.cache_read_done.inc();
         inode.core.counters.disk_hit_bytes.add(want);
         inode.core.counters.read_bytes.add(want);
         Some(n)

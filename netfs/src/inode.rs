@@ -21,7 +21,7 @@ use crate::{
     coherency::{Action, Epoch, InodeCell, ReplyKind, Validity},
     context::Core,
     error::{Errno, Error, Result},
-    folio::{Folio, FolioIndex},
+    folio::{Folio, FolioIndex, Held},
     fscache::{Access, Cookie, CookieSlot, Identity, Relinquish},
     iomode::IoMode,
     namespace::Volume,
@@ -280,8 +280,9 @@ impl Inode {
 
     /// The disk cache's object if it is live and belongs to the inode's current identity.
     pub(crate) fn usable(&self, access: Access) -> Option<Access> {
-        let identity = self.identity()?;
-        (access.object().identity() == identity).then_some(access)
+        let of = access.object().identity();
+        let current = of.size == self.sizes.load().remote_i_size && self.cell.has_version(&of.aux);
+        current.then_some(access)
     }
 
     /// Makes sure that what is cached may be used by a reader that starts now: at most one call to
@@ -432,7 +433,7 @@ impl Inode {
     }
 
     /// Counts a read answered from held folios.
-    pub(crate) fn count_read(&self, held: &[Arc<Folio>], range: &std::ops::Range<u64>) {
+    pub(crate) fn count_read(&self, held: &[Held], range: &std::ops::Range<u64>) {
         self.pages.count_held(held, range);
     }
 }

@@ -51,6 +51,12 @@ impl SizeCell {
         cell
     }
 
+    /// The size a reader sees, alone: one word cannot tear.
+    #[inline]
+    pub(crate) fn i_size(&self) -> u64 {
+        self.i_size.load(Ordering::Acquire)
+    }
+
     /// All three, from one moment.
     pub(crate) fn load(&self) -> Sizes {
         loop {
@@ -83,7 +89,7 @@ impl SizeCell {
         let seq = self.seq.load(Ordering::Relaxed);
         self.seq.store(seq + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        self.i_size.store(sizes.i_size, Ordering::Relaxed);
+        self.i_size.store(sizes.i_size, Ordering::Release);
         self.remote_i_size.store(sizes.remote_i_size, Ordering::Relaxed);
         self.zero_point.store(sizes.zero_point, Ordering::Relaxed);
         self.seq.store(seq + 2, Ordering::Release);

@@ -1,13 +1,14 @@
 //! Counters: what happened, how many bytes came from where, and a reason for every miss.
 //!
 //! Names follow the kernel's (rows 147 and 148) where it has one; the doc line of each counter gives
-//! the kernel's abbreviation. Counting is a relaxed add on a cache line that is, for the counters of
-//! the hit path, mostly the calling thread's own.
+//! the kernel's abbreviation. Counting is a relaxed add; for the counters of the hit path it is a plain
+//! one, on a cache line of the calling thread's own (`striped`).
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+mod striped;
 
-/// How many stripes a hot counter has.
-const STRIPES: usize = 16;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use striped::{HotCounter, Striped};
 
 /// A counter off the hit path.
 #[derive(Default, Debug)]
@@ -27,39 +28,16 @@ impl Counter {
     }
 }
 
-#[derive(Default, Debug)]
-#[repr(align(128))]
-struct Stripe(AtomicU64);
-
-/// A counter of the hit path, striped by thread so that readers on several cores do not share a line.
-#[derive(Default, Debug)]
-pub(crate) struct HotCounter([Stripe; STRIPES]);
-
-impl HotCounter {
-    pub(crate) fn add(&self, n: u64) {
-        self.0[stripe()].0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub(crate) fn inc(&self) {
-        self.add(1);
-    }
-
-    fn read(&self) -> u64 {
-        self.0.iter().map(|s| s.0.load(Ordering::Relaxed)).sum()
-    }
-}
-
-fn stripe() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES);
-    MINE.with(|m| *m)
-}
-
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident,)*) => {
         /// The live counters of one context.
         #[derive(Default, Debug)]
-        pub(crate) struct Counters { $($(#[doc = $doc])+ pub(crate) $name: $kind,)* }
+        pub(crate) struct Counters {
+            /// Reads answered wholly from memory that was read before, and their bytes: the counters
+            /// `memory_hits`, `memory_hit_bytes` and `read_bytes` in one step.
+            whole_hits: Striped<2>,
+            $($(#[doc = $doc])+ pub(crate) $name: $kind,)*
+        }
 
         /// A snapshot of the counters since the context was built.
         #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
@@ -68,7 +46,12 @@ macro_rules! counters {
 
         impl Counters {
             pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.read(),)* }
+                let mut stats = Stats { $($name: self.$name.read(),)* };
+                let [hits, bytes] = self.whole_hits.read_each();
+                stats.memory_hits += hits;
+                stats.memory_hit_bytes += bytes;
+                stats.read_bytes += bytes;
+                stats
             }
         }
 
@@ -95,6 +78,11 @@ counters! {
     memory_hits: HotCounter,
     /// Bytes readers got from the disk cache.
     disk_hit_bytes: HotCounter,
+    /// Bytes from the server that were in memory when they were first asked for: readahead, or the
+    /// fetch of a neighbour, had brought them. Nobody waited for them, and nobody had read them before.
+    readahead_hit_bytes: Counter,
+    /// Bytes evicted from memory that nobody had read: fetched for nothing.
+    wasted_bytes: Counter,
     /// Bytes of zeros made locally for readers (beyond the zero point, known holes).
     zero_bytes: HotCounter,
     /// Bytes the server sent.
@@ -120,9 +108,9 @@ counters! {
     /// Server read calls that came back short and were continued (di).
     download_instead: Counter,
     /// Cache reads issued (RD).
-    cache_read: Counter,
+    cache_read: HotCounter,
     /// Cache reads that ended well (rs).
-    cache_read_done: Counter,
+    cache_read_done: HotCounter,
     /// Cache reads that failed and went to the server instead (rf).
     cache_read_failed: Counter,
     /// Cache writes issued (WR).
@@ -227,6 +215,14 @@ counters! {
     cache_refusals: Counter,
 }
 
+impl Counters {
+    /// A read of so many bytes that were all in memory and had been read before.
+    #[inline]
+    pub(crate) fn whole_hit(&self, bytes: u64) {
+        self.whole_hits.add_each([1, bytes]);
+    }
+}
+
 impl Stats {
     /// Bytes asked for that did not come from memory or disk.
     #[must_use]
@@ -253,14 +249,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hot_counters_lose_nothing_across_threads() {
-        let c = HotCounter::default();
-        std::thread::scope(|s| {
-            for _ in 0..4 {
-                s.spawn(|| (0..1000).for_each(|_| c.inc()));
-            }
-        });
-        assert_eq!(c.read(), 4000);
+    fn a_whole_hit_is_a_hit_its_bytes_and_bytes_read() {
+        let c = Counters::default();
+        c.whole_hit(7);
+        c.whole_hit(5);
+        let stats = c.snapshot();
+        assert_eq!((stats.memory_hits, stats.memory_hit_bytes, stats.read_bytes), (2, 12, 12));
     }
 
     #[test]

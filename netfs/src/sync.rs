@@ -3,9 +3,13 @@
 //! Normal builds use `parking_lot` (no poisoning, small) and `std`; built with `--cfg shuttle` the
 //! same names come from the shuttle model checker, which explores thread interleavings.
 
+mod biased;
+
+pub(crate) use biased::{BiasedLock, Readers};
+
 #[cfg(not(shuttle))]
 mod imp {
-    pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock};
+    pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub(crate) use std::sync::{Arc, Weak, atomic};
 }
 

@@ -66,7 +66,7 @@ fn a_mount_given_up_halfway_does_not_keep_the_volume_in_memory() {
 fn a_file_as_large_as_a_number_can_say_is_read_and_cached() {
     let _ = Attr::plain(FileKind::File, u64::MAX);
     let fs = MemoryFs::builder().promise(until_broken()).file("a", u64::MAX).build().unwrap();
-    let bench = Bench::new(&fs, Some(MemCache::new()));
+    let bench = Bench::with(&fs, Some(MemCache::new()), |b| b.readahead_max(0));
     let file = bench.open("a");
     let mut buf = vec![0; 10_000];
     for offset in [0, 1 << 40, i64::MAX as u64 - 10_000] {
@@ -182,4 +182,35 @@ fn n_c01_a_new_version_without_a_size_is_not_read_at_the_old_size() {
     let n = file.blocking().read_at(0, &mut buf).unwrap();
     assert_eq!(n, 9_000);
     fs.verify("a", 0, &buf[..n]).unwrap();
+}
+
+/// Replies that overtake each other: the one that names the new version was asked for before the one
+/// whose size was adopted last, so its size is not adopted. The new bytes must not be cut at the old end.
+#[test]
+fn n_c01_a_new_version_whose_size_is_not_adopted_is_not_read_at_the_old_size() {
+    let promise = Promise::UntilBroken { kind: netfs::remote::PromiseKind::Read };
+    let fs = MemoryFs::builder().promise(promise).file("a", 5_000).build().unwrap();
+    let netfs = netfs::Netfs::builder().build().unwrap();
+    let cx = netfs::remote::Cx::new(netfs::remote::Cred::new(0, 0));
+    let mount = netfs.blocking_mount(fs.clone(), &cx).unwrap();
+    let file = mount.blocking().open("a", &cx).unwrap();
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Read).times(1).hold(&gate, SnapshotAt::Release));
+    let bytes = std::thread::scope(|s| {
+        let reader = s.spawn(|| {
+            let mut buf = vec![0; 20_000];
+            let n = file.blocking().read_at(0, &mut buf).unwrap();
+            buf.truncate(n);
+            buf
+        });
+        gate.wait_hit();
+        // Asked for later, answered earlier: the old size, adopted at a later epoch than the read's.
+        fs.send_break("a").unwrap();
+        mount.blocking().getattr(&file.node(), &cx).unwrap();
+        fs.change("a").rewrite_sized(9_000).unwrap();
+        gate.release();
+        reader.join().unwrap()
+    });
+    assert_eq!(bytes.len(), 9_000);
+    fs.verify("a", 0, &bytes).unwrap();
 }

@@ -170,7 +170,7 @@ impl Builder {
         let uuid = readable.as_ref().and_then(|fd| identity::uuid(fd.as_fd()));
         let leases = self.ask_writers && kind.host_clock;
         let mount = readable.filter(|fd| self.by_handle && kind.host_clock && handles_work(fd));
-        let handles = Handles::new(kind, self.descriptors, mount, st.dev, leases);
+        let handles = Handles::new(kind, self.descriptors, mount, st.dev);
         let located = handles.identify(root).map_err(|e| Error::io(e, what()))?;
         if located.st.attr.kind != FileKind::Dir {
             return Err(Error::new(Errno::ENOTDIR, what()));

@@ -37,8 +37,6 @@ pub(crate) struct Handles {
     /// A descriptor of the filesystem for `open_by_handle_at`, where that is permitted.
     mount: Option<OwnedFd>,
     root_dev: (u32, u32),
-    /// Descriptors are prepared for [`sys::no_writers`].
-    leases: bool,
 }
 
 /// A file as it was just found: a descriptor, its key, the filesystem's handle.
@@ -55,10 +53,9 @@ impl Handles {
         max: usize,
         mount: Option<OwnedFd>,
         root_dev: (u32, u32),
-        leases: bool,
     ) -> Handles {
         let max = max.max(2);
-        Handles { kind, max, open: Mutex::new(Lru::new()), mount, root_dev, leases }
+        Handles { kind, max, open: Mutex::new(Lru::new()), mount, root_dev }
     }
 
     /// Descriptors kept now, the root's aside.
@@ -111,13 +108,8 @@ impl Handles {
     /// A new descriptor of the file for reading, that nobody else has.
     pub(crate) fn open_data(&self, file: &LocalFile) -> Result<OwnedFd> {
         let path = self.path(file)?;
-        let fd = open_for_reading(path.as_fd(), file.kind())
-            .map_err(|e| Error::io(e, "opening a file of the local tree for reading"))?;
-        if self.leases && file.kind() == FileKind::File {
-            // If this fails, so does the lease itself, and the caller goes on without.
-            let _ = sys::prepare_lease(fd.as_fd());
-        }
-        Ok(fd)
+        open_for_reading(path.as_fd(), file.kind())
+            .map_err(|e| Error::io(e, "opening a file of the local tree for reading"))
     }
 
     /// Closes what is kept of a file: a descriptor keeps a deleted file's blocks.

@@ -8,6 +8,8 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
+use parking_lot::Mutex;
+
 /// `F_SETSIG` of every architecture Rust runs Linux on; libc does not name it.
 const F_SETSIG: c_int = 10;
 
@@ -76,28 +78,33 @@ pub(crate) fn open_by_handle(mount: BorrowedFd<'_>, handle: &FileHandle) -> io::
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes lease breaks of this open file harmless: the kernel tells the holder with `SIGIO`, whose
-/// default kills the process; `SIGURG` is ignored by default. Call once before [`no_writers`].
-pub(crate) fn prepare_lease(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: F_SETSIG takes an integer; no memory is involved.
-    check(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::SIGURG) }).map(drop)
-}
+/// One asker at a time for each open file (descriptors are not duplicated, so its number will do).
+static ASKERS: [Mutex<()>; 16] = [const { Mutex::new(()) }; 16];
 
 /// Whether at this instant nobody has the file open for writing or mapped shared and writable.
 ///
 /// The kernel grants a read lease exactly then; it is given back at once. Errors mean "not known":
 /// not the owner and no `CAP_LEASE`, leases switched off, a filesystem without them. `fd` must be a
-/// regular file opened for reading that went through [`prepare_lease`].
+/// regular file opened for reading.
+///
+/// Whoever opens the file for writing meanwhile makes the kernel tell the holder, by default with
+/// `SIGIO`, which kills the process. It is told to use `SIGURG`, which is ignored by default. The
+/// choice belongs to the open file and is forgotten when the lease ends: so it is made each time, and no
+/// other thread may end a lease of the same open file in between.
 pub(crate) fn no_writers(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let fd = fd.as_raw_fd();
+    let _alone = ASKERS[fd as usize % ASKERS.len()].lock();
+    // SAFETY: F_SETSIG takes an integer; no memory is involved.
+    check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) })?;
     // SAFETY: F_SETLEASE takes an integer; no memory is involved.
-    let taken = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) });
+    let taken = check(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) });
     match taken {
         Ok(_) => {}
         Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => return Ok(false),
         Err(e) => return Err(e),
     }
-    // SAFETY: as above. It fails only if another thread gave back the lease this descriptor shares.
-    let _ = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+    // SAFETY: as above. The lease is ours, so giving it back cannot fail.
+    let _ = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
     Ok(true)
 }
 
@@ -141,4 +148,52 @@ pub(crate) fn fs_uuid(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), FS_IOC_GETFSUUID as _, &raw mut out) })?;
     let len = usize::from(out.len).min(out.uuid.len());
     Ok(out.uuid[..len].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{File, OpenOptions},
+        os::{fd::AsFd, unix::fs::OpenOptionsExt},
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
+
+    use super::*;
+
+    /// The default action of `SIGIO` would have ended the process.
+    #[test]
+    fn a_writer_who_comes_while_we_ask_never_makes_the_kernel_send_sigio() {
+        let killed = Arc::new(AtomicBool::new(false));
+        let handler =
+            signal_hook::flag::register(libc::SIGIO, Arc::clone(&killed)).expect("a handler");
+        let (dir, over) = (tempfile::tempdir().expect("a directory"), AtomicBool::new(false));
+        let path = dir.path().join("file");
+        std::fs::write(&path, b"content").expect("a file");
+        let reader = File::open(&path).expect("open");
+        if no_writers(reader.as_fd()).is_err() {
+            eprintln!("no leases here: nothing to test");
+            return;
+        }
+        std::thread::scope(|s| {
+            for _ in 0..2 {
+                s.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        no_writers(reader.as_fd()).expect("leases work here");
+                    }
+                });
+            }
+            let mut met = 0;
+            while met < 200 {
+                let write =
+                    OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+                met += u32::from(write.is_err_and(|e| e.raw_os_error() == Some(libc::EWOULDBLOCK)));
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(!killed.load(Ordering::Relaxed), "SIGIO was sent");
+        signal_hook::low_level::unregister(handler);
+    }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use netfs::fscache::ExtentKind;
+use smallvec::SmallVec;
 
 use super::{
     BLOCK_PAGES, DirtyChunk, Run,
@@ -57,17 +58,29 @@ impl Chunk {
         (kind, run.min(self.pages - page))
     }
 
-    /// The run at `page` for a reader; `None` if the page is not known.
+    /// The run at `page` for a reader, at most `max` pages; `None` if the page is not known.
     pub(super) fn snapshot(&self, page: u64, max: u64) -> Option<Run> {
-        let (kind, pages) = self.run_at(page);
-        let pages = usize::try_from(pages.min(max)).ok()?;
-        let mut run =
-            Run { zero: false, pages, seq: self.seq(page), crcs: [0; BLOCK_PAGES as usize] };
+        let (kind, _) = self.run_at(page);
+        let before = usize::try_from(page % BLOCK_PAGES).ok()?;
+        let (mut seqs, mut end) = (SmallVec::new(), page);
+        while end < self.pages && end - page < max {
+            let (here, pages) = self.run_at(end);
+            if here != kind {
+                break;
+            }
+            seqs.push(self.seq(end));
+            end += pages.min(max - (end - page));
+            if end % BLOCK_PAGES != 0 {
+                break;
+            }
+        }
+        let pages = usize::try_from(end - page).ok()?;
+        let mut run = Run { zero: false, pages, before, seqs, crcs: SmallVec::new() };
         match kind {
             ExtentKind::Zero => run.zero = true,
             ExtentKind::Data => {
                 let first = usize::try_from(page).ok()?;
-                run.crcs[..pages].copy_from_slice(self.crcs.get(first..first + pages)?);
+                run.crcs.extend_from_slice(self.crcs.get(first..first + pages)?);
             }
             _ => return None,
         }

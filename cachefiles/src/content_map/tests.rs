@@ -142,8 +142,11 @@ fn apply(map: &mut ContentMap, model: &mut Model, disk: &mut Disk, step: Step) {
         }
         Step::Corrupt(page) => {
             if let Ok(run) = map.run(page, 1) {
-                assert!(!map.is_corrupt(page, run.seq.wrapping_sub(1)), "it moved: no corruption");
-                assert!(map.is_corrupt(page, run.seq));
+                assert!(
+                    !map.is_corrupt(page, run.seq_of(0).wrapping_sub(1)),
+                    "it moved: no corruption"
+                );
+                assert!(map.is_corrupt(page, run.seq_of(0)));
                 model.set(page..page + 1, |_| Known::Nothing);
             }
         }
@@ -165,6 +168,13 @@ fn apply(map: &mut ContentMap, model: &mut Model, disk: &mut Disk, step: Step) {
 }
 
 fn compare(map: &ContentMap, model: &Model, around: Range<u64>) {
+    if let Ok(run) = map.run(around.start, around.end - around.start) {
+        for (i, page) in around.clone().take(run.pages).enumerate() {
+            let known = if run.zero { Known::Zero } else { Known::Data(run.crcs[i]) };
+            assert_eq!(model.0[page as usize], known, "page {i} of a run of {}", run.pages);
+            assert_eq!(run.seq_of(i), map.run(page, 1).map_or(0, |one| one.seq_of(0)));
+        }
+    }
     for page in around.clone() {
         let want = model.0[page as usize];
         match map.run(page, 1) {

@@ -10,6 +10,8 @@ use netfs::{
     fscache::{CacheMiss, CacheRead, Refusal},
 };
 
+use smallvec::SmallVec;
+
 use super::{Object, files::refusal};
 use crate::{
     content_map::{CRC_AREA, Chunk, MAP_AREA, Run, side_offset},
@@ -128,11 +130,11 @@ impl Object {
         wait: Wait,
         file: Option<&CountedFile>,
     ) -> Result<usize, Unread> {
-        let page = offset / PAGE_SIZE as u64;
+        let first = offset / PAGE_SIZE as u64;
         let skip = usize::try_from(offset % PAGE_SIZE as u64).unwrap_or(0);
         let want_pages = (skip + into.len()).div_ceil(PAGE_SIZE) as u64;
         for _ in 0..RETRIES {
-            let run = self.map.read().run(page, want_pages)?;
+            let run = self.map.read().run(first, want_pages)?;
             let n = (run.pages * PAGE_SIZE - skip).min(into.len());
             let into = &mut into[..n];
             if run.zero {
@@ -140,17 +142,18 @@ impl Object {
                 return Ok(n);
             }
             let read = match file {
-                Some(file) => self.read_pages(file, page, skip, into, wait, &run),
+                Some(file) => self.read_pages(file, first, skip, into, wait, &run),
                 None => {
                     let file = self.cell.get().ok_or(Unread::WouldBlock)?;
-                    self.read_pages(&file, page, skip, into, wait, &run)
+                    self.read_pages(&file, first, skip, into, wait, &run)
                 }
             };
             let Err(Bad { page, why, damaged }) = read else { return Ok(n) };
             if why == Unread::WouldBlock {
                 return Err(why);
             }
-            if self.map.write().is_corrupt(page, run.seq) {
+            let index = usize::try_from(page - first).unwrap_or(0);
+            if self.map.write().is_corrupt(page, run.seq_of(index)) {
                 if damaged {
                     Counters::count(&self.shared().stats.corrupt_pages);
                 }
@@ -162,7 +165,8 @@ impl Object {
         Err(CacheMiss::Refused(Refusal::Busy).into())
     }
 
-    /// Reads whole pages, the edges through pages of our own, and compares checksums.
+    /// Reads pages and compares their checksums: whole ones where they belong, a part of one through a
+    /// page of our own.
     fn read_pages(
         &self,
         file: &CountedFile,
@@ -172,43 +176,54 @@ impl Object {
         wait: Wait,
         run: &Run,
     ) -> Result<(), Bad> {
-        let pages = (skip + into.len()).div_ceil(PAGE_SIZE);
         let after = (skip + into.len()) % PAGE_SIZE;
-        let partial_head = skip != 0 || (pages == 1 && after != 0);
-        let partial_tail = after != 0 && pages > 1;
-        let mut head_page = partial_head.then_some([0u8; PAGE_SIZE]);
-        let mut tail_page = partial_tail.then_some([0u8; PAGE_SIZE]);
-        let head_len = if partial_head { (PAGE_SIZE - skip).min(into.len()) } else { 0 };
-        let tail_len = if partial_tail { after } else { 0 };
+        if skip == 0 && after == 0 {
+            return self.read_whole(file, page, [&mut [], into, &mut []], wait, run);
+        }
+        let one = skip + into.len() < PAGE_SIZE;
+        let (mut head_page, mut tail_page) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
+        let head_len = if skip != 0 || one { (PAGE_SIZE - skip).min(into.len()) } else { 0 };
+        let tail_len = if one { 0 } else { after };
         let (head, rest) = into.split_at_mut(head_len);
         let (middle, tail) = rest.split_at_mut(rest.len() - tail_len);
-        {
-            let mut slices: smallvec::SmallVec<[IoSliceMut<'_>; 3]> = smallvec::SmallVec::new();
-            slices.extend(head_page.as_mut().map(|p| IoSliceMut::new(p)));
-            if !middle.is_empty() {
-                slices.push(IoSliceMut::new(middle));
-            }
-            slices.extend(tail_page.as_mut().map(|p| IoSliceMut::new(p)));
-            let got = self.transfer(file, &mut slices, page, wait);
-            let got = got.map_err(|why| Bad { page, why, damaged: false })?;
-            if got < pages * PAGE_SIZE {
-                // A hole at the end or a truncated file (N-C58). Not waiting it may just be cold.
-                let why = if wait == Wait::No { Unread::WouldBlock } else { CacheMiss::Io.into() };
-                return Err(Bad { page: page + (got / PAGE_SIZE) as u64, why, damaged: true });
-            }
+        let whole = |used: usize| if used == 0 { 0 } else { PAGE_SIZE };
+        let pieces = [&mut head_page[..whole(head_len)], middle, &mut tail_page[..whole(tail_len)]];
+        self.read_whole(file, page, pieces, wait, run)?;
+        head.copy_from_slice(&head_page[skip..skip + head.len()]);
+        tail.copy_from_slice(&tail_page[..tail.len()]);
+        Ok(())
+    }
+
+    /// Reads whole pages into pieces of whole pages, with one system call, and compares checksums.
+    fn read_whole(
+        &self,
+        file: &CountedFile,
+        page: u64,
+        mut pieces: [&mut [u8]; 3],
+        wait: Wait,
+        run: &Run,
+    ) -> Result<(), Bad> {
+        let want: usize = pieces.iter().map(|p| p.len()).sum();
+        let got = {
+            // Only for the call: it moves their beginnings on as it goes.
+            let mut slices: SmallVec<[IoSliceMut<'_>; 3]> =
+                pieces.iter_mut().filter(|p| !p.is_empty()).map(|p| IoSliceMut::new(p)).collect();
+            self.transfer(file, &mut slices, page, wait)
+        };
+        let got = got.map_err(|why| Bad { page, why, damaged: false })?;
+        if got < want {
+            // A hole at the end or a truncated file (N-C58). Not waiting it may just be cold.
+            let why = if wait == Wait::No { Unread::WouldBlock } else { CacheMiss::Io.into() };
+            return Err(Bad { page: page + (got / PAGE_SIZE) as u64, why, damaged: true });
         }
-        let whole = head_page.iter().map(|p| &p[..]).chain(middle.chunks_exact(PAGE_SIZE));
-        for (i, bytes) in whole.chain(tail_page.iter().map(|p| &p[..])).enumerate() {
-            let number = page + i as u64;
-            if self.binding.page(number, bytes) != run.crcs[i] {
+        let mut number = page;
+        for bytes in pieces.iter().flat_map(|piece| piece.chunks_exact(PAGE_SIZE)) {
+            // A page without a checksum to compare with is none that may be served.
+            let crc = run.crcs.get(usize::try_from(number - page).unwrap_or(usize::MAX));
+            if Some(&self.binding.page(number, bytes)) != crc {
                 return Err(Bad { page: number, why: CacheMiss::Corrupt.into(), damaged: true });
             }
-        }
-        if let Some(page) = head_page {
-            head.copy_from_slice(&page[skip..skip + head.len()]);
-        }
-        if let Some(page) = tail_page {
-            tail.copy_from_slice(&page[..tail.len()]);
+            number += 1;
         }
         Ok(())
     }

@@ -15,11 +15,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{
-    progress::Progress,
-    tree::{self, Entry, Exclude, Listing, list},
-};
-use crate::{failure::Failure, interrupt::Interrupt};
+use super::tree::{self, Entry, Exclude, Listing, list};
+use crate::{failure::Failure, interrupt::Interrupt, progress::Progress};
 
 /// Makes `copy` equal to what `source` was listed as. What cannot be read is left out and noted in
 /// the listing.

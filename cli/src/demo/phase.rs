@@ -23,11 +23,15 @@ use netfs_local::LocalFs;
 use super::{
     compare::{Mismatch, Reference},
     place::open_cache,
-    progress::{Progress, say},
     report::PhaseReport,
     walk::{Task, Walker},
 };
-use crate::{args::Tuning, failure::Failure, interrupt::Interrupt};
+use crate::{
+    args::Tuning,
+    failure::Failure,
+    interrupt::Interrupt,
+    progress::{Progress, say},
+};
 
 /// One read.
 const STEP: usize = 1 << 20;

@@ -1,15 +1,11 @@
 //! What a phase found, as JSON and as a row of a table.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    path::Path,
-};
+use std::collections::BTreeMap;
 
 use netfs::Stats;
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::Failure, units};
+use crate::{failure::Failure, output::print, units};
 
 /// The result of one phase; the fields of the JSON object.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -34,7 +30,8 @@ pub(crate) struct PhaseReport {
     pub(crate) origin_bytes: u64,
     /// Bytes that differed from the origin.
     pub(crate) wrong_bytes: u64,
-    /// Why bytes did not come from the cache: reason to bytes.
+    /// Why bytes did not come from the cache: reason to bytes. `readahead`: the origin sent them before
+    /// they were asked for.
     pub(crate) miss_reasons: BTreeMap<String, u64>,
 }
 
@@ -59,7 +56,7 @@ impl PhaseReport {
             disk_hit_bytes: stats.disk_hit_bytes,
             origin_bytes: stats.origin_bytes,
             wrong_bytes: 0,
-            miss_reasons: stats.miss_reasons().map(|(why, n)| (why.to_owned(), n)).into(),
+            miss_reasons: miss_reasons(stats),
         }
     }
 
@@ -78,6 +75,12 @@ impl PhaseReport {
             self.wrong_bytes,
         )
     }
+}
+
+/// What was read ahead is no hit here: a first pass over a tree shows what a cold cache is worth.
+fn miss_reasons(stats: &Stats) -> BTreeMap<String, u64> {
+    let ahead = ("readahead", stats.readahead_hit_bytes);
+    stats.miss_reasons().into_iter().chain([ahead]).map(|(why, n)| (why.to_owned(), n)).collect()
 }
 
 /// 0 where there is nothing to divide by.
@@ -121,14 +124,6 @@ impl Printer {
 pub(crate) fn to_json(report: &PhaseReport) -> Result<String, Failure> {
     serde_json::to_string(report)
         .map_err(|e| Failure::Internal(format!("cannot write {}: {e}", report.phase)))
-}
-
-/// A line on standard output, at once: a reader may be waiting for it.
-pub(crate) fn print(line: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .map_err(Failure::io("write to", Path::new("standard output")))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::{
     error::{Errno, Error, Result},
     folio::{FolioCache, GRANULE},
     fscache::{CacheBackend, FillConfig, FillQueue, FillWhenFull, FsCache, FsCacheConfig},
+    read::readahead::Tuning,
     stats::Counters,
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
@@ -17,18 +18,21 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum FillPolicy {
-    /// Whole 256 KiB granules: best for sequential and repeated reads.
+    /// The pages asked for, and for each sequential stream a window ahead that grows with what the
+    /// stream has read and shrinks where it was for nothing.
     #[default]
+    Auto,
+    /// Whole 256 KiB granules, and readahead in granules: fewest requests, most bytes. For origins where
+    /// a request costs more than its bytes, and files that are read whole.
     Granule,
-    /// Exactly the pages asked for (and readahead for sequential streams): best for random small
-    /// reads of large files.
+    /// The pages asked for and never more, whatever the pattern.
     Exact,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) fill: FillPolicy,
-    pub(crate) readahead_max: u64,
+    pub(crate) readahead: Tuning,
     pub(crate) close_patience: Duration,
     pub(crate) cache_read_timeout: Duration,
     pub(crate) remote_timeout: Duration,
@@ -39,6 +43,7 @@ pub(crate) struct Options {
 /// Builds a [`Netfs`]. Every option has a default that suits a desktop or a small server.
 pub struct Builder {
     options: Options,
+    readahead_max: u64,
     memory_bytes: u64,
     driver_threads: usize,
     clock: Arc<dyn Clock>,
@@ -52,13 +57,14 @@ impl Default for Builder {
         Builder {
             options: Options {
                 fill: FillPolicy::default(),
-                readahead_max: 4 << 20,
+                readahead: Tuning::default(),
                 close_patience: Duration::from_secs(5),
                 cache_read_timeout: Duration::from_secs(1),
                 remote_timeout: Duration::from_secs(120),
                 inode_capacity: 100_000,
                 dentry_capacity: 200_000,
             },
+            readahead_max: 4 << 20,
             memory_bytes: 256 << 20,
             driver_threads: 2,
             clock: Arc::new(SystemClock),
@@ -98,17 +104,19 @@ impl Builder {
         self
     }
 
-    /// How much a miss fetches (default whole granules).
+    /// How much a miss fetches (default [`FillPolicy::Auto`]).
     #[must_use]
     pub fn fill(mut self, fill: FillPolicy) -> Builder {
         self.options.fill = fill;
         self
     }
 
-    /// Largest readahead of a sequential stream in bytes (default 4 MiB; 0 = none).
+    /// Largest readahead of a sequential stream in bytes (default 4 MiB; 0 = none). A stream never has
+    /// more than 1/128 of the memory budget ahead, but at least 16 KiB (a granule with
+    /// [`FillPolicy::Granule`]).
     #[must_use]
     pub fn readahead_max(mut self, bytes: u64) -> Builder {
-        self.options.readahead_max = bytes;
+        self.readahead_max = bytes;
         self
     }
 
@@ -201,15 +209,17 @@ impl Builder {
             // Nothing was attached before, so there is nothing to wait for and nothing to fail.
             drop(driver::block_on(attach));
         }
+        let readahead = Tuning::new(self.options.fill, self.readahead_max, folio_bytes);
         let core = Core {
             folios: FolioCache::new(folio_bytes, Arc::clone(&counters)),
-            options: self.options,
+            options: Options { readahead, ..self.options },
             clock: self.clock,
             counters,
             driver,
             fscache,
             fills,
             intents: Arc::default(),
+            fetches: Arc::default(),
             waits: Arc::default(),
             closed: false.into(),
             next_inode: AtomicU64::new(1),

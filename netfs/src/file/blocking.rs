@@ -15,7 +15,10 @@ impl Blocking<'_> {
     /// # Errors
     /// As [`File::read_at`].
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        pollster::block_on(self.0.read_at(offset, buf))
+        match self.0.memory_hit(offset, buf) {
+            Some(n) => Ok(n),
+            None => self.read_at_with(offset, buf, ReadOptions::default()),
+        }
     }
 
     /// See [`File::read_at_with`].
@@ -23,7 +26,11 @@ impl Blocking<'_> {
     /// # Errors
     /// As [`File::read_at`].
     pub fn read_at_with(&self, offset: u64, buf: &mut [u8], options: ReadOptions) -> Result<usize> {
-        pollster::block_on(self.0.read_at_with(offset, buf, options))
+        // Without the trappings of waiting where nothing has to be waited for.
+        match self.0.bypass_hit(offset, buf, options) {
+            Some(n) => Ok(n),
+            None => pollster::block_on(self.0.read_slowly(offset, buf, options)),
+        }
     }
 
     /// See [`File::read_slices`].

@@ -18,7 +18,7 @@ use crate::{
     policy::{Policy, S3Fifo, Token},
     stats::Counters,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Readers,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -64,6 +64,7 @@ pub(crate) struct FolioCache {
     accounts: Arc<Accounts>,
     policy: Mutex<S3Fifo<Arc<Folio>>>,
     counters: Arc<Counters>,
+    readers: Arc<Readers>,
     next_index: AtomicU64,
 }
 
@@ -76,6 +77,7 @@ impl FolioCache {
             accounts: Accounts::new(budget),
             policy: Mutex::new(S3Fifo::new(budget, budget::cost(GRANULE as u64))),
             counters,
+            readers: Readers::new(),
             next_index: AtomicU64::new(0),
         })
     }
@@ -147,6 +149,11 @@ impl FolioCache {
 
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Who is looking at which index.
+    pub(super) fn readers(&self) -> &Arc<Readers> {
+        &self.readers
     }
 
     /// Hands a folio that has just become uptodate to the policy.

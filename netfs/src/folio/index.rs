@@ -4,8 +4,8 @@
 //! the one question at the end of a fetch, "may this be shown?", is answered under the index's lock
 //! ([`publish_if`](FolioIndex::publish_if)): what was cleared meanwhile can never come back.
 //!
-//! Readers take the lock shared and change nothing but a folio's frequency bits; publishing takes it
-//! shared too, because it changes no slot, only excludes removal. Insertion and removal take it alone,
+//! Readers glance at it and change nothing but a folio's frequency bits; publishing takes it shared,
+//! because it changes no slot, only excludes removal. Insertion and removal take it alone,
 //! for as long as it takes to move pointers: folios are freed and waiters woken after it is released.
 
 mod first_read;
@@ -23,6 +23,7 @@ mod tests;
 
 use std::ops::Range;
 
+use crossbeam::utils::CachePadded;
 pub(crate) use first_read::count_origin;
 use history::History;
 pub(crate) use history::MissReason;
@@ -40,7 +41,7 @@ use super::{
 use crate::{
     policy::Entry,
     sync::{
-        Arc, RwLock, Weak,
+        Arc, BiasedLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -70,10 +71,13 @@ pub(crate) struct FolioIndex {
     id: u64,
     cache: Arc<FolioCache>,
     this: Weak<FolioIndex>,
-    content: RwLock<Content>,
+    /// On lines of its own: those who have to use the plain lock write to it.
+    content: CachePadded<BiasedLock<Content>>,
     data_gen: AtomicU64,
     /// Bytes of published folios that no reader has had yet.
     unread: AtomicU64,
+    /// Bytes that were read ahead and evicted without a reader ever having had them.
+    wasted_ahead: AtomicU64,
 }
 
 #[derive(Default)]
@@ -87,11 +91,15 @@ impl FolioIndex {
     pub(super) fn new(cache: Arc<FolioCache>, id: u64) -> Arc<FolioIndex> {
         Arc::new_cyclic(|this| FolioIndex {
             id,
-            cache,
             this: Weak::clone(this),
-            content: RwLock::new(Content::default()),
+            content: CachePadded::new(BiasedLock::new(
+                Content::default(),
+                Arc::clone(cache.readers()),
+            )),
+            cache,
             data_gen: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            wasted_ahead: AtomicU64::new(0),
         })
     }
 
@@ -233,7 +241,7 @@ impl FolioIndex {
         content.slots.remove(folio);
         content.history.note(folio.offset(), MissReason::Capacity);
         drop(content);
-        self.unread_gone(folio);
+        self.count_wasted(folio);
         folio.account_removed();
         true
     }

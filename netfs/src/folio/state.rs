@@ -104,6 +104,8 @@ impl Origin {
 
 const UNREAD_BITS: u32 = 24;
 const UNREAD_MASK: u32 = (1 << UNREAD_BITS) - 1;
+/// Brought by readahead.
+const AHEAD: u32 = 1 << 31;
 
 impl Folio {
     /// A locked folio over `mem`.
@@ -169,9 +171,10 @@ impl Folio {
     }
 
     /// Notes where the content came from and how many of its bytes readers can get (the padding of
-    /// the last page is no content). Before it is published.
-    pub(crate) fn set_origin(&self, origin: Origin, readable: u32) {
-        let word = (origin as u32) << UNREAD_BITS | readable.min(UNREAD_MASK);
+    /// the last page is no content), and whether readahead brought it. Before it is published.
+    pub(crate) fn set_origin(&self, origin: Origin, readable: u32, ahead: bool) {
+        let ahead = if ahead { AHEAD } else { 0 };
+        let word = ahead | (origin as u32) << UNREAD_BITS | readable.min(UNREAD_MASK);
         self.first_read.store(word, Ordering::Relaxed);
     }
 
@@ -189,10 +192,15 @@ impl Folio {
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return (take, Origin::from_raw(word >> UNREAD_BITS)),
+                Ok(_) => return (take, Origin::from_raw((word & !AHEAD) >> UNREAD_BITS)),
                 Err(now) => word = now,
             }
         }
+    }
+
+    /// Whether readahead brought it.
+    pub(super) fn was_ahead(&self) -> bool {
+        self.first_read.load(Ordering::Relaxed) & AHEAD != 0
     }
 
     /// Bytes no reader has had yet.
@@ -308,19 +316,26 @@ impl std::fmt::Debug for Folio {
     }
 }
 
+/// A folio that a reader holds while it waits for others.
+pub(crate) struct Held {
+    pub(crate) folio: Arc<Folio>,
+    /// Whether it was uptodate when the reader came to it: a hit, whoever brought it.
+    pub(crate) found: bool,
+}
+
 /// What each of `held`, which cover `range` in file order, contributes to it.
 ///
 /// They may overlap: between two looks at the index one may have been evicted and its place taken by a
 /// larger folio, which the next look finds. Its share begins where the last one's ended.
 pub(crate) fn shares<'a>(
-    held: &'a [Arc<Folio>],
+    held: &'a [Held],
     range: &Range<u64>,
-) -> impl Iterator<Item = (&'a Arc<Folio>, Range<u64>)> {
+) -> impl Iterator<Item = (&'a Held, Range<u64>)> {
     let (mut at, end) = (range.start, range.end);
-    held.iter().filter_map(move |folio| {
-        let share = at.max(folio.offset())..folio.range().end.min(end);
+    held.iter().filter_map(move |held| {
+        let share = at.max(held.folio.offset())..held.folio.range().end.min(end);
         at = at.max(share.end);
-        (!share.is_empty()).then_some((folio, share))
+        (!share.is_empty()).then_some((held, share))
     })
 }
 

@@ -13,8 +13,8 @@ use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
     folio::{
-        Folio, GRANULE, LockedFolio, Lookup, MissReason, Origin, count_origin, memory::FillBuf,
-        shares,
+        Folio, GRANULE, Held, LockedFolio, Lookup, MissReason, Origin, count_origin,
+        memory::FillBuf, shares,
     },
     fscache::{Access, Cookie, Extents, Found},
     inode::Inode,
@@ -45,8 +45,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) who: &'a Who,
     /// The file's cookie, if it has one.
     pub(crate) cookie: Option<&'a Arc<Cookie>>,
-    /// Up to where to read ahead, if this read is part of a stream.
-    pub(crate) ahead: Option<u64>,
+    /// What to fetch ahead, if this read is part of a stream.
+    pub(crate) ahead: Option<Range<u64>>,
 }
 
 impl Reader<'_> {
@@ -141,40 +141,50 @@ impl Reader<'_> {
         range: &Range<u64>,
         sizes: &Sizes,
         ours: &mut Vec<Arc<Folio>>,
-    ) -> Result<Option<SmallVec<[Arc<Folio>; 8]>>> {
+    ) -> Result<Option<SmallVec<[Held; 8]>>> {
         let pages = &self.inode().pages;
-        let mut held: SmallVec<[Arc<Folio>; 8]> = SmallVec::new();
+        let mut held: SmallVec<[Held; 8]> = SmallVec::new();
         let mut at = range.start;
         while at < range.end {
-            let folio = match pages.get(at) {
-                Lookup::Uptodate(folio) | Lookup::Locked(folio) => folio,
+            let (folio, uptodate) = match pages.get(at) {
+                Lookup::Uptodate(folio) => (folio, true),
+                Lookup::Locked(folio) => (folio, false),
                 Lookup::Absent => {
                     let window = self.window(&(at..range.end), sizes);
-                    let Some(started) = self.start(&window, sizes).await? else { return Ok(None) };
+                    let Some(started) = self.start(&window, sizes, false).await? else {
+                        return Ok(None);
+                    };
                     let here = started.iter().find(|f| f.range().contains(&at)).cloned();
                     ours.extend(started);
                     // Somebody else may have locked the page first: look again.
                     let Some(folio) = here else { continue };
-                    folio
+                    (folio, false)
                 }
             };
             at = folio.range().end;
-            held.push(folio);
+            // What this very read has brought is no hit, even if it is there at a second look.
+            let found = uptodate && !ours.iter().any(|f| Arc::ptr_eq(f, &folio));
+            held.push(Held { folio, found });
         }
-        if let Some(ahead) = self.ahead.filter(|&a| a > range.end) {
-            let window = plan::page_out(&(at..ahead.min(sizes.i_size)));
-            if !window.is_empty() && at < sizes.i_size {
-                self.inode().core.counters.readahead.inc();
-                // Without memory there is no readahead; nobody waits for it.
-                self.start(&window, sizes).await?;
-            }
+        if let Some(ahead) = &self.ahead {
+            self.start_ahead(&(ahead.start.max(at)..ahead.end), sizes).await?;
         }
         Ok(Some(held))
     }
 
+    /// Starts fetching what a stream will want next. Nobody waits for it; without memory it is not done.
+    pub(crate) async fn start_ahead(&self, ahead: &Range<u64>, sizes: &Sizes) -> Result<()> {
+        let window = plan::page_out(&(ahead.start..ahead.end.min(sizes.server_limit())));
+        if !window.is_empty() {
+            self.inode().core.counters.readahead.inc();
+            self.start(&window, sizes, true).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until all are unlocked.
-    async fn wait(&self, held: &[Arc<Folio>]) -> Result<Waited> {
-        for folio in held {
+    async fn wait(&self, held: &[Held]) -> Result<Waited> {
+        for Held { folio, .. } in held {
             if folio.is_uptodate() {
                 continue;
             }
@@ -208,7 +218,7 @@ impl Reader<'_> {
                 let end = missing.end.checked_next_multiple_of(granule).unwrap_or(missing.end);
                 start..end
             }
-            FillPolicy::Exact => plan::page_out(missing),
+            FillPolicy::Auto | FillPolicy::Exact => plan::page_out(missing),
         };
         let mut wide = base.clone();
         self.who.remote.expand(&mut wide);
@@ -225,10 +235,11 @@ impl Reader<'_> {
 
     /// Starts fetching every missing page of a window. Returns the folios locked here, or `None` if
     /// there is no memory.
-    pub(crate) async fn start(
+    async fn start(
         &self,
         window: &Range<u64>,
         sizes: &Sizes,
+        ahead: bool,
     ) -> Result<Option<Vec<Arc<Folio>>>> {
         let runs = self.inode().pages.absent_runs(window.clone());
         if runs.is_empty() {
@@ -238,7 +249,7 @@ impl Reader<'_> {
         let access = self.access().await;
         let mut started = Vec::new();
         for run in runs {
-            match self.start_run(&run, sizes, access.as_ref()) {
+            match self.start_run(&run, sizes, access.as_ref(), ahead) {
                 Some(folios) => started.extend(folios),
                 None if started.is_empty() => return Ok(None),
                 None => break,
@@ -271,6 +282,7 @@ impl Reader<'_> {
         run: &Range<u64>,
         sizes: &Sizes,
         access: Option<&Arc<Access>>,
+        ahead: bool,
     ) -> Option<Vec<Arc<Folio>>> {
         let inode = self.inode();
         // Before anything is looked at: what the cache says holds for this epoch.
@@ -304,7 +316,7 @@ impl Reader<'_> {
             let slices = clip(&slices, &(start..end));
             let limits = self.who.remote.limits();
             let access = access.cloned();
-            let plan = Plan { slices, sizes: *sizes, epoch, access, limits };
+            let plan = Plan { slices, sizes: *sizes, epoch, access, limits, ahead };
             Fetch::new(self.who.clone(), plan, spans, buf).start();
         }
         Some(all)
@@ -327,7 +339,8 @@ impl Reader<'_> {
         let slices = plan_run(&pages, sizes, access.as_ref());
         let reason = self.miss_origin(&pages);
         let limits = self.who.remote.limits();
-        let plan = Plan { slices: slices.clone(), sizes: *sizes, epoch, access, limits };
+        let plan =
+            Plan { slices: slices.clone(), sizes: *sizes, epoch, access, limits, ahead: false };
         let new = inode.core.folios.transient(len_of(&pages));
         let (fill, mem) = FillBuf::whole(new, len_of(&pages));
         let span = Span { range: pages, target: Target::Transient(mem), origin: reason };
@@ -390,9 +403,12 @@ fn origin_of(source: Source, reason: Origin) -> Origin {
 }
 
 /// The bytes of `range` in folios that cover it.
-fn slices_of(held: &[Arc<Folio>], range: &Range<u64>) -> Slices {
+fn slices_of(held: &[Held], range: &Range<u64>) -> Slices {
     shares(held, range)
-        .map(|(f, r)| f.slice(len_of(&(f.offset()..r.start))..len_of(&(f.offset()..r.end))))
+        .map(|(held, r)| {
+            let start = held.folio.offset();
+            held.folio.slice(len_of(&(start..r.start))..len_of(&(start..r.end)))
+        })
         .collect()
 }
 

@@ -158,7 +158,7 @@ impl Reader<'_> {
                 let end = run.end.checked_next_multiple_of(granule).unwrap_or(run.end);
                 run.start / granule * granule..end.min(sizes.i_size)
             }
-            FillPolicy::Exact => run.clone(),
+            FillPolicy::Auto | FillPolicy::Exact => run.clone(),
         };
         if run.end > sizes.i_size {
             return Ok(false);

@@ -103,6 +103,8 @@ pub(super) struct Plan {
     pub(super) epoch: Epoch,
     pub(super) access: Option<Arc<Access>>,
     pub(super) limits: IoLimits,
+    /// Nobody has asked for it yet.
+    pub(super) ahead: bool,
 }
 
 /// How a transient fetch ended: its bytes, up to the first that is missing.
@@ -147,6 +149,8 @@ pub(super) struct Fetch {
     /// While `fills` may get or has something.
     intent: Option<Intent>,
     transient: Option<oneshot::Sender<TransientResult>>,
+    /// Until this fetch is dropped, [`Netfs::settled`](crate::Netfs::settled) waits for it.
+    _under_way: Intent,
 }
 
 impl Fetch {
@@ -160,6 +164,7 @@ impl Fetch {
         let (sink, rx) = Sink::new(Arc::clone(&who.inode));
         let folios = spans.iter().filter_map(|s| s.folio().cloned()).collect();
         let tags = vec![None; bufs.len()];
+        let under_way = who.inode.core.fetches.begin();
         Fetch {
             who,
             req,
@@ -175,6 +180,7 @@ impl Fetch {
             fills: Vec::new(),
             intent: None,
             transient: None,
+            _under_way: under_way,
         }
     }
 

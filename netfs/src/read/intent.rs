@@ -3,6 +3,8 @@
 //! A reader may return as soon as its folios are published, which is before they are queued (the
 //! queue may make the fetch wait). [`Intents`] closes the gap: an intent is taken before a folio is
 //! published, so that draining after a read has returned covers what that read downloaded.
+//!
+//! The same count, kept a second time for whole fetches, tells when none is under way.
 
 use tokio::sync::Notify;
 

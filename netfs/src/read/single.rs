@@ -73,7 +73,7 @@ async fn once(reader: &Reader<'_>, size: u64) -> Result<Transient> {
     let slices = plan::plan(pages.clone(), &sizes, extents.as_ref());
     // Asked as for every request, but one call fetches the object in one version (N-C18).
     let limits = IoLimits { rsize: u64::MAX, ..reader.who.remote.limits() };
-    let plan = Plan { slices, sizes, epoch, access, limits };
+    let plan = Plan { slices, sizes, epoch, access, limits, ahead: false };
     let new = inode.core.folios.transient(len_of(&pages));
     let (fill, mem) = FillBuf::whole(new, len_of(&pages));
     let span = Span { range: pages, target: Target::Transient(mem), origin: Origin::Bypass };

@@ -1,7 +1,7 @@
 //! What a server's answers do to requests.
 
 use futures_util::FutureExt;
-use netfs::{Errno, ReadOptions, clock::Clock, remote::IoLimits};
+use netfs::{Errno, FillPolicy, ReadOptions, clock::Clock, remote::IoLimits};
 use netfs_memory::{Effect, Fault, Gate, MemoryFs, Op, OverLong, SnapshotAt};
 
 use super::{
@@ -12,7 +12,7 @@ use crate::common::Bench;
 const G: u64 = 256 * 1024;
 
 fn exact(fs: &std::sync::Arc<MemoryFs>) -> Bench {
-    Bench::with(fs, None, |b| b.readahead_max(0))
+    Bench::with(fs, None, |b| b.fill(FillPolicy::Exact))
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn n_c05_nothing_past_the_end_is_asked_by_unbuffered_reads_either() {
 #[test]
 fn n_c07_a_window_may_be_widened_but_not_shrunk() {
     let fs = origin().file("a", 4 * G).build().unwrap();
-    let bench = exact(&fs);
+    let bench = Bench::with(&fs, None, |b| b.fill(FillPolicy::Granule).readahead_max(0));
     fs.configure(|s| {
         s.expand = Some(std::sync::Arc::new(|_, w| *w = w.start + 4096..w.end - 4096));
     });

@@ -190,7 +190,12 @@ fn run(kind: DiskKind, seed: u64) {
     let mut rng = Rng::new(seed);
     let mut builder = Netfs::builder()
         .memory_bytes(rng.pick(&[1 << 18, 3 << 17, 1 << 20, 8 << 20]))
-        .fill(rng.pick(&[FillPolicy::Granule, FillPolicy::Exact, FillPolicy::Exact]))
+        .fill(rng.pick(&[
+            FillPolicy::Auto,
+            FillPolicy::Granule,
+            FillPolicy::Exact,
+            FillPolicy::Exact,
+        ]))
         .fill_queue(1 << 20, FillWhenFull::Drop);
     if let Some(backend) = disk.backend() {
         builder = builder.cache(backend);

@@ -170,7 +170,7 @@ impl World {
             .driver_threads(1)
             .memory_bytes(rng.pick(&[1 << 18, 3 << 17, 1 << 20, 4 << 20]))
             .fill_queue(rng.pick(&[1 << 16, 1 << 18, 8 << 20]), full)
-            .fill(rng.pick(&[FillPolicy::Granule, FillPolicy::Exact]))
+            .fill(rng.pick(&[FillPolicy::Auto, FillPolicy::Granule, FillPolicy::Exact]))
             .readahead_max(rng.pick(&[0, 1 << 18, 4 << 20]))
             .cookie_lru(Duration::from_secs(rng.pick(&[0, 10])));
         if let Some(backend) = self.disk.backend() {

@@ -12,7 +12,6 @@ use crate::{
         gate::ValidateGate,
         model::{
             Action, Decision, Epoch, InodeCoherency, KeySlot, ReplyKind, StaleReason, Validity,
-            promise::lasts,
         },
         zap::{Origin, Target, Ticket, ZapRegistration, Zapper, remember},
     },
@@ -99,7 +98,7 @@ impl InodeCell {
         let validity = self.volume.check(word >> TAG_BITS, covered);
         let expired = validity == Validity::Valid
             && deadline != BootTime::NEVER
-            && !lasts(deadline, self.volume.clock().now());
+            && !self.volume.clock().is_ahead(deadline);
         if expired { Validity::Stale(StaleReason::Expired) } else { validity }
     }
 
@@ -164,6 +163,11 @@ impl InodeCell {
     /// The version known last: the cookie's identity.
     pub(crate) fn version(&self) -> Option<Version> {
         self.state.lock().model.version().cloned()
+    }
+
+    /// Whether `aux` is the version known last, as an identity states it.
+    pub(crate) fn has_version(&self, aux: &[u8]) -> bool {
+        self.state.lock().model.version().is_some_and(|version| version.as_bytes() == aux)
     }
 
     /// A reply or an event said that the file is gone (P-D25: about this file, not about a name).

@@ -9,7 +9,7 @@ use crate::{
         BreakReason,
         events::InodeTable,
         gate::ValidateGate,
-        model::{Epoch, KeySlot, StaleReason, Validity, VolumeCoherency, promise::lasts},
+        model::{Epoch, KeySlot, StaleReason, Validity, VolumeCoherency},
         zap::{Target, Ticket, ZapRegistry},
     },
     stats::Counters,
@@ -164,7 +164,7 @@ impl VolumeCell {
             if seq < p.covered_barrier.load(Ordering::SeqCst) {
                 return Validity::Stale(self.voided_by(seq));
             }
-            if deadline != BootTime::NEVER && !lasts(deadline, self.clock.now()) {
+            if deadline != BootTime::NEVER && !self.clock.is_ahead(deadline) {
                 return Validity::Stale(StaleReason::VolumeLapsed);
             }
             return Validity::Valid;

@@ -16,7 +16,7 @@ use crate::{
 /// Zero-copy pieces of a read, in file order.
 pub(crate) type Slices = SmallVec<[Slice; 8]>;
 
-/// Copies up to this size are made under the index's shared lock; longer ones pin their folios and
+/// Copies up to this size are made while looking at the index; longer ones pin their folios and
 /// copy without it, so that a large read does not hold up an insertion.
 const COPY_LOCKED_MAX: usize = 16 * 1024;
 
@@ -34,12 +34,11 @@ pub(crate) enum Lookup {
 impl FolioIndex {
     /// What is at byte `offset`. Does not count as a use.
     pub(crate) fn get(&self, offset: u64) -> Lookup {
-        let content = self.content.read();
-        match content.slots.get(offset) {
+        self.content.glance(|content| match content.slots.get(offset) {
             None => Lookup::Absent,
             Some(folio) if folio.is_uptodate() => Lookup::Uptodate(Arc::clone(folio)),
             Some(folio) => Lookup::Locked(Arc::clone(folio)),
-        }
+        })
     }
 
     /// Copies what is uptodate from `offset` on into `into`, up to the first byte that is not, and
@@ -47,11 +46,12 @@ impl FolioIndex {
     /// before: the copy ends there.
     pub(crate) fn copy_uptodate(&self, offset: u64, into: &mut [u8]) -> usize {
         if into.len() <= COPY_LOCKED_MAX {
-            let content = self.content.read();
-            return content.for_uptodate(offset, into.len(), |folio, range, done| {
-                let bytes = folio.mem().read_settled(range);
-                into[done..done + bytes.len()].copy_from_slice(bytes);
-                true
+            return self.content.glance(|content| {
+                content.for_uptodate(offset, into.len(), |folio, range, done| {
+                    let bytes = folio.mem().read_settled(range);
+                    into[done..done + bytes.len()].copy_from_slice(bytes);
+                    true
+                })
             });
         }
         let data_gen = self.data_gen();
@@ -85,21 +85,25 @@ impl FolioIndex {
 
     /// One immutable slice of what is uptodate at `offset`: up to `len` bytes, not beyond its folio.
     /// The quickest way to a small zero-copy read.
-    pub(crate) fn slice_uptodate(&self, offset: u64, len: usize) -> Option<Slice> {
-        let content = self.content.read();
-        let folio = content.slots.get(offset).filter(|f| f.is_uptodate())?;
-        let start = (offset - folio.offset()) as usize;
-        let range = start..folio.len().min(start.saturating_add(len));
-        folio.touch(range.clone());
-        Some(Slice::settled(Arc::clone(folio.mem_arc()), range))
+    #[inline]
+    pub(crate) fn slice_uptodate(&self, offset: u64, len: u64) -> Option<Slice> {
+        self.content.glance(|content| {
+            let folio = content.slots.get(offset).filter(|f| f.is_uptodate())?;
+            let start = (offset - folio.offset()) as usize;
+            let range = start..start + len.min((folio.len() - start) as u64) as usize;
+            folio.touch(range.clone());
+            Some(Slice::settled(Arc::clone(folio.mem_arc()), range))
+        })
     }
 
     /// The same as [`slices_uptodate`](FolioIndex::slices_uptodate), as far as it goes without
     /// allocating.
     fn inline_slices(&self, offset: u64, len: usize, into: &mut Slices) -> usize {
-        self.content.read().for_uptodate(offset, len, |folio, range, _| {
-            into.push(Slice::settled(Arc::clone(folio.mem_arc()), range));
-            into.len() < into.inline_size()
+        self.content.glance(|content| {
+            content.for_uptodate(offset, len, |folio, range, _| {
+                into.push(Slice::settled(Arc::clone(folio.mem_arc()), range));
+                into.len() < into.inline_size()
+            })
         })
     }
 

@@ -49,6 +49,7 @@ pub(super) enum Slot {
 
 impl Slot {
     /// The folio that holds byte `offset` of the file.
+    #[inline]
     pub(super) fn get(&self, offset: u64) -> Option<&Arc<Folio>> {
         match self {
             Slot::Empty => None,
@@ -130,6 +131,7 @@ pub(super) struct Slots {
 
 impl Slots {
     /// The slot of a granule.
+    #[inline]
     pub(super) fn slot(&self, granule: u64) -> &Slot {
         const EMPTY: &Slot = &Slot::Empty;
         match self.dense.get(granule as usize) {
@@ -139,6 +141,7 @@ impl Slots {
     }
 
     /// The folio that holds byte `offset`.
+    #[inline]
     pub(super) fn get(&self, offset: u64) -> Option<&Arc<Folio>> {
         self.slot(granule_of(offset)).get(offset)
     }

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    folio::{GRANULE, PAGE_SIZE, cache::MemoryUsage, shares},
+    folio::{GRANULE, Held, PAGE_SIZE, cache::MemoryUsage, shares},
     stats::Counters,
 };
 
@@ -85,7 +85,7 @@ fn a_folio_found_again_larger_repeats_nothing_of_the_one_before_it() {
     load(&index, &cache, 0..2 * page, 1);
     let Lookup::Uptodate(large) = index.get(page) else { panic!("just loaded") };
     assert_eq!((small.range(), large.range()), (0..page, 0..2 * page));
-    let held = [small, large];
+    let held = [small, large].map(|folio| Held { folio, found: true });
     let of = |range: Range<u64>| shares(&held, &range).map(|(_, r)| r).collect::<Vec<_>>();
     assert_eq!(of(100..2 * page), [100..page, page..2 * page]);
     assert_eq!(of(100..page + 7), [100..page, page..page + 7]);

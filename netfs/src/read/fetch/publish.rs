@@ -18,7 +18,7 @@ impl Fetch {
             let inode = &self.who.inode;
             match fate {
                 Fate::Settled(subs) => {
-                    folio.set_origin(span.origin, self.readable(&span.range));
+                    folio.set_origin(span.origin, self.readable(&span.range), self.plan.ahead);
                     // Before readers see the folio: a drain after their read covers it.
                     let stores = subs.iter().any(|&i| self.req.sub(i).copy_to_cache);
                     if stores && self.intent.is_none() {

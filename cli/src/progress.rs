@@ -16,13 +16,22 @@ pub(crate) struct Progress {
 impl Progress {
     /// A bar if standard error is a terminal and `quiet` is not wanted.
     pub(crate) fn new(quiet: bool) -> Progress {
+        Progress::with(quiet, "{bytes:>10} of {total_bytes} {bytes_per_sec:>12}")
+    }
+
+    /// The same for steps that count something else than bytes.
+    pub(crate) fn counting(quiet: bool) -> Progress {
+        Progress::with(quiet, "{human_pos:>10} of {human_len}")
+    }
+
+    fn with(quiet: bool, numbers: &str) -> Progress {
         if quiet || !std::io::stderr().is_terminal() {
             return Progress { bar: ProgressBar::hidden(), lines: true };
         }
-        let style = "{msg:8} {bar:32} {bytes:>10} of {total_bytes} {bytes_per_sec:>12} {eta}";
+        let style = format!("{{msg:8}} {{bar:32}} {numbers} {{eta}}");
         // Only a wrong template fails; the default bar is better than none.
         let style =
-            ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressStyle::with_template(&style).unwrap_or_else(|_| ProgressStyle::default_bar());
         Progress { bar: ProgressBar::no_length().with_style(style), lines: false }
     }
 
@@ -32,7 +41,12 @@ impl Progress {
         Progress { bar: ProgressBar::hidden(), lines: false }
     }
 
-    /// A step of `total` bytes begins.
+    /// Whether there is no bar, and lines are to say how far it is.
+    pub(crate) fn is_lines(&self) -> bool {
+        self.lines
+    }
+
+    /// A step of `total` bytes (or whatever is counted) begins.
     pub(crate) fn start(&self, what: &str, total: u64) {
         if self.lines {
             say(what);
@@ -44,7 +58,7 @@ impl Progress {
         self.bar.enable_steady_tick(Duration::from_millis(100));
     }
 
-    /// So many bytes more are done.
+    /// So much more is done.
     pub(crate) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }

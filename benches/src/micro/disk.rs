@@ -1,0 +1,146 @@
+//! Disk hits, memory bypassed: the verified bytes go from the cache's file into the caller's buffer.
+//!
+//! The limit reads the very same file (a backing file has the offsets of the file it caches) through a
+//! descriptor of its own, so both find the same pages in the kernel, or both find none.
+
+use std::{
+    cell::RefCell, fs::File as StdFile, hint::black_box, os::unix::fs::FileExt, path::Path,
+    time::Instant,
+};
+
+use netfs::File;
+use rustix::fs::Advice;
+
+use super::{
+    MicroError, Outcome, ROUNDS, Settings, Unit, Work,
+    bed::{BYPASS, Bed, MIB, PAGE, Random, backing_file, gb_per_s, origin_of_one, scratch},
+};
+use crate::turns::{in_turns, nanos_each};
+
+const SET: u64 = 256 << 20;
+const QUICK_SET: u64 = 4 << 20;
+
+/// A file that is wholly in the disk cache and not in memory, and the file the cache keeps it in.
+struct Stored {
+    // In this order: file, context, directory.
+    file: File,
+    bed: Bed,
+    plain: StdFile,
+    size: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Stored {
+    fn new(settings: &Settings) -> Result<Stored, MicroError> {
+        let size = settings.or_quick(SET, QUICK_SET);
+        let dir = scratch(&settings.dir)?;
+        let cache = dir.path().join("cache");
+        let origin = origin_of_one(size)?;
+        let bed = Bed::new(&origin, 2 * size, Some(&cache))?;
+        let file = bed.open("a")?;
+        bed.scan("a", size, |offset, piece| {
+            file.blocking().read_at(offset, piece).map_err(MicroError::netfs("read"))
+        })?;
+        bed.drain();
+        bed.drop_memory();
+        let path = backing_file(&cache, size)?;
+        let plain = StdFile::open(&path).map_err(MicroError::io("open", &path))?;
+        // On disk, so that the kernel can drop it; and so that no writeback runs beside the measurement.
+        plain.sync_all().map_err(MicroError::io("sync", &path))?;
+        let stored = Stored { file, bed, plain, size, _dir: dir };
+        let before = stored.bed.stats();
+        // Also brings every page into the kernel.
+        stored.bed.scan("a", size, |offset, piece| stored.read(offset, piece))?;
+        let hits = stored.bed.stats().since(&before).disk_hit_bytes;
+        if hits < size {
+            return Err(MicroError::NotDone(format!("{hits} of {size} bytes came from disk")));
+        }
+        Ok(stored)
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, MicroError> {
+        let done = self.file.blocking().read_at_with(offset, into, BYPASS);
+        done.map_err(MicroError::netfs("read from the cache"))
+    }
+
+    fn pread(&self, offset: u64, into: &mut [u8]) -> Result<(), MicroError> {
+        let done = self.plain.read_exact_at(into, offset);
+        done.map_err(MicroError::io("read", Path::new("the backing file")))
+    }
+
+    /// Both sides once over the whole file, 1 MiB at a time; `before_each` is not timed.
+    fn sequentially(
+        &self,
+        before_each: impl Fn() -> Result<(), MicroError>,
+    ) -> Result<crate::turns::Turns, MicroError> {
+        let into = RefCell::new(vec![0; MIB]);
+        let pass = |read: &dyn Fn(u64, &mut [u8]) -> Result<(), MicroError>| {
+            before_each()?;
+            let (mut into, start) = (into.borrow_mut(), Instant::now());
+            for offset in (0..self.size).step_by(MIB) {
+                read(offset, &mut into)?;
+                black_box(&into);
+            }
+            Ok(gb_per_s(self.size, start))
+        };
+        in_turns(
+            ROUNDS,
+            || pass(&|offset, into| self.read(offset, into).map(drop)),
+            || pass(&|offset, into| self.pread(offset, into)),
+        )
+    }
+
+    /// Has the kernel drop its pages of the file.
+    fn drop_kernel_pages(&self) -> Result<(), MicroError> {
+        rustix::fs::fadvise(&self.plain, 0, None, Advice::DontNeed)
+            .map_err(|e| MicroError::io("drop the pages of", "the backing file")(e.into()))
+    }
+
+    fn work(&self, before: &netfs::Stats) -> Result<Work, MicroError> {
+        let stats = self.bed.stats().since(before);
+        if stats.origin_bytes > 0 {
+            return Err(MicroError::NotDone(format!(
+                "{} bytes came from the origin instead of disk",
+                stats.origin_bytes
+            )));
+        }
+        Ok(Work { moved: stats.read_bytes, cached: stats.disk_hit_bytes })
+    }
+}
+
+pub(super) fn sequential(settings: &Settings) -> Result<Outcome, MicroError> {
+    let stored = Stored::new(settings)?;
+    let before = stored.bed.stats();
+    let turns = stored.sequentially(|| Ok(()))?;
+    Outcome::of("disk-1m", Unit::GigabytesPerSecond, turns, stored.work(&before)?)
+}
+
+pub(super) fn cold(settings: &Settings) -> Result<Outcome, MicroError> {
+    let stored = Stored::new(settings)?;
+    let before = stored.bed.stats();
+    let turns = stored.sequentially(|| stored.drop_kernel_pages())?;
+    Outcome::of("disk-cold-1m", Unit::GigabytesPerSecond, turns, stored.work(&before)?)
+}
+
+pub(super) fn random(settings: &Settings) -> Result<Outcome, MicroError> {
+    let stored = Stored::new(settings)?;
+    let offsets = Random::new(1).offsets(settings.or_quick(30_000, 500), stored.size, PAGE);
+    let into = RefCell::new(vec![0; PAGE]);
+    let failed = RefCell::new(None);
+    let before = stored.bed.stats();
+    let pass = |read: &dyn Fn(u64, &mut [u8]) -> Result<(), MicroError>| {
+        let mut into = into.borrow_mut();
+        let nanos = nanos_each(offsets.len(), |i| {
+            if let Err(e) = read(offsets[i], &mut into) {
+                failed.replace(Some(e));
+            }
+        });
+        failed.take().map_or(Ok(nanos), Err)
+    };
+    let turns = in_turns(
+        ROUNDS,
+        || pass(&|offset, into| stored.read(offset, into).map(drop)),
+        || pass(&|offset, into| stored.pread(offset, into)),
+    )?;
+    Outcome::of("disk-4k", Unit::Nanos, turns, stored.work(&before)?)
+}

@@ -1,0 +1,242 @@
+//! Memory hits.
+//!
+//! The limit is what any correct in-memory cache has to do: look a page up in a table that others may
+//! change, under a reader-writer lock, and keep it alive while it is used. For the copies there is the
+//! copy on top, from memory of the same kind (huge pages), into the same buffer.
+
+use std::{
+    cell::RefCell,
+    hint::black_box,
+    sync::{Arc, Barrier},
+    time::{Duration, Instant},
+};
+
+use memmap2::{Advice, MmapMut};
+use netfs::{File, Slices, TryReadAt};
+use parking_lot::RwLock;
+
+use super::{
+    MicroError, Outcome, ROUNDS, Settings, Unit, Work,
+    bed::{Bed, MIB, PAGE, Random, gb_per_s, origin_of_one},
+};
+use crate::turns::{in_turns, nanos_each};
+
+/// Pages are looked up at random in this many bytes.
+const REF_SET: u64 = 64 << 20;
+const COPY_SET: u64 = 16 << 20;
+const LARGE_SET: u64 = 1 << 30;
+/// Lookups between two looks at the time.
+const OFFSETS_2T: usize = 10_000;
+
+/// A file whose every byte is in memory and has been read before: what is measured are hits.
+pub struct HotFile {
+    // Before the bed: a file is closed before its context ends.
+    file: File,
+    bed: Bed,
+    size: u64,
+}
+
+impl HotFile {
+    /// A file of `size` bytes, a multiple of 1 MiB.
+    ///
+    /// # Errors
+    /// What kept it from being read, or a wrong byte.
+    pub fn new(size: u64) -> Result<HotFile, MicroError> {
+        let origin = origin_of_one(size)?;
+        let bed = Bed::new(&origin, size + size / 8 + (8 << 20), None)?;
+        let file = bed.open("a")?;
+        bed.scan("a", size, |offset, piece| {
+            file.blocking().read_at(offset, piece).map_err(MicroError::netfs("read"))
+        })?;
+        let hot = HotFile { file, bed, size };
+        hot.check()?;
+        Ok(hot)
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Every byte, through both ways to hit memory. Nothing may come from the origin.
+    fn check(&self) -> Result<(), MicroError> {
+        let before = self.bed.stats();
+        self.bed.scan("a", self.size, |offset, piece| {
+            Ok(match self.file.try_read(offset, piece) {
+                TryReadAt::Done(n) => n,
+                TryReadAt::WouldBlock => 0,
+            })
+        })?;
+        self.bed.scan("a", self.size, |offset, piece| {
+            let mut done = 0;
+            for part in piece.chunks_mut(PAGE) {
+                for slice in self
+                    .file
+                    .try_read_slices(offset + done as u64, part.len() as u64)
+                    .iter()
+                    .flatten()
+                {
+                    part[..slice.len()].copy_from_slice(slice);
+                    done += slice.len();
+                }
+            }
+            Ok(done)
+        })?;
+        let stats = self.bed.stats().since(&before);
+        if stats.memory_hit_bytes < 2 * self.size || stats.origin_bytes > 0 {
+            return Err(MicroError::NotDone(format!(
+                "of {} bytes {} were memory hits, {} came from the origin",
+                2 * self.size,
+                stats.memory_hit_bytes,
+                stats.origin_bytes
+            )));
+        }
+        Ok(())
+    }
+
+    /// A memory hit without a copy.
+    fn reference(&self, offset: u64) -> Option<Slices> {
+        self.file.try_read_slices(offset, PAGE as u64)
+    }
+
+    /// Bytes read and bytes counted as memory hits since the counters were `before`.
+    fn work(&self, before: &netfs::Stats) -> Work {
+        let stats = self.bed.stats().since(before);
+        Work { moved: stats.read_bytes, cached: stats.memory_hit_bytes }
+    }
+}
+
+/// The limit: a table of pages, each with its place in memory of its own.
+struct Table {
+    pages: RwLock<Vec<Option<Arc<usize>>>>,
+    memory: MmapMut,
+}
+
+impl Table {
+    fn new(pages: u64, memory: u64) -> Result<Table, MicroError> {
+        let page = |i: u64| Some(Arc::new(i as usize * PAGE));
+        Ok(Table { pages: RwLock::new((0..pages).map(page).collect()), memory: memory_of(memory)? })
+    }
+
+    fn get(&self, offset: u64) -> Option<Arc<usize>> {
+        self.pages.read()[(offset / PAGE as u64) as usize].clone()
+    }
+}
+
+/// Touched anonymous memory in huge pages, as the library's.
+fn memory_of(len: u64) -> Result<MmapMut, MicroError> {
+    let get = || {
+        let mut memory = MmapMut::map_anon(usize::try_from(len).unwrap_or(usize::MAX).max(PAGE))?;
+        // Refused where there are none: then the library has none either.
+        let _ = memory.advise(Advice::HugePage);
+        memory.chunks_mut(PAGE).for_each(|page| page.fill(0x5a));
+        Ok(memory)
+    };
+    get().map_err(MicroError::io("allocate", "memory"))
+}
+
+pub(super) fn by_reference(settings: &Settings) -> Result<Outcome, MicroError> {
+    let hot = HotFile::new(settings.or_quick(REF_SET, 4 << 20))?;
+    let table = Table::new(hot.size / PAGE as u64, 0)?;
+    let offsets = Random::new(1).offsets(settings.or_quick(200_000, 2_000), hot.size, PAGE);
+    let before = hot.bed.stats();
+    let turns = in_turns(
+        ROUNDS,
+        || Ok(nanos_each(offsets.len(), |i| hot.reference(offsets[i]))),
+        || Ok::<_, MicroError>(nanos_each(offsets.len(), |i| table.get(offsets[i]))),
+    )?;
+    Outcome::of("mem-ref-4k", Unit::Nanos, turns, hot.work(&before))
+}
+
+pub(super) fn by_reference_two_threads(settings: &Settings) -> Result<Outcome, MicroError> {
+    let hot = HotFile::new(settings.or_quick(REF_SET, 4 << 20))?;
+    let table = Table::new(hot.size / PAGE as u64, 0)?;
+    let offsets = [1, 2].map(|seed| Random::new(seed).offsets(OFFSETS_2T, hot.size, PAGE));
+    let time = settings.or_quick(Duration::from_millis(200), Duration::from_millis(5));
+    let before = hot.bed.stats();
+    let turns = in_turns(
+        ROUNDS,
+        || Ok(on_two_threads(&offsets, time, |offset| hot.reference(offset))),
+        || Ok::<_, MicroError>(on_two_threads(&offsets, time, |offset| table.get(offset))),
+    )?;
+    Outcome::of("mem-ref-4k-2t", Unit::Nanos, turns, hot.work(&before))
+}
+
+/// Nanoseconds an operation and thread, both threads at work for `time`: long enough that a busy
+/// machine gives each its processor.
+fn on_two_threads<T>(offsets: &[Vec<u64>; 2], time: Duration, op: impl Fn(u64) -> T + Sync) -> f64 {
+    let (together, op) = (&Barrier::new(2), &op);
+    let each = std::thread::scope(|scope| {
+        let threads = offsets.each_ref().map(|offsets| {
+            scope.spawn(move || {
+                together.wait();
+                let (start, mut count) = (Instant::now(), 0usize);
+                while start.elapsed() < time {
+                    for offset in offsets {
+                        black_box(&op(*offset));
+                    }
+                    count += offsets.len();
+                }
+                start.elapsed().as_secs_f64() * 1e9 / count.max(1) as f64
+            })
+        });
+        threads.map(|thread| thread.join().unwrap_or(f64::NAN))
+    });
+    each.iter().sum::<f64>() / 2.0
+}
+
+pub(super) fn small_copies(settings: &Settings) -> Result<Outcome, MicroError> {
+    let hot = HotFile::new(settings.or_quick(COPY_SET, 4 << 20))?;
+    let table = Table::new(hot.size / PAGE as u64, hot.size)?;
+    let offsets = Random::new(1).offsets(settings.or_quick(50_000, 1_000), hot.size, PAGE);
+    let into = RefCell::new(memory_of(PAGE as u64)?);
+    let before = hot.bed.stats();
+    let turns = in_turns(
+        ROUNDS,
+        || {
+            let mut into = into.borrow_mut();
+            Ok(nanos_each(offsets.len(), |i| hot.file.try_read(offsets[i], &mut into)))
+        },
+        || {
+            let mut into = into.borrow_mut();
+            Ok::<_, MicroError>(nanos_each(offsets.len(), |i| {
+                if let Some(at) = table.get(offsets[i]) {
+                    into.copy_from_slice(&table.memory[*at..*at + PAGE]);
+                }
+                black_box(&into);
+            }))
+        },
+    )?;
+    Outcome::of("mem-copy-4k", Unit::Nanos, turns, hot.work(&before))
+}
+
+pub(super) fn large_copies(settings: &Settings) -> Result<Outcome, MicroError> {
+    let hot = HotFile::new(settings.or_quick(LARGE_SET, 8 << 20))?;
+    let memory = memory_of(hot.size)?;
+    let count = (hot.size / MIB as u64) as usize;
+    let offsets = Random::new(1).offsets(count, hot.size, MIB);
+    let bytes = count as u64 * MIB as u64;
+    let into = RefCell::new(memory_of(MIB as u64)?);
+    let before = hot.bed.stats();
+    let turns = in_turns(
+        ROUNDS,
+        || {
+            let (mut into, start) = (into.borrow_mut(), Instant::now());
+            for offset in &offsets {
+                black_box(hot.file.try_read(*offset, &mut into));
+            }
+            Ok(gb_per_s(bytes, start))
+        },
+        || {
+            let (mut into, start) = (into.borrow_mut(), Instant::now());
+            for offset in &offsets {
+                let at = *offset as usize;
+                into.copy_from_slice(&memory[at..at + MIB]);
+                black_box(&into);
+            }
+            Ok::<_, MicroError>(gb_per_s(bytes, start))
+        },
+    )?;
+    Outcome::of("mem-copy-1m", Unit::GigabytesPerSecond, turns, hot.work(&before))
+}
