@@ -83,7 +83,8 @@ fn one_damaged_page_voids_the_read_it_is_in_and_is_forgotten_alone() {
         assert_eq!(queued(&object, &range), Err(CacheMiss::Corrupt));
         let extents = object.extents(0..SIZE);
         let absent: Vec<_> = extents.iter().filter(|e| e.kind == ExtentKind::Absent).collect();
-        assert!(absent.iter().any(|e| e.range == ((bad * PAGE) as u64..((bad + 1) * PAGE) as u64)));
+        let gone = (bad * PAGE) as u64..((bad + 1) * PAGE) as u64;
+        assert!(absent.iter().any(|e| e.range == gone), "{absent:?}");
         let rest = range.start..bad * PAGE;
         assert_eq!(queued(&object, &rest), Ok(want(rest.clone())));
     }
