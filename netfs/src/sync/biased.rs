@@ -146,10 +146,9 @@ impl<'a> Place<'a> {
     #[inline]
     fn take(readers: &'a Readers, lock: usize) -> Option<Place<'a>> {
         let place = &readers.0[own_place()];
-        place
-            .compare_exchange(NOBODY, lock, Ordering::SeqCst, Ordering::Relaxed)
-            .is_ok()
-            .then_some(Place(place))
+        let taken = place.compare_exchange(NOBODY, lock, Ordering::SeqCst, Ordering::Relaxed);
+        // Made only if it is ours: its end frees the place.
+        taken.is_ok().then(|| Place(place))
     }
 }
 
@@ -278,8 +277,15 @@ mod tests {
     #[test]
     fn a_look_at_another_lock_within_a_look_is_served_too() {
         let readers = Readers::new();
-        let (a, b) = (BiasedLock::new(1, Arc::clone(&readers)), BiasedLock::new(2, readers));
-        assert_eq!(a.glance(|a| b.glance(|b| a + b)), 3);
+        let (a, b) =
+            (BiasedLock::new(1, Arc::clone(&readers)), BiasedLock::new(2, Arc::clone(&readers)));
+        let sum = a.glance(|inner| {
+            let sum = b.glance(|b| inner + b);
+            // B-2: the place is still the outer look's.
+            assert_eq!(readers.0[own_place()].load(Ordering::SeqCst), a.address());
+            sum
+        });
+        assert_eq!(sum, 3);
         *b.write() = 5;
         assert_eq!(a.glance(|a| b.glance(|b| a + b)), 6);
     }
