@@ -149,7 +149,9 @@ impl<'a> Place<'a> {
         place
             .compare_exchange(NOBODY, lock, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
-            .then_some(Place(place))
+            // Not `then_some`: a `Place` made for a reader that is not let in would be dropped, and give
+            // away the place of the reader that is.
+            .then(|| Place(place))
     }
 }
 
@@ -234,6 +236,17 @@ fn pause(_looks: u32) {
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b2_a_reader_that_finds_its_place_taken_leaves_it_to_its_owner() {
+        let readers = Readers::new();
+        let stands = |at: usize| readers.0[own_place()].load(Ordering::SeqCst) == at;
+        let first = Place::take(&readers, 11).expect("free");
+        assert!(Place::take(&readers, 13).is_none());
+        assert!(stands(11), "a writer would no longer wait for the first");
+        drop(first);
+        assert!(stands(NOBODY));
+    }
 
     #[test]
     fn b2_readers_and_writers_exclude_each_other() {
