@@ -30,8 +30,15 @@ const PAGE: u64 = 4096;
 
 /// Explores interleavings of `test`, both at random and with few preemptions.
 fn explore(runs: usize, test: impl Fn() + Send + Sync + Copy + 'static) {
-    shuttle::check_random(test, runs);
-    shuttle::check_pct(test, runs, 3);
+    use shuttle::{
+        Config, Runner,
+        scheduler::{PctScheduler, RandomScheduler},
+    };
+    let mut config = Config::new();
+    // The whole core in one poll is deeper than the default of some ten pages.
+    config.stack_size = 1 << 19;
+    Runner::new(RandomScheduler::new(runs), config.clone()).run(test);
+    Runner::new(PctScheduler::new(3, runs), config).run(test);
 }
 
 /// One file on a server, and a client of it.

@@ -146,9 +146,12 @@ impl<'a> Place<'a> {
     #[inline]
     fn take(readers: &'a Readers, lock: usize) -> Option<Place<'a>> {
         let place = &readers.0[own_place()];
-        let taken = place.compare_exchange(NOBODY, lock, Ordering::SeqCst, Ordering::Relaxed);
-        // Made only if it is ours: its end frees the place.
-        taken.is_ok().then(|| Place(place))
+        place
+            .compare_exchange(NOBODY, lock, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
+            // Not `then_some`: a `Place` made for a reader that is not let in would be dropped, and give
+            // away the place of the reader that is.
+            .then(|| Place(place))
     }
 }
 
@@ -235,6 +238,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn b2_a_reader_that_finds_its_place_taken_leaves_it_to_its_owner() {
+        let readers = Readers::new();
+        let stands = |at: usize| readers.0[own_place()].load(Ordering::SeqCst) == at;
+        let first = Place::take(&readers, 11).expect("free");
+        assert!(Place::take(&readers, 13).is_none());
+        assert!(stands(11), "a writer would no longer wait for the first");
+        drop(first);
+        assert!(stands(NOBODY));
+    }
+
+    #[test]
     fn b2_readers_and_writers_exclude_each_other() {
         // Equal whenever nobody writes. Plain words: a race would also be one for the sanitizer.
         let lock = BiasedLock::new([0u64; 16], Readers::new());
@@ -277,15 +291,8 @@ mod tests {
     #[test]
     fn a_look_at_another_lock_within_a_look_is_served_too() {
         let readers = Readers::new();
-        let (a, b) =
-            (BiasedLock::new(1, Arc::clone(&readers)), BiasedLock::new(2, Arc::clone(&readers)));
-        let sum = a.glance(|inner| {
-            let sum = b.glance(|b| inner + b);
-            // B-2: the place is still the outer look's.
-            assert_eq!(readers.0[own_place()].load(Ordering::SeqCst), a.address());
-            sum
-        });
-        assert_eq!(sum, 3);
+        let (a, b) = (BiasedLock::new(1, Arc::clone(&readers)), BiasedLock::new(2, readers));
+        assert_eq!(a.glance(|a| b.glance(|b| a + b)), 3);
         *b.write() = 5;
         assert_eq!(a.glance(|a| b.glance(|b| a + b)), 6);
     }
