@@ -90,6 +90,13 @@ impl Bed {
         self.netfs.stats()
     }
 
+    /// All counters that are not zero, for the account of what went wrong.
+    pub(super) fn account(&self) -> String {
+        let stats = self.stats().fields().into_iter().filter(|(_, n)| *n > 0);
+        let stats: Vec<_> = stats.map(|(name, n)| format!("{name} {n}")).collect();
+        format!("{}; {:?}", stats.join(", "), self.netfs.cache_stats())
+    }
+
     /// Waits until everything downloaded is in the disk cache.
     pub(super) fn drain(&self) {
         pollster::block_on(self.netfs.drain_fills());
@@ -208,6 +215,13 @@ impl Windows {
     pub(super) fn new(offsets: Vec<u64>, step: usize) -> Windows {
         let step = step.clamp(1, offsets.len().max(1));
         Windows { offsets, step, at: 0 }
+    }
+
+    /// The same, half a turn ahead: for the other side of a comparison over the same bytes, which must not
+    /// find in the processor's cache what the first side has just brought there.
+    pub(super) fn half_a_turn_ahead(mut self) -> Windows {
+        self.at = self.offsets.len() / 2 / self.step * self.step;
+        self
     }
 
     /// The next round's.

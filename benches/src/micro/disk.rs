@@ -58,7 +58,10 @@ impl Stored {
         stored.bed.scan("a", size, |offset, piece| stored.read(offset, piece))?;
         let hits = stored.bed.stats().since(&before).disk_hit_bytes;
         if hits < size {
-            return Err(MicroError::NotDone(format!("{hits} of {size} bytes came from disk")));
+            return Err(MicroError::NotDone(format!(
+                "{hits} of {size} bytes came from disk: {}",
+                stored.bed.account()
+            )));
         }
         Ok(stored)
     }
@@ -92,7 +95,7 @@ impl Stored {
             }
             Ok(gb_per_s(offsets.len() as u64 * MIB as u64, start))
         };
-        let (mut ours, mut limit) = (windows(), windows());
+        let (mut ours, mut limit) = (windows(), windows().half_a_turn_ahead());
         in_turns(
             rounds,
             || pass(ours.next(), &|offset, into| self.read(offset, into).map(drop)),
@@ -146,7 +149,7 @@ pub(super) fn random(settings: &Settings) -> Result<Outcome, MicroError> {
         });
         failed.map_or(Ok(nanos), Err)
     };
-    let (mut ours, mut limit) = (windows(), windows());
+    let (mut ours, mut limit) = (windows(), windows().half_a_turn_ahead());
     let turns = in_turns(
         SHORT_ROUNDS,
         || pass(ours.next(), &|offset, into| stored.read(offset, into).map(drop)),
