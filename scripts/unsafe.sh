@@ -3,7 +3,7 @@
 # components miri and rust-src (rustup component add miri rust-src --toolchain nightly).
 #
 #   scripts/unsafe.sh            all of it, some ten minutes
-#   scripts/unsafe.sh miri       Miri: folio memory, arena and sizes, every access checked
+#   scripts/unsafe.sh miri       Miri: folio memory, arena, sizes and the biased lock, every access checked
 #   scripts/unsafe.sh thread     ThreadSanitizer: the page cache and the whole core on threads
 #   scripts/unsafe.sh address    AddressSanitizer: the whole core over a cache directory
 set -euo pipefail
@@ -23,7 +23,7 @@ run_miri() {
   # Miri is some hundred times slower: few random cases.
   PROPTEST_CASES=4 MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks" \
     cargo "+$nightly" miri test -p netfs --lib --locked --target-dir target/miri -- \
-    folio::memory folio::arena folio::state folio::waiters sizes
+    folio::memory folio::arena folio::state folio::waiters sizes sync::biased
 }
 
 # The standard library is built with the sanitizer too: what it does to our memory counts.
@@ -36,7 +36,7 @@ sanitized() {
 }
 
 run_thread() {
-  sanitized thread -p netfs --lib -- folio iomode sizes coherency
+  sanitized thread -p netfs --lib -- folio iomode sizes sync coherency
   NETFS_MODEL_RUNS=2 sanitized thread -p netfs --test model -- concurrent
 }
 
