@@ -198,3 +198,42 @@ fn ptrace(request: libc::c_uint, thread: i32, data: usize) -> io::Result<()> {
     let done = unsafe { libc::ptrace(request, thread, ptr::null_mut::<libc::c_void>(), data) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    struct Killed(Child);
+
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            // Gone already: then there is nothing to end.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Once it runs `name` and, if it is to, waits for something in there.
+    fn calls_of(script: &str, name: &str, states: &[char]) -> u64 {
+        let child = Killed(Command::new("sh").args(["-c", script]).spawn().expect("a shell"));
+        let status = format!("/proc/{}/stat", child.0.id());
+        let began = |stat: String| {
+            let (_, after) = stat.split_once('(')?;
+            let (comm, rest) = after.split_once(") ")?;
+            Some(comm == name && rest.starts_with(states))
+        };
+        while !std::fs::read_to_string(&status).ok().and_then(began).expect("it lives") {
+            std::thread::yield_now();
+        }
+        let pid = i32::try_from(child.0.id()).expect("small");
+        count_calls(pid, Duration::from_millis(300)).expect("traced")
+    }
+
+    #[test]
+    fn a_process_that_touches_files_is_seen_and_one_that_waits_is_not() {
+        assert!(calls_of("while :; do : </dev/null; done", "sh", &['R', 'S']) > 10);
+        assert_eq!(calls_of("exec sleep 100", "sleep", &['S']), 0);
+    }
+}
