@@ -14,8 +14,13 @@
 //!   an order of magnitude above that bound: a deadline that is not further away than it gets no for an
 //!   answer.
 //!
-//! "No" means: ask the exact clock. So a promise is never used after its deadline, and one that has less
+//! "No" means: ask the exact clock. So a promise is not used after its deadline, and one that has less
 //! than [`SLACK`] to go costs an exact reading.
+//!
+//! One case is outside K-2: a virtual machine that its host stops for longer than [`SLACK`], without a
+//! suspend that the guest is told of. For the ticks it then takes the guest's timekeeper to catch up, a
+//! coarse clock shows the time before the stop. Applications of such a guest see that of every coarse
+//! clock; the exact clock, which most other decisions here use, is not affected.
 
 // Process-wide facts of the machine, not state that a model checker should explore.
 use std::sync::{
@@ -34,6 +39,9 @@ const UNKNOWN: i64 = i64::MIN;
 /// Whether `deadline`, in nanoseconds of boot time, is ahead for sure.
 pub(super) fn surely_ahead(deadline: u64) -> bool {
     static OFFSETS: Offsets = Offsets::unknown();
+    if !lag_is_bounded() {
+        return false;
+    }
     // In this order: a suspend between the two shows in the difference.
     let (mono, real) = (read(ClockId::MonotonicCoarse), read(ClockId::RealtimeCoarse));
     match OFFSETS.judge(mono, real, deadline) {
@@ -75,12 +83,9 @@ impl Offsets {
         Some(soonest < deadline)
     }
 
-    /// Measures the offsets, unless somebody else does or this kernel's coarse clocks may lag.
+    /// Measures the offsets, unless somebody else does.
     fn measure(&self) {
         let Some(_alone) = self.measuring.try_lock() else { return };
-        if !lag_is_bounded() {
-            return;
-        }
         let difference = || {
             let mono = read(ClockId::MonotonicCoarse);
             read(ClockId::RealtimeCoarse).wrapping_sub(mono)

@@ -144,12 +144,16 @@ impl FolioIndex {
     /// use the index.
     pub(crate) fn publish_if(&self, folio: &Arc<Folio>, current: impl FnOnce() -> bool) -> bool {
         let content = self.content.read();
-        let published = content.slots.holds(folio)
-            && folio.mem().is_complete()
-            && current()
-            && folio.settle(Unlocked::Uptodate);
-        if published {
+        let may = content.slots.holds(folio) && folio.mem().is_complete() && current();
+        if may {
+            // Before anybody can read it: what readers take off must have been added.
             self.unread_added(folio);
+        }
+        let published = may && folio.settle(Unlocked::Uptodate);
+        if may && !published {
+            self.unread_gone(folio);
+        }
+        if published {
             if let Some(charge) = folio.mem().charge() {
                 charge.move_to(Account::Indexed);
             }

@@ -167,7 +167,11 @@ impl Reader<'_> {
             held.push(Held { folio, found });
         }
         if let Some(ahead) = &self.ahead {
-            self.start_ahead(&(ahead.start.max(at)..ahead.end), sizes).await?;
+            let ahead = ahead.start.max(at)..ahead.end;
+            if let Err(error) = self.start_ahead(&ahead, sizes).await {
+                // The read has all it needs.
+                tracing::debug!(%error, "readahead not started");
+            }
         }
         Ok(Some(held))
     }

@@ -11,7 +11,7 @@ use shuttle::{check_pct, check_random, future::block_on, thread};
 
 use super::*;
 use crate::{
-    folio::{GRANULE, PAGE_SIZE},
+    folio::{GRANULE, Held, Origin, PAGE_SIZE},
     stats::Counters,
 };
 
@@ -217,4 +217,34 @@ fn shuttle_reclaim_removal_and_publishing_keep_the_budget_and_leak_nothing() {
         let usage = cache.usage();
         assert_eq!((usage.budgeted, usage.pinned, usage.abandoned, usage.folios), (0, 0, 0, 0));
     });
+}
+
+#[test]
+fn what_readers_have_had_and_what_they_have_not_add_up_in_any_interleaving() {
+    check_random(
+        || {
+            let world = World::new(8);
+            let LockedFolio { folio, mut fill } = world.lock(0).expect("room");
+            fill.copy_in(&1u64.to_le_bytes());
+            fill.advance(folio.len());
+            let reader = {
+                let world = world.share();
+                thread::spawn(move || {
+                    let folio = match world.index.get(0) {
+                        Lookup::Uptodate(f) | Lookup::Locked(f) => f,
+                        Lookup::Absent => return,
+                    };
+                    block_on(folio.wait_unlocked());
+                    let held = [Held { folio, found: false }];
+                    world.index.count_held(&held, &(0..PAGE));
+                })
+            };
+            folio.set_origin(Origin::Cold, 4096, false);
+            assert!(world.index.publish_if(&folio, || true));
+            reader.join().expect("no panic");
+            let left = world.index.unread.load(Ordering::Relaxed);
+            assert_eq!(left, 0, "all of it has been read");
+        },
+        RUNS,
+    );
 }
