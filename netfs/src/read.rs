@@ -8,7 +8,7 @@
 //! - [`layout`]: which folios a window is made of.
 //! - [`readahead`]: how far ahead of a sequential reader to fetch.
 //! - [`bypass`]: reads that leave no copy in memory. [`direct`]: reads past both caches.
-//!   [`single`]: whole objects.
+//!   [`single`]: whole objects. [`tally`]: what they count, once they have succeeded.
 //!
 //! What is published, and when, is decided in one place: [`fetch::Fetch::publish`].
 
@@ -21,6 +21,7 @@ pub(crate) mod layout;
 pub(crate) mod readahead;
 pub(crate) mod single;
 mod sink;
+mod tally;
 
 use futures_util::FutureExt;
 use smallvec::SmallVec;

@@ -8,13 +8,13 @@ use super::{
     GATHER_MAX, MAX_REPLANS, Slices, Who,
     fetch::{Fetch, Plan, Span, Target, Transient, len_of},
     layout,
+    tally::Tally,
 };
 use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
     folio::{
-        Folio, GRANULE, Held, LockedFolio, Lookup, MissReason, Origin, count_origin,
-        memory::FillBuf, shares,
+        Folio, GRANULE, Held, LockedFolio, Lookup, MissReason, Origin, memory::FillBuf, shares,
     },
     fscache::{Access, Cookie, Extents, Found},
     inode::Inode,
@@ -125,12 +125,13 @@ impl Reader<'_> {
         sizes: &Sizes,
         mark: u64,
     ) -> Result<Gathered> {
-        let read = self.transient(&range, &range, sizes).await?;
+        let (read, tally) = self.transient(&range, &range, sizes).await?;
         if read.replan || !self.inode().unchanged(mark) {
             return Ok(Gathered::Changed);
         }
         let start = plan::page_out(&range).start;
         let slices = read.reaching(range.end - start)?;
+        tally.count(&self.inode().core.counters);
         Ok(Gathered::Done(trim(slices, start, &range)))
     }
 
@@ -327,13 +328,13 @@ impl Reader<'_> {
     }
 
     /// Reads `range` through memory that is not indexed. Page-aligned inside; the result starts at the
-    /// range's page and may be longer than asked. Of it the reader gets `wanted`, which is counted.
+    /// range's page and may be longer than asked. Of it the reader wants `wanted`: the tally is of that.
     pub(crate) async fn transient(
         &self,
         range: &Range<u64>,
         wanted: &Range<u64>,
         sizes: &Sizes,
-    ) -> Result<Transient> {
+    ) -> Result<(Transient, Tally)> {
         let inode = self.inode();
         inode.core.check_open()?;
         inode.core.counters.transient_reads.inc();
@@ -350,20 +351,7 @@ impl Reader<'_> {
         let span = Span { range: pages, target: Target::Transient(mem), origin: reason };
         let read =
             run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await?;
-        // What has to be read again is counted then.
-        if !read.replan {
-            self.count_transient(&slices, wanted, reason);
-        }
-        Ok(read)
-    }
-
-    /// Counts by plan what a reader gets outside the page cache.
-    fn count_transient(&self, slices: &[Planned], range: &Range<u64>, reason: Origin) {
-        for slice in slices {
-            let n =
-                slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
-            count_origin(&self.inode().core.counters, origin_of(slice.source, reason), n);
-        }
+        Ok((read, tally_of(&slices, wanted, reason)))
     }
 }
 
@@ -391,6 +379,16 @@ fn clip(slices: &[Planned], range: &Range<u64>) -> Vec<Planned> {
             (!r.is_empty()).then(|| Planned { range: r, ..s.clone() })
         })
         .collect()
+}
+
+/// By plan, what a reader of `range` gets outside the page cache.
+fn tally_of(slices: &[Planned], range: &Range<u64>, reason: Origin) -> Tally {
+    let mut tally = Tally::default();
+    for slice in slices {
+        let n = slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
+        tally.add(origin_of(slice.source, reason), n);
+    }
+    tally
 }
 
 fn origin_at(parts: &[layout::Part], at: u64, reason: Origin) -> Origin {

@@ -9,11 +9,12 @@ use super::{
     GATHER_MAX, MAX_REPLANS,
     buffered::{Reader, trim},
     fetch::len_of,
+    tally::Tally,
 };
 use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
-    folio::{GRANULE, Lookup},
+    folio::{GRANULE, Lookup, Origin},
     fscache::{Access, CacheRead, ExtentKind, TryRead},
     request::plan,
     sync::Arc,
@@ -33,19 +34,21 @@ impl Reader<'_> {
                 return Ok(0);
             }
             let n = len_of(&(offset..end));
-            if self.bypass_once(offset, &mut buf[..n]).await? && inode.unchanged(mark) {
+            let read = self.bypass_once(offset, &mut buf[..n]).await?;
+            if let Some(tally) = read.filter(|_| inode.unchanged(mark)) {
+                tally.count(&inode.core.counters);
                 return Ok(n);
             }
         }
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
     }
 
-    /// `false`: plan again.
-    async fn bypass_once(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+    /// Says where the bytes came from; `None`: plan again.
+    async fn bypass_once(&self, offset: u64, buf: &mut [u8]) -> Result<Option<Tally>> {
         let inode = &self.who.inode;
         let end = offset + buf.len() as u64;
         let access = self.access().await;
-        let mut at = offset;
+        let (mut at, mut tally) = (offset, Tally::default());
         while at < end {
             let here = len_of(&(offset..at));
             if let Lookup::Uptodate(folio) = inode.pages.get(at) {
@@ -53,27 +56,32 @@ impl Reader<'_> {
                 buf[here..here + len_of(&(at..stop))].copy_from_slice(
                     &folio.slice(len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop))),
                 );
-                inode.core.counters.memory_hit_bytes.add(stop - at);
+                tally.memory(stop - at);
                 at = stop;
                 continue;
             }
             let run = self.run_at(at..end, access.as_ref());
             let into = &mut buf[here..here + len_of(&(at..run.0.end))];
-            let done = match (run.1, &access) {
+            let local = match (run.1, &access) {
                 (ExtentKind::Zero, _) => {
                     into.fill(0);
-                    inode.core.counters.zero_bytes.add(into.len() as u64);
-                    true
+                    Some(Origin::Zero)
                 }
-                (ExtentKind::Data, Some(access)) => self.fill_from_disk(access, at, into).await,
-                _ => false,
+                (ExtentKind::Data, Some(access)) => {
+                    self.fill_from_disk(access, at, into).await.then_some(Origin::Disk)
+                }
+                _ => None,
             };
-            if !done && !self.fill_from_server(&run.0, into).await? {
-                return Ok(false);
+            match local {
+                Some(origin) => tally.add(origin, into.len() as u64),
+                None => match self.fill_from_server(&run.0, into).await? {
+                    Some(fetched) => tally.append(fetched),
+                    None => return Ok(None),
+                },
             }
             at = run.0.end;
         }
-        Ok(true)
+        Ok(Some(tally))
     }
 
     /// The first run of `range`: up to where the cache's knowledge or memory changes.
@@ -115,7 +123,6 @@ impl Reader<'_> {
         };
         if ok {
             counters.cache_read_done.inc();
-            counters.disk_hit_bytes.add(into.len() as u64);
         } else {
             counters.cache_read_failed.inc();
         }
@@ -149,7 +156,8 @@ impl Reader<'_> {
     }
 
     /// Fetches a run (by the fill policy, so that the disk cache gets whole granules) and copies it.
-    async fn fill_from_server(&self, run: &Range<u64>, into: &mut [u8]) -> Result<bool> {
+    /// `None`: plan again.
+    async fn fill_from_server(&self, run: &Range<u64>, into: &mut [u8]) -> Result<Option<Tally>> {
         let inode = &self.who.inode;
         let sizes = inode.sizes.load();
         let granule = GRANULE as u64;
@@ -161,11 +169,11 @@ impl Reader<'_> {
             FillPolicy::Auto | FillPolicy::Exact => run.clone(),
         };
         if run.end > sizes.i_size {
-            return Ok(false);
+            return Ok(None);
         }
-        let read = self.transient(&wide, run, &sizes).await?;
+        let (read, tally) = self.transient(&wide, run, &sizes).await?;
         if read.replan {
-            return Ok(false);
+            return Ok(None);
         }
         let start = plan::page_out(&wide).start;
         let slices = read.reaching(run.end - start)?;
@@ -178,6 +186,6 @@ impl Reader<'_> {
         if at < into.len() {
             return Err(Error::new(Errno::EIO, "the server's read ended before the asked range"));
         }
-        Ok(true)
+        Ok(Some(tally))
     }
 }

@@ -184,6 +184,13 @@ impl Drop for Over<'_> {
     }
 }
 
+/// Every byte that a reader got is counted as one thing, however often it had to start again.
+fn assert_counted_once(netfs: &Netfs, seed: u64) {
+    let s = netfs.stats();
+    let hits = s.memory_hit_bytes + s.readahead_hit_bytes + s.disk_hit_bytes + s.zero_bytes;
+    assert_eq!(hits + s.miss_bytes(), s.read_bytes, "seed {seed}: {s:?}");
+}
+
 fn run(kind: DiskKind, seed: u64) {
     let fs = origin(seed);
     let disk = Disk::new(kind);
@@ -224,6 +231,7 @@ fn run(kind: DiskKind, seed: u64) {
         let _over = Over(&shared.over);
         shared.changer(&netfs, &handles[READERS as usize]);
     });
+    assert_counted_once(&netfs, seed);
     drop((handles, mounts));
     netfs.blocking_shutdown(std::time::Duration::from_secs(20));
 }
@@ -247,6 +255,7 @@ fn storm(seed: u64) {
             s.spawn(move || shared.stormy_reader(&file, number));
         }
     });
+    assert_counted_once(&netfs, seed);
     assert!(netfs.stats().evictions > 0, "nothing was evicted");
 }
 
