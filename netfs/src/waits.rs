@@ -1,6 +1,8 @@
 //! Who waits for what, and since when (N-C78): so that "it hangs" has an answer.
 //!
-//! Only what leaves the caller's thread is listed, so a hit pays nothing. A wait is entered when it
+//! Only what leaves the caller's thread is listed, so a hit pays nothing. Not listed: waits for the other
+//! I/O mode, for a change to settle, for room in the fill queue, and calls about names and attributes; all
+//! have bounds of their own. A wait is entered when it
 //! begins and leaves with its guard, however it ends. Cookies have a listing of their own
 //! ([`Netfs::list_cookies`](crate::Netfs::list_cookies)): their state is what is waited for.
 
