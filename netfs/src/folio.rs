@@ -19,6 +19,7 @@
 pub(crate) mod arena;
 pub(crate) mod budget;
 pub(crate) mod cache;
+mod extents;
 pub(crate) mod index;
 pub(crate) mod memory;
 pub(crate) mod state;
@@ -29,6 +30,7 @@ use std::ops::{Deref, Range};
 
 pub(crate) use cache::FolioCache;
 pub use cache::MemoryUsage;
+pub(crate) use extents::Extents;
 pub(crate) use index::{FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
 pub(crate) use state::{Folio, Held, Origin, shares};
 

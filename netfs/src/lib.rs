@@ -51,6 +51,8 @@ pub mod stats;
 mod sync;
 mod timer;
 mod waits;
+mod write;
+mod writeback;
 
 pub use context::{Builder, FillPolicy, Netfs};
 pub use error::{Errno, Error, Result};

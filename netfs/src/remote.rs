@@ -23,6 +23,7 @@ mod cx;
 mod erased;
 mod facts;
 mod sub;
+mod write;
 
 use std::{any::Any, fmt, ops::Range, sync::Arc};
 
@@ -33,6 +34,8 @@ pub use facts::{Attr, Facts, FileKind, Promise, PromiseKind, TimeSpec, Version, 
 pub use futures_util::future::BoxFuture;
 pub(crate) use sub::SubSink;
 pub use sub::{Finished, Outcome, ReadSub};
+pub(crate) use write::WriteSink;
+pub use write::{Change, Stability, WriteFinished, WriteOutcome, WriteSub};
 
 pub use crate::coherency::{BreakReason, VolumeEvents};
 use crate::error::{Errno, Error, Result};
@@ -175,6 +178,8 @@ pub enum OpenIntent {
 pub struct IoLimits {
     /// Most bytes of one read. At least 1.
     pub rsize: u64,
+    /// Most bytes of one write. At least 1.
+    pub wsize: u64,
     /// Most memory segments of one call (a folio is at least one segment).
     pub max_segments: usize,
     /// Reads should start at a multiple of this, a power of two; 1 = anywhere. A hint: at file ends and after short
@@ -184,7 +189,7 @@ pub struct IoLimits {
 
 impl Default for IoLimits {
     fn default() -> Self {
-        IoLimits { rsize: 1 << 20, max_segments: usize::MAX, align: 1 }
+        IoLimits { rsize: 1 << 20, wsize: 1 << 20, max_segments: usize::MAX, align: 1 }
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! - [`plan`] decides where each byte of a window comes from (rows 21, 22, 47);
 //! - [`read`] follows the subrequests of one read to their end: issue, collect, retry
-//!   (rows 24, 28 to 38).
+//!   (rows 24, 28 to 38);
+//! - [`write`] follows those of one upload (rows 70 to 87).
 //!
-//! The driver in [`crate::read`] performs what these decide and feeds results back. Everything here
+//! The drivers in [`crate::read`] and [`crate::writeback`] perform what these decide and feed results back. Everything here
 //! can be stepped by a test, one event at a time, in any order.
 
 pub(crate) mod plan;
 pub(crate) mod read;
+pub(crate) mod write;

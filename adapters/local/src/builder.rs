@@ -55,7 +55,7 @@ impl Builder {
             path,
             volume_id: None,
             // Four granules of 256 KiB: a slow disk's seek is paid once for all of them.
-            limits: IoLimits { rsize: 1 << 20, max_segments: IOV_MAX, align: 1 },
+            limits: IoLimits { max_segments: IOV_MAX, ..IoLimits::default() },
             descriptors: 512,
             threads: 16,
             watches: None,

@@ -119,7 +119,7 @@ fn row_34_retries_without_progress_are_bounded() {
 
 #[test]
 fn n_c13_segments_bound_a_call() {
-    let l = IoLimits { rsize: 64 * K, max_segments: 2, align: 1 };
+    let l = IoLimits { rsize: 64 * K, max_segments: 2, ..IoLimits::default() };
     let r = ReadRequest::new(&[server(0..8 * K)], vec![K, 2 * K, 4 * K, 8 * K], &l);
     let ranges: Vec<_> = r.subs().iter().map(|s| s.range.clone()).collect();
     assert_eq!(ranges, [0..2 * K, 2 * K..8 * K]);

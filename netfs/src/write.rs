@@ -1,0 +1,3 @@
+//! The writer's side of the page cache.
+
+pub(crate) mod modify;

@@ -1,0 +1,3 @@
+//! From dirty folios to the server.
+
+pub(crate) mod chain;

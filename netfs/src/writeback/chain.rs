@@ -1,0 +1,101 @@
+//! Were the changes of one round of uploads ours alone? The versions tell.
+//!
+//! Each reply says which version its call found and which it left. The server applied the calls in some
+//! order that the replies' order says nothing about. If every change can be put in one chain that begins
+//! at the version known before, nobody else wrote; whatever does not fit is a sign of somebody else.
+
+use crate::remote::{Facts, Version};
+
+/// What the changes of a round come to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// No reply said anything about versions.
+    Silent,
+    /// All ours: the file is as these facts say, with nothing in between by anybody else.
+    Ours(Facts),
+    /// Somebody else changed the file before, between or after: these are the newest facts there are.
+    Others(Facts),
+}
+
+/// Collects a round's changes.
+#[derive(Default, Debug)]
+pub(crate) struct Chain {
+    changes: Vec<(Option<Version>, Facts)>,
+}
+
+impl Chain {
+    /// A reply of the round.
+    pub(crate) fn add(&mut self, before: Option<Version>, after: Facts) {
+        self.changes.push((before, after));
+    }
+
+    /// Puts the changes in order, from the version known before the round.
+    pub(crate) fn resolve(self, known: Option<&Version>) -> Outcome {
+        let mut left = self.changes;
+        // A call that changed no version (nothing written, or the server does not count it).
+        left.retain(|(before, after)| before.is_none() || *before != after.version);
+        let Some(last) = left.last().map(|(_, facts)| facts.clone()) else {
+            return Outcome::Silent;
+        };
+        if left.iter().all(|(before, after)| before.is_none() && after.version.is_none()) {
+            return Outcome::Silent;
+        }
+        let mut at = known.cloned();
+        let mut end = None;
+        while let Some(i) = left.iter().position(|(before, _)| before.is_some() && *before == at) {
+            let (_, after) = left.swap_remove(i);
+            at.clone_from(&after.version);
+            end = Some(after);
+        }
+        match (end, left.is_empty()) {
+            (Some(facts), true) => Outcome::Ours(facts),
+            _ => Outcome::Others(last),
+        }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v(n: u64) -> Version {
+        Version::from_u64(n)
+    }
+
+    fn chain(changes: &[(u64, u64)]) -> Chain {
+        let mut chain = Chain::default();
+        changes.iter().for_each(|(a, b)| chain.add(Some(v(*a)), Facts::version(v(*b))));
+        chain
+    }
+
+    proptest! {
+        #[test]
+        fn replies_in_any_order_are_one_chain(order in Just((0u64..12).collect::<Vec<_>>()).prop_shuffle()) {
+            let changes: Vec<_> = order.iter().map(|i| (*i, *i + 1)).collect();
+            let outcome = chain(&changes).resolve(Some(&v(0)));
+            prop_assert_eq!(outcome, Outcome::Ours(Facts::version(v(12))));
+        }
+
+        #[test]
+        fn a_change_by_somebody_else_is_never_taken_for_ours(at in 0u64..12, order in Just((0u64..13).collect::<Vec<_>>()).prop_shuffle()) {
+            // Change number `at` is theirs.
+            let changes: Vec<_> = order.iter().filter(|i| **i != at).map(|i| (*i, *i + 1)).collect();
+            let outcome = chain(&changes).resolve(Some(&v(0)));
+            // Theirs may have come last, after all of ours: then nothing shows it yet.
+            prop_assert_eq!(matches!(outcome, Outcome::Ours(_)), at == 12);
+        }
+    }
+
+    #[test]
+    fn a_reply_without_the_version_it_found_proves_nothing() {
+        let mut c = chain(&[(0, 1)]);
+        c.add(None, Facts::version(v(2)));
+        assert_eq!(c.resolve(Some(&v(0))), Outcome::Others(Facts::version(v(2))));
+        let mut c = Chain::default();
+        c.add(None, Facts::default());
+        assert_eq!(c.resolve(Some(&v(0))), Outcome::Silent);
+        assert_eq!(Chain::default().resolve(None), Outcome::Silent);
+    }
+}
