@@ -76,7 +76,7 @@ impl Extents {
 
     /// Whether any byte of `range` is in.
     pub(crate) fn touches(&self, range: &Range<usize>) -> bool {
-        self.iter().any(|r| r.start < range.end && range.start < r.end)
+        !range.is_empty() && self.iter().any(|r| r.start < range.end && range.start < r.end)
     }
 
     /// How many ranges there would be after [`insert`](Extents::insert).
