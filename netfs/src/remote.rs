@@ -22,6 +22,7 @@
 mod cx;
 mod erased;
 mod facts;
+mod names;
 mod sub;
 mod write;
 
@@ -32,6 +33,7 @@ pub use cx::{Cred, Cx, OpenToken};
 pub(crate) use erased::{DynFile, DynFound, DynRemoteFs, Erased};
 pub use facts::{Attr, Facts, FileKind, Promise, PromiseKind, TimeSpec, Version, VolumeFacts};
 pub use futures_util::future::BoxFuture;
+pub use names::{Created, NameChange, NewFile, RenameHow, SetAttr, SetTime};
 pub(crate) use sub::SubSink;
 pub use sub::{Finished, Outcome, ReadSub};
 pub(crate) use write::WriteSink;
@@ -171,6 +173,24 @@ impl AccessMask {
 pub enum OpenIntent {
     /// For reading.
     Read,
+    /// For writing only.
+    Write,
+    /// For both.
+    ReadWrite,
+}
+
+impl OpenIntent {
+    /// Whether bytes will be read.
+    #[must_use]
+    pub fn reads(self) -> bool {
+        matches!(self, OpenIntent::Read | OpenIntent::ReadWrite)
+    }
+
+    /// Whether bytes will be written.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        matches!(self, OpenIntent::Write | OpenIntent::ReadWrite)
+    }
 }
 
 /// Limits of one server call, asked for each request and again on each retry.
@@ -180,6 +200,8 @@ pub struct IoLimits {
     pub rsize: u64,
     /// Most bytes of one write. At least 1.
     pub wsize: u64,
+    /// Largest size a file may have; writing beyond is `EFBIG`.
+    pub max_size: u64,
     /// Most memory segments of one call (a folio is at least one segment).
     pub max_segments: usize,
     /// Reads should start at a multiple of this, a power of two; 1 = anywhere. A hint: at file ends and after short
@@ -189,14 +211,20 @@ pub struct IoLimits {
 
 impl Default for IoLimits {
     fn default() -> Self {
-        IoLimits { rsize: 1 << 20, wsize: 1 << 20, max_segments: usize::MAX, align: 1 }
+        IoLimits {
+            rsize: 1 << 20,
+            wsize: 1 << 20,
+            max_size: i64::MAX as u64,
+            max_segments: usize::MAX,
+            align: 1,
+        }
     }
 }
 
 /// The namespace of one volume over one connection. See the [module](self) for the contract.
 ///
-/// Each method is one server operation on behalf of `cx.cred()`. Methods that a read-only protocol
-/// cannot have are added by later releases with defaults.
+/// Each method is one server operation on behalf of `cx.cred()`. Those that a read-only protocol cannot
+/// have come with a default that refuses.
 pub trait RemoteFs: Send + Sync + Sized + 'static {
     /// The adapter's file object.
     type File: RemoteFile;
@@ -281,6 +309,69 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
         Box::pin(async { Ok((OpenToken::none(), None)) })
     }
 
+    /// Makes what `what` says under `name` in `dir`, owned by `cx.cred()`.
+    ///
+    /// A name that exists is `EEXIST`. By default the volume is read-only (`EROFS`), here and in all the
+    /// calls below that change names.
+    fn create(
+        self: Arc<Self>,
+        dir: Arc<Self::File>,
+        name: Bytes,
+        what: NewFile,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Created<Self::File>>> {
+        let _ = (dir, name, what, cx);
+        read_only()
+    }
+
+    /// Gives `file` another name (a hard link). Returns facts of the file.
+    fn link(
+        self: Arc<Self>,
+        file: Arc<Self::File>,
+        dir: Arc<Self::File>,
+        name: Bytes,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        let _ = (file, dir, name, cx);
+        read_only()
+    }
+
+    /// Removes a name: of a directory, which must be empty (`ENOTEMPTY`), if `dir_wanted`, else of
+    /// anything else (`EISDIR`, `ENOTDIR`).
+    fn remove(
+        self: Arc<Self>,
+        dir: Arc<Self::File>,
+        name: Bytes,
+        dir_wanted: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        let _ = (dir, name, dir_wanted, cx);
+        read_only()
+    }
+
+    /// Moves a name, as `renameat2(2)`: replaces what stands there, unless `how` says otherwise.
+    fn rename(
+        self: Arc<Self>,
+        from: (Arc<Self::File>, Bytes),
+        to: (Arc<Self::File>, Bytes),
+        how: RenameHow,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        let _ = (from, to, how, cx);
+        read_only()
+    }
+
+    /// Changes attributes other than the size ([`RemoteFile::set_size`]).
+    fn set_attr(
+        self: Arc<Self>,
+        file: Arc<Self::File>,
+        set: SetAttr,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        let _ = (file, set, cx);
+        read_only()
+    }
+
     /// Space and file counts.
     fn statfs(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<StatFs>> {
         drop(cx);
@@ -323,4 +414,74 @@ pub trait RemoteFile: Any + Send + Sync {
     ///
     /// The reply's facts MUST include version and size where the protocol has them.
     fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>>;
+
+    /// Writes `sub.buffers()` at `sub.offset()`, growing the file if need be.
+    ///
+    /// The adapter MUST report what the server acknowledged with [`WriteSub::advance`], what the reply
+    /// said with [`WriteSub::change`], and end with [`WriteSub::finish`] exactly once (a dropped sub
+    /// counts as failed). Several subs of one file may be under way at once; they never overlap. It never
+    /// gets an empty sub, nor one longer than [`IoLimits::wsize`]. By default the file is read-only
+    /// (`EROFS`), here and in the calls below.
+    fn write(self: Arc<Self>, sub: WriteSub) -> BoxFuture<'static, ()> {
+        Box::pin(async move { sub.fail(read_only_error()) })
+    }
+
+    /// Brings what was written [unstably](WriteSub::unstable) in `range` to stable storage; returns the
+    /// server's verifier. Only for adapters that report unstable writes.
+    fn commit(
+        self: Arc<Self>,
+        range: Range<u64>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<(Bytes, Option<Change>)>> {
+        let _ = (range, cx);
+        read_only()
+    }
+
+    /// Cuts the file, or lets it grow by zeros.
+    fn set_size(self: Arc<Self>, size: u64, cx: Cx) -> BoxFuture<'static, Result<Change>> {
+        let _ = (size, cx);
+        read_only()
+    }
+
+    /// Reserves space for `range` and, unless `keep_size`, grows the file to its end, as
+    /// `fallocate(2)`. A server that cannot says `EOPNOTSUPP`, here and in
+    /// [`deallocate`](RemoteFile::deallocate): the core then writes zeros where that means the same.
+    fn allocate(
+        self: Arc<Self>,
+        range: Range<u64>,
+        keep_size: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        let _ = (range, keep_size, cx);
+        unsupported()
+    }
+
+    /// Makes a hole of `range`, without changing the size.
+    fn deallocate(
+        self: Arc<Self>,
+        range: Range<u64>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        let _ = (range, cx);
+        unsupported()
+    }
+
+    /// Gives back a promise that the server recalled (an NFS delegation): after everything that had to
+    /// be written was.
+    fn release_promise(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<()>> {
+        let _ = cx;
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn read_only_error() -> Error {
+    Error::new(Errno::EROFS, "this adapter cannot write")
+}
+
+fn read_only<T: Send + 'static>() -> BoxFuture<'static, Result<T>> {
+    Box::pin(async { Err(read_only_error()) })
+}
+
+fn unsupported<T: Send + 'static>() -> BoxFuture<'static, Result<T>> {
+    Box::pin(async { Err(Error::new(Errno::EOPNOTSUPP, "this adapter cannot do that")) })
 }
