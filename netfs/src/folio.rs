@@ -30,7 +30,7 @@ use std::ops::{Deref, Range};
 
 pub(crate) use cache::FolioCache;
 pub use cache::MemoryUsage;
-pub(crate) use extents::Extents;
+pub(crate) use extents::{Extents, Writer};
 pub(crate) use index::{FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
 pub(crate) use state::{Folio, Held, Origin, shares};
 

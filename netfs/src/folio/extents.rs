@@ -2,7 +2,8 @@
 //!
 //! The kernel keeps one extent a folio and flushes when a second one would be needed (rows 57, 58).
 //! Here a folio has as many as its writes left (N-C24, N-C25): four without an allocation, and never
-//! fewer than two a page ([`Extents::limit`]).
+//! fewer than two a page ([`Extents::limit`]). Each remembers whose it is: it goes to the server with that
+//! writer's credentials.
 
 use std::ops::Range;
 
@@ -10,11 +11,12 @@ use smallvec::SmallVec;
 
 use super::PAGE_SIZE;
 
-/// Bytes `start..end` within a folio.
+/// Bytes `start..end` within a folio, written by `writer`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Extent {
     start: u32,
     end: u32,
+    writer: Writer,
 }
 
 impl Extent {
@@ -23,20 +25,24 @@ impl Extent {
     }
 }
 
-/// Disjoint ranges in order, none empty, no two touching.
+/// A writer's number within its inode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub(crate) struct Writer(pub(crate) u32);
+
+/// Disjoint ranges in order, none empty; two that touch have different writers.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Extents(SmallVec<[Extent; 4]>);
 
 impl Extents {
     /// No range.
     pub(crate) fn new() -> Extents {
-        Extents(SmallVec::new())
+        Extents::default()
     }
 
     /// One range.
-    pub(crate) fn of(range: Range<usize>) -> Extents {
+    pub(crate) fn of(range: Range<usize>, writer: Writer) -> Extents {
         let mut extents = Extents::new();
-        extents.insert(range);
+        extents.insert(range, writer);
         extents
     }
 
@@ -56,12 +62,12 @@ impl Extents {
 
     /// Bytes in all ranges.
     pub(crate) fn bytes(&self) -> usize {
-        self.iter().map(|r| r.len()).sum()
+        self.iter().map(|(r, _)| r.len()).sum()
     }
 
     /// The ranges in order.
-    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = Range<usize>> + '_ {
-        self.0.iter().map(|e| e.range())
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (Range<usize>, Writer)> + '_ {
+        self.0.iter().map(|e| (e.range(), e.writer))
     }
 
     /// The end of the last range, 0 if there is none.
@@ -71,93 +77,125 @@ impl Extents {
 
     /// Whether every byte of `range` is in.
     pub(crate) fn covers(&self, range: &Range<usize>) -> bool {
-        range.is_empty() || self.iter().any(|r| r.start <= range.start && range.end <= r.end)
+        let mut at = range.start;
+        for e in &self.0[self.reached_by(range)] {
+            if e.start as usize > at {
+                break;
+            }
+            at = at.max(e.end as usize);
+        }
+        at >= range.end
     }
 
     /// Whether any byte of `range` is in.
     pub(crate) fn touches(&self, range: &Range<usize>) -> bool {
-        !range.is_empty() && self.iter().any(|r| r.start < range.end && range.start < r.end)
+        let inside = |e: &Extent| (e.start as usize) < range.end && range.start < e.end as usize;
+        !range.is_empty() && self.0[self.reached_by(range)].iter().any(inside)
     }
 
-    /// How many ranges there would be after [`insert`](Extents::insert).
-    pub(crate) fn count_with(&self, range: &Range<usize>) -> usize {
-        if range.is_empty() {
-            return self.count();
-        }
-        let (first, last) = self.joined_by(range);
-        self.0.len() - (last - first) + 1
+    /// How many ranges there may be at most after [`insert`](Extents::insert).
+    pub(crate) fn count_with(&self, range: &Range<usize>, writer: Writer) -> usize {
+        let joined = self.reached_by(range);
+        let own = self.0[joined.clone()].iter().all(|e| e.writer == writer);
+        // Of others' ranges a piece may stay on each side.
+        self.0.len() - joined.len() + if own { 1 } else { 3 }
     }
 
-    /// Adds a range, joined with those it overlaps or touches.
-    pub(crate) fn insert(&mut self, range: Range<usize>) {
+    /// Adds a range: what others wrote of it is `writer`'s now. Joined with the writer's own neighbours.
+    pub(crate) fn insert(&mut self, range: Range<usize>, writer: Writer) {
         if range.is_empty() {
             return;
         }
-        let (first, last) = self.joined_by(&range);
-        let mut new = Extent { start: range.start as u32, end: range.end as u32 };
-        if first == last {
-            self.0.insert(first, new);
-            return;
+        let joined = self.reached_by(&range);
+        let mut new = Extent { start: range.start as u32, end: range.end as u32, writer };
+        // At most one piece of another's range stays on each side.
+        let (mut before, mut after) = (None, None);
+        for e in &self.0[joined.clone()] {
+            if e.writer == writer {
+                new.start = new.start.min(e.start);
+                new.end = new.end.max(e.end);
+                continue;
+            }
+            if e.start < new.start {
+                before = Some(Extent { end: e.end.min(range.start as u32), ..*e });
+            }
+            if e.end > range.end as u32 {
+                after = Some(Extent { start: e.start.max(range.end as u32), ..*e });
+            }
         }
-        new.start = new.start.min(self.0[first].start);
-        new.end = new.end.max(self.0[last - 1].end);
-        self.0[first] = new;
-        self.0.drain(first + 1..last);
+        let pieces: SmallVec<[Extent; 3]> =
+            [before, Some(new), after].into_iter().flatten().collect();
+        if let ([only], 1) = (&pieces[..], joined.len()) {
+            self.0[joined.start] = *only;
+        } else {
+            self.0.drain(joined.clone());
+            self.0.insert_many(joined.start, pieces);
+        }
     }
 
     /// Adds all ranges of another set.
     pub(crate) fn union(&mut self, other: &Extents) {
-        other.iter().for_each(|r| self.insert(r));
+        other.iter().for_each(|(r, writer)| self.insert(r, writer));
+    }
+
+    /// Adds of another set what is not in yet: where both are, this one is the newer.
+    pub(crate) fn union_under(&mut self, other: &Extents) {
+        let mut below = other.clone();
+        below.subtract(self);
+        self.union(&below);
     }
 
     /// Takes the bytes of `range` out.
     pub(crate) fn remove(&mut self, range: &Range<usize>) {
-        if range.is_empty() || !self.touches(range) {
+        if !self.touches(range) {
             return;
         }
         let (start, end) = (range.start as u32, range.end as u32);
         let old = std::mem::take(&mut self.0);
         for e in old {
-            let before = Extent { start: e.start, end: e.end.min(start) };
-            let after = Extent { start: e.start.max(end), end: e.end };
+            let before = Extent { end: e.end.min(start), ..e };
+            let after = Extent { start: e.start.max(end), ..e };
             self.0.extend([before, after].into_iter().filter(|e| e.start < e.end));
         }
     }
 
     /// Takes the bytes of another set out.
     pub(crate) fn subtract(&mut self, other: &Extents) {
-        other.iter().for_each(|r| self.remove(&r));
+        other.iter().for_each(|(r, _)| self.remove(&r));
     }
 
     /// The part of the set that is in `range`.
     pub(crate) fn within(&self, range: &Range<usize>) -> Extents {
-        let cut = |r: Range<usize>| r.start.max(range.start)..r.end.min(range.end);
-        let parts = self.iter().map(cut).filter(|r| r.start < r.end);
-        Extents(parts.map(|r| Extent { start: r.start as u32, end: r.end as u32 }).collect())
+        let cut = |e: &Extent| Extent {
+            start: e.start.max(range.start as u32),
+            end: e.end.min(range.end as u32),
+            ..*e
+        };
+        Extents(self.0.iter().map(cut).filter(|e| e.start < e.end).collect())
     }
 
     /// The bytes of `range` that are not in, in order.
     pub(crate) fn gaps(&self, range: &Range<usize>) -> Extents {
-        let mut gaps = Extents::of(range.clone());
+        let mut gaps = Extents::of(range.clone(), Writer::default());
         gaps.subtract(self);
         gaps
     }
 
-    /// Joins the two neighbours with the smallest gap between them, whose bytes then count as written.
-    /// Only where those bytes are known.
+    /// Joins the two neighbours with the smallest gap between them; its bytes then count as written, by
+    /// the first one's writer. Only where those bytes are known.
     pub(crate) fn join_nearest(&mut self) {
         let gap = |i: &usize| self.0[*i].start - self.0[*i - 1].end;
         if let Some(i) = (1..self.0.len()).min_by_key(gap) {
-            self.0[i - 1].end = self.0[i].end;
-            self.0.remove(i);
+            let joined = self.0[i - 1].start as usize..self.0[i].end as usize;
+            self.insert(joined, self.0[i - 1].writer);
         }
     }
 
     /// Indices of the ranges that `range` overlaps or touches.
-    fn joined_by(&self, range: &Range<usize>) -> (usize, usize) {
+    fn reached_by(&self, range: &Range<usize>) -> Range<usize> {
         let first = self.0.partition_point(|e| (e.end as usize) < range.start);
         let last = self.0.partition_point(|e| (e.start as usize) <= range.end);
-        (first, last.max(first))
+        first..last.max(first)
     }
 }
 
@@ -168,57 +206,66 @@ mod tests {
     use super::*;
 
     const LEN: usize = 64;
+    type Bytes = [Option<Writer>; LEN];
 
-    fn set(extents: &Extents) -> [bool; LEN] {
-        let mut bytes = [false; LEN];
-        extents.iter().for_each(|r| bytes[r].fill(true));
+    fn set(extents: &Extents) -> Bytes {
+        let mut bytes = [None; LEN];
+        extents.iter().for_each(|(r, writer)| bytes[r].fill(Some(writer)));
         bytes
     }
 
     fn well_formed(extents: &Extents) {
-        let ranges: Vec<_> = extents.iter().collect();
-        assert!(ranges.iter().all(|r| !r.is_empty()), "{ranges:?}");
-        assert!(ranges.windows(2).all(|w| w[0].end < w[1].start), "{ranges:?}");
+        let list = &extents.0;
+        assert!(list.iter().all(|e| e.start < e.end), "{list:?}");
+        let apart =
+            |a: &Extent, b: &Extent| a.end < b.start || a.end == b.start && a.writer != b.writer;
+        assert!(list.windows(2).all(|w| apart(&w[0], &w[1])), "{list:?}");
+    }
+
+    fn looks(extents: &Extents, model: &Bytes, range: &Range<usize>) {
+        let (part, gaps) = (extents.within(range), extents.gaps(range));
+        well_formed(&part);
+        well_formed(&gaps);
+        for (i, writer) in model.iter().enumerate() {
+            let asked = range.contains(&i);
+            assert_eq!(set(&part)[i], writer.filter(|_| asked));
+            assert_eq!(set(&gaps)[i].is_some(), asked && writer.is_none());
+        }
+        assert_eq!(extents.covers(range), gaps.is_empty());
+        assert_eq!(extents.touches(range), !part.is_empty());
     }
 
     proptest! {
         #[test]
-        fn n_c24_the_extents_are_exactly_the_bytes_written(
-            steps in prop::collection::vec((0u8..5, 0..LEN, 0..LEN), 0..40)
+        fn n_c24_the_extents_are_exactly_the_bytes_written_by_whom(
+            steps in prop::collection::vec((0u8..7, 0..LEN, 0..LEN), 0..40)
         ) {
             let mut extents = Extents::new();
-            let mut model = [false; LEN];
+            let mut model: Bytes = [None; LEN];
             for (what, a, b) in steps {
                 let range = a.min(b)..a.max(b);
+                let writer = Writer(u32::from(what % 2));
                 match what {
-                    0..3 => {
-                        let count = extents.count_with(&range);
-                        extents.insert(range.clone());
-                        prop_assert_eq!(count, extents.count());
-                        model[range].fill(true);
+                    0..4 => {
+                        let most = extents.count_with(&range, writer);
+                        extents.insert(range.clone(), writer);
+                        prop_assert!(extents.count() <= most, "{} of {most}", extents.count());
+                        model[range].fill(Some(writer));
                     }
-                    3 => {
+                    4 => {
                         extents.remove(&range);
-                        model[range].fill(false);
+                        model[range].fill(None);
                     }
-                    _ => {
-                        let part = extents.within(&range);
-                        well_formed(&part);
-                        let gaps = extents.gaps(&range);
-                        well_formed(&gaps);
-                        let here = range.clone();
-                        for (i, inside) in model.iter().enumerate() {
-                            let asked = here.contains(&i);
-                            prop_assert_eq!(set(&part)[i], asked && *inside);
-                            prop_assert_eq!(set(&gaps)[i], asked && !*inside);
-                        }
-                        prop_assert_eq!(extents.covers(&range), gaps.is_empty());
-                        prop_assert_eq!(extents.touches(&range), !part.is_empty());
+                    5 => {
+                        extents.union_under(&Extents::of(range.clone(), Writer(9)));
+                        model[range].iter_mut().for_each(|w| *w = w.or(Some(Writer(9))));
                     }
+                    _ => looks(&extents, &model, &range),
                 }
                 well_formed(&extents);
                 prop_assert_eq!(set(&extents), model);
-                prop_assert_eq!(extents.bytes(), model.iter().filter(|b| **b).count());
+                prop_assert_eq!(extents.bytes(), model.iter().filter(|b| b.is_some()).count());
+                prop_assert_eq!(extents.end(), model.iter().rposition(|b| b.is_some()).map_or(0, |i| i + 1));
             }
         }
     }
@@ -226,9 +273,10 @@ mod tests {
     #[test]
     fn the_nearest_two_are_joined() {
         let mut extents = Extents::new();
-        [0..1, 10..12, 13..20, 40..41].into_iter().for_each(|r| extents.insert(r));
+        [0..1, 10..12, 13..20, 40..41].into_iter().for_each(|r| extents.insert(r, Writer(1)));
         extents.join_nearest();
-        assert_eq!(extents.iter().collect::<Vec<_>>(), [0..1, 10..20, 40..41]);
+        let ranges: Vec<_> = extents.iter().map(|(r, _)| r).collect();
+        assert_eq!(ranges, [0..1, 10..20, 40..41]);
     }
 
     #[test]

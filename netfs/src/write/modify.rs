@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use crate::folio::Extents;
+use crate::folio::{Extents, Writer};
 
 /// What is in the index where a write goes.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,7 @@ pub(crate) enum Modify {
 pub(crate) fn decide(
     place: Place<'_>,
     write: &Range<usize>,
+    writer: Writer,
     len: usize,
     clear: bool,
     other_group: bool,
@@ -68,14 +69,14 @@ pub(crate) fn decide(
         Place::Absent if write.len() == len => Modify::Whole,
         Place::Absent | Place::Partial(_) if clear => Modify::Clear,
         Place::Absent => Modify::Extent,
-        Place::Partial(known) => decide_partial(known, write, len),
+        Place::Partial(known) => decide_partial(known, write, writer, len),
     }
 }
 
-fn decide_partial(known: &Extents, write: &Range<usize>, len: usize) -> Modify {
+fn decide_partial(known: &Extents, write: &Range<usize>, writer: Writer, len: usize) -> Modify {
     let rest = known.gaps(&(0..len));
-    let filled = rest.iter().all(|gap| write.start <= gap.start && gap.end <= write.end);
-    match known.count_with(write) {
+    let filled = rest.iter().all(|(gap, _)| write.start <= gap.start && gap.end <= write.end);
+    match known.count_with(write, writer) {
         _ if filled => Modify::Whole,
         count if count <= Extents::limit(len) => Modify::Extent,
         _ => Modify::ReadFirst,
@@ -90,26 +91,26 @@ mod tests {
 
     fn known(ranges: &[Range<usize>]) -> Extents {
         let mut extents = Extents::new();
-        ranges.iter().for_each(|r| extents.insert(r.clone()));
+        ranges.iter().for_each(|r| extents.insert(r.clone(), Writer(0)));
         extents
     }
 
     fn on(place: Place<'_>, write: Range<usize>) -> Modify {
-        decide(place, &write, LEN, false, false)
+        decide(place, &write, Writer(0), LEN, false, false)
     }
 
     #[test]
     fn row_52_another_group_goes_first_whatever_the_folio_is() {
         let some = known(&[0..1]);
         for place in [Place::Uptodate, Place::Fetching, Place::Partial(&some)] {
-            assert_eq!(decide(place, &(0..LEN), LEN, true, true), Modify::FlushGroup);
+            assert_eq!(decide(place, &(0..LEN), Writer(0), LEN, true, true), Modify::FlushGroup);
         }
     }
 
     #[test]
     fn rows_53_to_55_no_read_where_none_is_needed() {
         assert_eq!(on(Place::Uptodate, 5..6), Modify::InPlace);
-        assert_eq!(decide(Place::Absent, &(5..6), LEN, true, false), Modify::Clear);
+        assert_eq!(decide(Place::Absent, &(5..6), Writer(0), LEN, true, false), Modify::Clear);
         assert_eq!(on(Place::Absent, 0..LEN), Modify::Whole);
         let half = known(&[100..LEN]);
         assert_eq!(on(Place::Partial(&half), 0..100), Modify::Whole);
@@ -124,7 +125,7 @@ mod tests {
         for i in 0..limit {
             let write = i * 100..i * 100 + 1;
             assert_eq!(on(Place::Partial(&extents), write.clone()), Modify::Extent, "{i}");
-            extents.insert(write);
+            extents.insert(write, Writer(0));
         }
         assert_eq!(on(Place::Partial(&extents), 5000..5001), Modify::ReadFirst);
         // What joins one that is there needs no more room.
