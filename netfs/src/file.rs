@@ -10,7 +10,8 @@ use bytes::Bytes;
 use crate::{
     coherency::Validity,
     error::{Errno, Error, Result},
-    fscache::{Cookie, CookieUse},
+    folio::Origin,
+    fscache::{Cookie, CookieUse, ExtentKind, TryRead},
     iomode::Mode,
     namespace::Node,
     read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Streams},
@@ -326,13 +327,18 @@ impl File {
             return None;
         }
         let extents = access.object().extents(offset..offset + want);
-        let data = crate::fscache::ExtentKind::Data;
+        let data = ExtentKind::Data;
         let [only] = &extents[..] else { return None };
         if only.kind != data || inode.pages.any_in(offset..offset + want) {
             return None;
         }
         let read = access.object().try_read(offset, &mut buf[..n]);
-        if read != crate::fscache::TryRead::Done || !inode.unchanged(mark) {
+        if let TryRead::Miss(miss) = read {
+            inode.core.counters.cache_read.inc();
+            inode.core.counters.cache_read_failed.inc();
+            inode.disk_misses.note(offset..offset + want, Origin::of_miss(miss));
+        }
+        if read != TryRead::Done || !inode.unchanged(mark) {
             return None;
         }
         inode.core.counters.cache_read.inc();

@@ -18,7 +18,7 @@ use crate::{
     },
     fscache::{Access, Cookie, Extents, Found},
     inode::Inode,
-    request::plan::{self, Slice as Planned, Source},
+    request::plan::{self, Slice as Planned},
     sizes::Sizes,
     sync::Arc,
     timer,
@@ -54,9 +54,13 @@ impl Reader<'_> {
         &self.who.inode
     }
 
-    /// Why bytes that come from the server were not in a cache. What memory never had, the disk may
-    /// have had until it was looked up and found to be of another version.
+    /// Why bytes that come from the server were not in a cache. A disk read may just have failed for
+    /// them; what memory never had, the disk may have had until it was looked up and found to be of
+    /// another version.
     fn miss_origin(&self, range: &Range<u64>) -> Origin {
+        if let Some(failed) = self.inode().disk_misses.take(range) {
+            return failed;
+        }
         match self.inode().pages.miss_reason(range.clone()) {
             MissReason::Capacity => Origin::Capacity,
             MissReason::Coherency => Origin::Coherency,
@@ -125,11 +129,12 @@ impl Reader<'_> {
         sizes: &Sizes,
         mark: u64,
     ) -> Result<Gathered> {
-        let (read, tally) = self.transient(&range, &range, sizes).await?;
+        let read = self.transient(&range, sizes).await?;
         if read.replan || !self.inode().unchanged(mark) {
             return Ok(Gathered::Changed);
         }
         let start = plan::page_out(&range).start;
+        let tally = Tally::of(&read.sources, &range);
         let slices = read.reaching(range.end - start)?;
         tally.count(&self.inode().core.counters);
         Ok(Gathered::Done(trim(slices, start, &range)))
@@ -328,13 +333,8 @@ impl Reader<'_> {
     }
 
     /// Reads `range` through memory that is not indexed. Page-aligned inside; the result starts at the
-    /// range's page and may be longer than asked. Of it the reader wants `wanted`: the tally is of that.
-    pub(crate) async fn transient(
-        &self,
-        range: &Range<u64>,
-        wanted: &Range<u64>,
-        sizes: &Sizes,
-    ) -> Result<(Transient, Tally)> {
+    /// range's page and may be longer than asked.
+    pub(crate) async fn transient(&self, range: &Range<u64>, sizes: &Sizes) -> Result<Transient> {
         let inode = self.inode();
         inode.core.check_open()?;
         inode.core.counters.transient_reads.inc();
@@ -344,14 +344,11 @@ impl Reader<'_> {
         let slices = plan_run(&pages, sizes, access.as_ref());
         let reason = self.miss_origin(&pages);
         let limits = self.who.remote.limits();
-        let plan =
-            Plan { slices: slices.clone(), sizes: *sizes, epoch, access, limits, ahead: false };
+        let plan = Plan { slices, sizes: *sizes, epoch, access, limits, ahead: false };
         let new = inode.core.folios.transient(len_of(&pages));
         let (fill, mem) = FillBuf::whole(new, len_of(&pages));
         let span = Span { range: pages, target: Target::Transient(mem), origin: reason };
-        let read =
-            run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await?;
-        Ok((read, tally_of(&slices, wanted, reason)))
+        run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await
     }
 }
 
@@ -381,27 +378,9 @@ fn clip(slices: &[Planned], range: &Range<u64>) -> Vec<Planned> {
         .collect()
 }
 
-/// By plan, what a reader of `range` gets outside the page cache.
-fn tally_of(slices: &[Planned], range: &Range<u64>, reason: Origin) -> Tally {
-    let mut tally = Tally::default();
-    for slice in slices {
-        let n = slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
-        tally.add(origin_of(slice.source, reason), n);
-    }
-    tally
-}
-
 fn origin_at(parts: &[layout::Part], at: u64, reason: Origin) -> Origin {
     let part = parts.iter().find(|p| p.range.contains(&at));
-    part.map_or(reason, |p| origin_of(p.source, reason))
-}
-
-fn origin_of(source: Source, reason: Origin) -> Origin {
-    match source {
-        Source::Zero => Origin::Zero,
-        Source::Cache => Origin::Disk,
-        Source::Server => reason,
-    }
+    part.map_or(reason, |p| Origin::of_source(p.source, reason))
 }
 
 /// The bytes of `range` in folios that cover it.

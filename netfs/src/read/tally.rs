@@ -3,6 +3,8 @@
 //! A read outside the page cache may find at its end that the file has changed and start again. So that
 //! every byte a reader got is counted once, it is counted only then.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use crate::{
@@ -18,6 +20,16 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Of what a read outside the page cache brought, the part in `range`.
+    pub(crate) fn of(sources: &[(Range<u64>, Origin)], range: &Range<u64>) -> Tally {
+        let mut tally = Tally::default();
+        for (at, origin) in sources {
+            let n = at.end.min(range.end).saturating_sub(at.start.max(range.start));
+            tally.add(*origin, n);
+        }
+        tally
+    }
+
     /// Found in memory.
     pub(crate) fn memory(&mut self, bytes: u64) {
         self.memory += bytes;
@@ -25,7 +37,9 @@ impl Tally {
 
     /// Brought for this read.
     pub(crate) fn add(&mut self, origin: Origin, bytes: u64) {
-        self.brought.push((origin, bytes));
+        if bytes > 0 {
+            self.brought.push((origin, bytes));
+        }
     }
 
     /// All of another one.
