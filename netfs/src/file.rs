@@ -16,6 +16,7 @@ use crate::{
     namespace::Node,
     read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Streams},
     remote::{Attr, Cx, FileKind},
+    request::plan,
     sizes::Sizes,
     sync::{Arc, Mutex},
 };
@@ -312,7 +313,9 @@ impl File {
         // Servers take signed offsets.
         let limit = inode.sizes.load().server_limit().min(i64::MAX as u64);
         let wasted = inode.pages.wasted_ahead();
-        self.streams.lock().on_read(range, limit, tuning, wasted)
+        // Whole pages: of a page that is read in small pieces only the first one is reported.
+        let pages = plan::page_out(range);
+        self.streams.lock().on_read(&pages, limit, tuning, wasted)
     }
 
     /// One inline disk read, only where nothing is in memory and nobody is fetching.

@@ -6,6 +6,7 @@
 //! | `memory` | who may write and read a folio's memory: the invariants of the unsafe code |
 //! | `budget` | the accounts of folio memory; what counts in the byte budget |
 //! | `state`, `waiters` | one folio: locked, uptodate or failed, and who waits for it |
+//! | `unread` | which pages of a folio nobody has read yet |
 //! | `index` | the folios of one file: hit path, insertion, publishing, invalidation |
 //! | `window` | which folio sizes to use for a run of missing bytes |
 //! | `cache` | what all files share: allocation, eviction (`policy`), usage |
@@ -22,6 +23,7 @@ pub(crate) mod cache;
 pub(crate) mod index;
 pub(crate) mod memory;
 pub(crate) mod state;
+mod unread;
 mod waiters;
 pub(crate) mod window;
 

@@ -74,9 +74,9 @@ pub(crate) struct FolioIndex {
     /// On lines of its own: those who have to use the plain lock write to it.
     content: CachePadded<BiasedLock<Content>>,
     data_gen: AtomicU64,
-    /// Bytes of published folios that no reader has had yet.
+    /// Pages of published folios that no reader has had yet.
     unread: AtomicU64,
-    /// Bytes that were read ahead and evicted without a reader ever having had them.
+    /// Bytes of pages that were read ahead and evicted without a reader ever having had any of them.
     wasted_ahead: AtomicU64,
 }
 

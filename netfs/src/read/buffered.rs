@@ -136,7 +136,7 @@ impl Reader<'_> {
         let start = plan::page_out(&range).start;
         let tally = Tally::of(&read.sources, &range);
         let slices = read.reaching(range.end - start)?;
-        tally.count(&self.inode().core.counters);
+        tally.count(self.inode());
         Ok(Gathered::Done(trim(slices, start, &range)))
     }
 

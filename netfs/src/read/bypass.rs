@@ -36,7 +36,7 @@ impl Reader<'_> {
             let n = len_of(&(offset..end));
             let read = self.bypass_once(offset, &mut buf[..n]).await?;
             if let Some(tally) = read.filter(|_| inode.unchanged(mark)) {
-                tally.count(&inode.core.counters);
+                tally.count(inode);
                 return Ok(n);
             }
         }
@@ -56,7 +56,7 @@ impl Reader<'_> {
                 buf[here..here + len_of(&(at..stop))].copy_from_slice(
                     &folio.slice(len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop))),
                 );
-                tally.memory(stop - at);
+                tally.found(folio, at..stop);
                 at = stop;
                 continue;
             }

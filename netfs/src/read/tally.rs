@@ -8,14 +8,16 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use crate::{
-    folio::{Origin, count_origin},
-    stats::Counters,
+    folio::{Folio, Held, Origin, count_origin},
+    inode::Inode,
+    sync::Arc,
 };
 
 /// Bytes by what brought them.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub(crate) struct Tally {
-    memory: u64,
+    /// What was found in memory: whether it is a page's first read is seen when it is counted.
+    found: SmallVec<[(Held, Range<u64>); 4]>,
     brought: SmallVec<[(Origin, u64); 4]>,
 }
 
@@ -30,9 +32,9 @@ impl Tally {
         tally
     }
 
-    /// Found in memory.
-    pub(crate) fn memory(&mut self, bytes: u64) {
-        self.memory += bytes;
+    /// `range` of the file was found in `folio`.
+    pub(crate) fn found(&mut self, folio: Arc<Folio>, range: Range<u64>) {
+        self.found.push((Held { folio, found: true }, range));
     }
 
     /// Brought for this read.
@@ -44,15 +46,17 @@ impl Tally {
 
     /// All of another one.
     pub(crate) fn append(&mut self, other: Tally) {
-        self.memory += other.memory;
+        self.found.extend(other.found);
         self.brought.extend(other.brought);
     }
 
-    /// The reader has got them.
-    pub(crate) fn count(self, counters: &Counters) {
-        counters.memory_hit_bytes.add(self.memory);
+    /// The reader has got them: from the caches, or the server, of this file.
+    pub(crate) fn count(self, inode: &Inode) {
+        for (held, range) in &self.found {
+            inode.pages.count_held(std::slice::from_ref(held), range);
+        }
         for (origin, bytes) in self.brought {
-            count_origin(counters, origin, bytes);
+            count_origin(&inode.core.counters, origin, bytes);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use netfs::{
-    File, MemoryUse, ReadOptions, Stats,
+    File, FillPolicy, MemoryUse, ReadOptions, Stats,
     fscache::{CacheMiss, MemCache},
 };
 use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
@@ -114,4 +114,28 @@ fn a_damaged_page_that_an_inline_read_found_counts_as_damaged() {
         let expected = (PAGE, SIZE as u64 - PAGE);
         assert_eq!((s.miss_corruption_bytes, s.disk_hit_bytes), expected, "{past_memory}: {s:?}");
     }
+}
+
+/// What a neighbour's miss brought is a hit for the first reader of each page, be it one that leaves
+/// nothing in memory; whoever reads a page again takes nothing of the others.
+#[test]
+fn first_reads_are_of_pages_also_past_memory() {
+    let fs = origin().file("a", SIZE as u64).build().expect("build");
+    let bench = Bench::with(&fs, None, |b| b.fill(FillPolicy::Granule).readahead_max(0));
+    let file = bench.open("a");
+    let mut step = |at: u64, options: ReadOptions| {
+        let before = bench.stats();
+        let mut buf = [0; 100];
+        assert_eq!(file.blocking().read_at_with(at, &mut buf, options).expect("read"), 100);
+        let s = bench.stats().since(&before);
+        (s.miss_cold_bytes, s.readahead_hit_bytes, s.memory_hit_bytes)
+    };
+    assert_eq!(step(0, ReadOptions::default()), (100, 0, 0), "the miss");
+    for _ in 0..70 {
+        assert_eq!(step(100, ReadOptions::default()), (0, 0, 100), "of the same page");
+    }
+    assert_eq!(step(PAGE, BYPASS), (0, 100, 0), "the next page, for the first time");
+    assert_eq!(step(PAGE + 200, ReadOptions::default()), (0, 0, 100));
+    assert_eq!(step(2 * PAGE - 30, ReadOptions::default()), (0, 70, 30), "both");
+    assert_eq!(step(2 * PAGE, BYPASS), (0, 0, 100));
 }
