@@ -31,7 +31,7 @@ use std::ops::{Deref, Range};
 
 pub(crate) use cache::FolioCache;
 pub use cache::MemoryUsage;
-pub(crate) use index::{FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
+pub(crate) use index::{AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
 pub(crate) use state::{Folio, Held, Origin, shares};
 
 use crate::sync::Arc;

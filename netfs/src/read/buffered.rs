@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     GATHER_MAX, MAX_REPLANS, Slices, Who,
+    ahead::Ahead,
     fetch::{Fetch, Plan, Span, Target, Transient, len_of},
     layout,
     tally::Tally,
@@ -45,8 +46,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) who: &'a Who,
     /// The file's cookie, if it has one.
     pub(crate) cookie: Option<&'a Arc<Cookie>>,
-    /// What to fetch ahead, if this read is part of a stream.
-    pub(crate) ahead: Option<Range<u64>>,
+    /// What to fetch ahead, if this read is part of a stream, and who starts it.
+    pub(crate) ahead: Option<(&'a Arc<Ahead>, Range<u64>)>,
 }
 
 impl Reader<'_> {
@@ -74,7 +75,7 @@ impl Reader<'_> {
 
     /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
     /// from one version of the file. The inode has been validated by the caller.
-    pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
+    pub(crate) async fn gather(&mut self, offset: u64, len: u64) -> Result<Slices> {
         for _ in 0..MAX_REPLANS {
             let mark = self.who.settled().await?;
             let sizes = self.inode().sizes.load();
@@ -90,7 +91,12 @@ impl Reader<'_> {
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
     }
 
-    async fn gather_once(&self, range: Range<u64>, sizes: &Sizes, mark: u64) -> Result<Gathered> {
+    async fn gather_once(
+        &mut self,
+        range: Range<u64>,
+        sizes: &Sizes,
+        mark: u64,
+    ) -> Result<Gathered> {
         let mut started = Vec::new();
         for _ in 0..MAX_REPLANS {
             let Some(held) = self.hold(&range, sizes, &mut started).await? else {
@@ -143,7 +149,7 @@ impl Reader<'_> {
     /// Every folio of `range`, missing ones started (and added to `ours`). `None` if there is no memory
     /// for them.
     async fn hold(
-        &self,
+        &mut self,
         range: &Range<u64>,
         sizes: &Sizes,
         ours: &mut Vec<Arc<Folio>>,
@@ -172,24 +178,11 @@ impl Reader<'_> {
             let found = uptodate && !ours.iter().any(|f| Arc::ptr_eq(f, &folio));
             held.push(Held { folio, found });
         }
-        if let Some(ahead) = &self.ahead {
-            let ahead = ahead.start.max(at)..ahead.end;
-            if let Err(error) = self.start_ahead(&ahead, sizes).await {
-                // The read has all it needs.
-                tracing::debug!(%error, "readahead not started");
-            }
+        // After what the reader waits for has been asked for, and once however often it plans again.
+        if let Some((ahead, window)) = self.ahead.take() {
+            ahead.push(self.who, self.cookie, window.start.max(at)..window.end);
         }
         Ok(Some(held))
-    }
-
-    /// Starts fetching what a stream will want next. Nobody waits for it; without memory it is not done.
-    pub(crate) async fn start_ahead(&self, ahead: &Range<u64>, sizes: &Sizes) -> Result<()> {
-        let window = plan::page_out(&(ahead.start..ahead.end.min(sizes.server_limit())));
-        if !window.is_empty() {
-            self.inode().core.counters.readahead.inc();
-            self.start(&window, sizes, true).await?;
-        }
-        Ok(())
     }
 
     /// Waits until all are unlocked.
@@ -245,7 +238,7 @@ impl Reader<'_> {
 
     /// Starts fetching every missing page of a window. Returns the folios locked here, or `None` if
     /// there is no memory.
-    async fn start(
+    pub(super) async fn start(
         &self,
         window: &Range<u64>,
         sizes: &Sizes,

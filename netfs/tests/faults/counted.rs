@@ -123,7 +123,7 @@ fn first_reads_are_of_pages_also_past_memory() {
     let fs = origin().file("a", SIZE as u64).build().expect("build");
     let bench = Bench::with(&fs, None, |b| b.fill(FillPolicy::Granule).readahead_max(0));
     let file = bench.open("a");
-    let mut step = |at: u64, options: ReadOptions| {
+    let step = |at: u64, options: ReadOptions| {
         let before = bench.stats();
         let mut buf = [0; 100];
         assert_eq!(file.blocking().read_at_with(at, &mut buf, options).expect("read"), 100);

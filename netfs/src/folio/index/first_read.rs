@@ -19,6 +19,15 @@ use crate::{
     sync::atomic::Ordering,
 };
 
+/// What has come of reading a file ahead.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct AheadSoFar {
+    /// Bytes that were fetched ahead because they were missing.
+    pub(crate) started: u64,
+    /// Bytes of them that were evicted before anybody had read any of their page.
+    pub(crate) wasted: u64,
+}
+
 impl FolioIndex {
     /// Whether anything in memory has not been read yet. If not, a hit is nobody's first read.
     #[inline]
@@ -44,9 +53,15 @@ impl FolioIndex {
         len - memory
     }
 
-    /// Bytes of this file that were read ahead for nothing so far.
-    pub(crate) fn wasted_ahead(&self) -> u64 {
-        self.wasted_ahead.load(Ordering::Relaxed)
+    /// What has come of reading this file ahead so far, by whichever of its readers.
+    pub(crate) fn ahead_so_far(&self) -> AheadSoFar {
+        let started = self.started_ahead.load(Ordering::Relaxed);
+        AheadSoFar { started, wasted: self.wasted_ahead.load(Ordering::Relaxed) }
+    }
+
+    /// So many bytes more are being read ahead.
+    pub(crate) fn count_ahead(&self, bytes: u64) {
+        self.started_ahead.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The same as [`count_first_read`](FolioIndex::count_first_read) for a reader that held the folios
@@ -144,7 +159,7 @@ mod tests {
         assert!(index.has_unread() && index.evict(&folio));
         let wasted = 13 * PAGE + 5;
         assert_eq!(cache.counters().snapshot().wasted_bytes, wasted, "whole pages, to the end");
-        assert_eq!((index.wasted_ahead(), index.has_unread()), (wasted, false));
+        assert_eq!((index.ahead_so_far().wasted, index.has_unread()), (wasted, false));
     }
 
     #[test]
@@ -152,6 +167,7 @@ mod tests {
         let (cache, index, folio) = ahead();
         assert_eq!(index.count_first_read(0..15 * PAGE + 5), 15 * PAGE + 5);
         assert!(!index.has_unread() && index.evict(&folio));
-        assert_eq!((cache.counters().snapshot().wasted_bytes, index.wasted_ahead()), (0, 0));
+        let wasted = (cache.counters().snapshot().wasted_bytes, index.ahead_so_far().wasted);
+        assert_eq!(wasted, (0, 0));
     }
 }
