@@ -10,11 +10,13 @@ use bytes::Bytes;
 use crate::{
     coherency::Validity,
     error::{Errno, Error, Result},
-    fscache::{Cookie, CookieUse},
+    folio::Origin,
+    fscache::{Cookie, CookieUse, ExtentKind, TryRead},
     iomode::Mode,
     namespace::Node,
-    read::{self, GATHER_MAX, Slices, Who, buffered::Reader, readahead::Streams},
+    read::{self, GATHER_MAX, Slices, Who, ahead::Ahead, buffered::Reader, readahead::Streams},
     remote::{Attr, Cx, FileKind},
+    request::plan,
     sizes::Sizes,
     sync::{Arc, Mutex},
 };
@@ -58,12 +60,14 @@ pub struct File {
     cookie: OnceLock<(Arc<Cookie>, CookieUse)>,
     who: Who,
     streams: Mutex<Streams>,
+    ahead: Arc<Ahead>,
 }
 
 impl File {
     pub(crate) fn new(node: Node, cx: Cx) -> File {
         let who = Who { inode: node.inode, remote: node.remote, cx };
-        let file = File { cookie: OnceLock::new(), who, streams: Mutex::default() };
+        let file =
+            File { cookie: OnceLock::new(), who, streams: Mutex::default(), ahead: Arc::default() };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file
@@ -281,25 +285,10 @@ impl File {
         let range = offset..offset.saturating_add(len);
         // Only what nobody had read before moves a stream on: hot pages cost no decision.
         if inode.pages.count_first_read(range.clone()) > 0 {
-            self.stream_ahead(&range);
-        }
-    }
-
-    /// A hit ran into what was read ahead: go on, on the driver.
-    fn stream_ahead(&self, range: &Range<u64>) {
-        let Some(ahead) = self.note_stream(range) else { return };
-        let who = self.who.clone();
-        let cookie = self.cookie().cloned();
-        let driver = who.inode.core.driver.clone();
-        let begun = who.inode.core.fetches.begin();
-        driver.spawn(async move {
-            let _begun = begun;
-            let sizes = who.inode.sizes.load();
-            let reader = Reader { who: &who, cookie: cookie.as_ref(), ahead: None };
-            if let Err(error) = reader.start_ahead(&ahead, &sizes).await {
-                tracing::debug!(%error, "readahead not started");
+            if let Some(window) = self.note_stream(&range) {
+                self.ahead.push(&self.who, self.cookie(), window);
             }
-        });
+        }
     }
 
     fn note_stream(&self, range: &Range<u64>) -> Option<Range<u64>> {
@@ -310,8 +299,10 @@ impl File {
         }
         // Servers take signed offsets.
         let limit = inode.sizes.load().server_limit().min(i64::MAX as u64);
-        let wasted = inode.pages.wasted_ahead();
-        self.streams.lock().on_read(range, limit, tuning, wasted)
+        let past = inode.pages.ahead_so_far();
+        // Whole pages: of a page that is read in small pieces only the first one is reported.
+        let pages = plan::page_out(range);
+        self.streams.lock().on_read(&pages, limit, tuning, past)
     }
 
     /// One inline disk read, only where nothing is in memory and nobody is fetching.
@@ -326,13 +317,18 @@ impl File {
             return None;
         }
         let extents = access.object().extents(offset..offset + want);
-        let data = crate::fscache::ExtentKind::Data;
+        let data = ExtentKind::Data;
         let [only] = &extents[..] else { return None };
         if only.kind != data || inode.pages.any_in(offset..offset + want) {
             return None;
         }
         let read = access.object().try_read(offset, &mut buf[..n]);
-        if read != crate::fscache::TryRead::Done || !inode.unchanged(mark) {
+        if let TryRead::Miss(miss) = read {
+            inode.core.counters.cache_read.inc();
+            inode.core.counters.cache_read_failed.inc();
+            inode.disk_misses.note(offset..offset + want, Origin::of_miss(miss));
+        }
+        if read != TryRead::Done || !inode.unchanged(mark) {
             return None;
         }
         inode.core.counters.cache_read.inc();
@@ -364,8 +360,9 @@ impl File {
         }
         let size = inode.sizes.load().i_size;
         let end = size.min(offset.saturating_add(len.min(GATHER_MAX)));
-        let ahead = if end > offset { self.note_stream(&(offset..end)) } else { None };
-        let reader = Reader { who: &self.who, cookie: self.cookie(), ahead };
+        let window = if end > offset { self.note_stream(&(offset..end)) } else { None };
+        let ahead = window.map(|window| (&self.ahead, window));
+        let mut reader = Reader { who: &self.who, cookie: self.cookie(), ahead };
         let slices = reader.gather(offset, len).await?;
         self.count_read(slices.iter().map(|s| s.len() as u64).sum());
         Ok(slices)

@@ -6,6 +6,7 @@
 //! | `memory` | who may write and read a folio's memory: the invariants of the unsafe code |
 //! | `budget` | the accounts of folio memory; what counts in the byte budget |
 //! | `state`, `waiters` | one folio: locked, uptodate or failed, and who waits for it |
+//! | `unread` | which pages of a folio nobody has read yet |
 //! | `index` | the folios of one file: hit path, insertion, publishing, invalidation |
 //! | `window` | which folio sizes to use for a run of missing bytes |
 //! | `cache` | what all files share: allocation, eviction (`policy`), usage |
@@ -23,6 +24,7 @@ mod extents;
 pub(crate) mod index;
 pub(crate) mod memory;
 pub(crate) mod state;
+mod unread;
 mod waiters;
 pub(crate) mod window;
 
@@ -31,7 +33,7 @@ use std::ops::{Deref, Range};
 pub(crate) use cache::FolioCache;
 pub use cache::MemoryUsage;
 pub(crate) use extents::{Extents, Writer};
-pub(crate) use index::{FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
+pub(crate) use index::{AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
 pub(crate) use state::{Folio, Held, Origin, shares};
 
 use crate::sync::Arc;

@@ -13,7 +13,10 @@
 //!    index lock; dropping pages takes the same lock, so a fetch that raced with a change can never
 //!    install old data.
 
+mod disk_misses;
+
 use bytes::Bytes;
+use disk_misses::DiskMisses;
 use tokio::sync::Notify;
 
 use crate::{
@@ -46,6 +49,7 @@ pub(crate) struct Inode {
     pub(crate) sizes: SizeCell,
     pub(crate) pages: Arc<FolioIndex>,
     pub(crate) io: Arc<IoMode>,
+    pub(crate) disk_misses: DiskMisses,
     attr: Mutex<Option<Attr>>,
     /// Moves when owner, mode or change time move: what cached access answers depend on.
     attr_gen: AtomicU64,
@@ -85,6 +89,7 @@ impl Inode {
             sizes: SizeCell::new(Sizes::default()),
             pages: core.folios.new_index(),
             io: Arc::default(),
+            disk_misses: DiskMisses::default(),
             attr: Mutex::new(None),
             attr_gen: AtomicU64::new(0),
             change_begin: AtomicU64::new(0),
@@ -227,6 +232,7 @@ impl Inode {
             cookie.invalidate(self.wanted_identity(), false);
         }
         self.pages.clear_keeping(keep);
+        self.disk_misses.clear();
         *self.symlink.lock() = None;
     }
 

@@ -7,6 +7,7 @@
 //! page cache's own rule but on demand. What these tests cannot see is what happens within one call of
 //! tokio's channels and locks, which is one step here, and reorderings of memory operations.
 
+mod ahead;
 mod changes;
 mod ending;
 mod origin;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use origin::{Answers, Connection, Origin, content};
 
 use crate::{
-    File, FillPolicy, Mount, Netfs,
+    Builder, File, FillPolicy, Mount, Netfs,
     clock::StepClock,
     driver::{Handle, block_on},
     folio::FolioCache,
@@ -76,11 +77,29 @@ impl World {
         answers: Answers,
         cache: Option<Arc<dyn CacheBackend>>,
     ) -> World {
+        World::build(pages, rsize, answers, cache, |b| b.fill(FillPolicy::Exact).readahead_max(0))
+    }
+
+    /// The same, with readahead and windows as users have them.
+    fn ahead(
+        pages: u64,
+        rsize: u64,
+        answers: Answers,
+        cache: Option<Arc<dyn CacheBackend>>,
+    ) -> World {
+        World::build(pages, rsize, answers, cache, |b| b.fill(FillPolicy::Auto))
+    }
+
+    fn build(
+        pages: u64,
+        rsize: u64,
+        answers: Answers,
+        cache: Option<Arc<dyn CacheBackend>>,
+        tune: impl FnOnce(Builder) -> Builder,
+    ) -> World {
         let clock = StepClock::new();
         let mut builder = Netfs::builder()
             .memory_bytes(4 << 20)
-            .fill(FillPolicy::Exact)
-            .readahead_max(0)
             .clock(Arc::new(clock.clone()))
             // Those caches lock with what the model does not know.
             .inode_capacity(0)
@@ -88,7 +107,7 @@ impl World {
         if let Some(cache) = cache {
             builder = builder.cache(cache);
         }
-        let netfs = builder.build().expect("valid settings");
+        let netfs = tune(builder).build().expect("valid settings");
         let origin = Origin::new(pages * PAGE, rsize, answers);
         let connection = Arc::new(Connection(Arc::clone(&origin)));
         let mount = block_on(netfs.mount(connection, &cx())).expect("mounts");

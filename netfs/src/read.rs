@@ -6,12 +6,13 @@
 //!   kernel has) are done inline by whoever starts it; the rest runs in a task of the driver, so a
 //!   reader that goes away only detaches.
 //! - [`layout`]: which folios a window is made of.
-//! - [`readahead`]: how far ahead of a sequential reader to fetch.
+//! - [`readahead`]: how far ahead of a sequential reader to fetch. [`ahead`]: starting it, on the driver.
 //! - [`bypass`]: reads that leave no copy in memory. [`direct`]: reads past both caches.
 //!   [`single`]: whole objects. [`tally`]: what they count, once they have succeeded.
 //!
 //! What is published, and when, is decided in one place: [`fetch::Fetch::publish`].
 
+pub(crate) mod ahead;
 pub(crate) mod buffered;
 pub(crate) mod bypass;
 pub(crate) mod direct;

@@ -78,10 +78,13 @@ counters! {
     memory_hits: HotCounter,
     /// Bytes readers got from the disk cache.
     disk_hit_bytes: HotCounter,
-    /// Bytes from the server that were in memory when they were first asked for: readahead, or the
-    /// fetch of a neighbour, had brought them. Nobody waited for them, and nobody had read them before.
+    /// Bytes from the server that were in memory before anybody read any of their page: readahead, or
+    /// the fetch of a neighbour, had brought them. Counted is what each page's first reader got of it;
+    /// whatever is read of the page after that, if only its other bytes, is a memory hit.
     readahead_hit_bytes: Counter,
-    /// Bytes evicted from memory that nobody had read: fetched for nothing.
+    /// Bytes of whole pages (the file's last one up to its end) that were evicted from memory before
+    /// anybody had read any of them: fetched for nothing. Pages dropped because the file changed do not
+    /// count, nor the unread bytes of a page that was read in part.
     wasted_bytes: Counter,
     /// Bytes of zeros made locally for readers (beyond the zero point, known holes).
     zero_bytes: HotCounter,

@@ -7,6 +7,8 @@ mod common;
 mod cache;
 #[path = "faults/coherency.rs"]
 mod coherency;
+#[path = "faults/counted.rs"]
+mod counted;
 #[path = "faults/requests.rs"]
 mod requests;
 #[path = "faults/waits.rs"]

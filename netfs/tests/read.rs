@@ -2,6 +2,9 @@
 
 mod common;
 
+#[path = "read/ahead.rs"]
+mod ahead;
+
 use std::time::Duration;
 
 use common::{Bench, cx};

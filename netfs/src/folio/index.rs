@@ -24,7 +24,7 @@ mod tests;
 use std::ops::Range;
 
 use crossbeam::utils::CachePadded;
-pub(crate) use first_read::count_origin;
+pub(crate) use first_read::{AheadSoFar, count_origin};
 use history::History;
 pub(crate) use history::MissReason;
 pub(crate) use lookup::Lookup;
@@ -74,9 +74,11 @@ pub(crate) struct FolioIndex {
     /// On lines of its own: those who have to use the plain lock write to it.
     content: CachePadded<BiasedLock<Content>>,
     data_gen: AtomicU64,
-    /// Bytes of published folios that no reader has had yet.
+    /// Pages of published folios that no reader has had yet.
     unread: AtomicU64,
-    /// Bytes that were read ahead and evicted without a reader ever having had them.
+    /// Bytes that were fetched ahead of their readers.
+    started_ahead: AtomicU64,
+    /// Bytes of pages that were read ahead and evicted without a reader ever having had any of them.
     wasted_ahead: AtomicU64,
 }
 
@@ -99,6 +101,7 @@ impl FolioIndex {
             cache,
             data_gen: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            started_ahead: AtomicU64::new(0),
             wasted_ahead: AtomicU64::new(0),
         })
     }

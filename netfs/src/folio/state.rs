@@ -22,6 +22,7 @@ use super::{
     budget::{self, Account},
     index::FolioIndex,
     memory::FolioMem,
+    unread::{Unread, bytes_in},
     waiters::{WaitKey, Waiters},
 };
 use crate::{
@@ -65,9 +66,10 @@ pub(crate) struct Folio {
     key: u64,
     index: Weak<FolioIndex>,
     waiters: Waiters,
-    /// Where the content came from, and how many bytes of it no reader has had yet (low 24 bits): a
-    /// byte's first read is a hit or miss of that origin, later ones are memory hits.
-    first_read: AtomicU32,
+    /// A page's first read is a hit or miss of what brought it, later ones are memory hits.
+    unread: Unread,
+    /// What brought the content, and how many bytes of it can be read (low 24 bits).
+    brought: AtomicU32,
     /// Why the fetch failed, for those who waited for it.
     error: Mutex<Option<Error>>,
 }
@@ -102,10 +104,18 @@ impl Origin {
     }
 }
 
-const UNREAD_BITS: u32 = 24;
-const UNREAD_MASK: u32 = (1 << UNREAD_BITS) - 1;
+const READABLE_BITS: u32 = 24;
+const READABLE_MASK: u32 = (1 << READABLE_BITS) - 1;
 /// Brought by readahead.
 const AHEAD: u32 = 1 << 31;
+
+/// Pages that a reader was the first to read some of.
+pub(super) struct FirstRead {
+    pub(super) pages: u32,
+    /// What the reader got of them.
+    pub(super) bytes: u64,
+    pub(super) origin: Origin,
+}
 
 impl Folio {
     /// A locked folio over `mem`.
@@ -127,7 +137,8 @@ impl Folio {
             key: mix(index_id, offset / PAGE_SIZE as u64),
             index,
             waiters: Waiters::default(),
-            first_read: AtomicU32::new(0),
+            unread: Unread::none(),
+            brought: AtomicU32::new(0),
             error: Mutex::new(None),
         })
     }
@@ -174,38 +185,39 @@ impl Folio {
     /// the last page is no content), and whether readahead brought it. Before it is published.
     pub(crate) fn set_origin(&self, origin: Origin, readable: u32, ahead: bool) {
         let ahead = if ahead { AHEAD } else { 0 };
-        let word = ahead | (origin as u32) << UNREAD_BITS | readable.min(UNREAD_MASK);
-        self.first_read.store(word, Ordering::Relaxed);
+        let readable = readable.min(self.len);
+        let word = ahead | (origin as u32) << READABLE_BITS | readable;
+        self.brought.store(word, Ordering::Relaxed);
+        self.unread.set(readable as usize);
     }
 
-    /// Of `n` bytes that a reader has got: how many count as first reads, and of what origin.
-    pub(crate) fn take_first_read(&self, n: u32) -> (u32, Option<Origin>) {
-        let mut word = self.first_read.load(Ordering::Relaxed);
-        loop {
-            let take = (word & UNREAD_MASK).min(n);
-            if take == 0 {
-                return (0, None);
-            }
-            match self.first_read.compare_exchange_weak(
-                word,
-                word - take,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return (take, Origin::from_raw((word & !AHEAD) >> UNREAD_BITS)),
-                Err(now) => word = now,
-            }
+    /// A reader has got `range` (relative to the folio): what of it counts as first read.
+    pub(super) fn take_first_read(&self, range: &Range<usize>) -> Option<FirstRead> {
+        let taken = self.unread.take(range);
+        if taken == 0 {
+            return None;
         }
+        let origin = Origin::from_raw((self.brought() & !AHEAD) >> READABLE_BITS)?;
+        Some(FirstRead { pages: taken.count_ones(), bytes: bytes_in(taken, range), origin })
+    }
+
+    /// The folio is gone: all that nobody has read counts as nobody's.
+    pub(super) fn take_rest(&self) -> Option<FirstRead> {
+        self.take_first_read(&(0..(self.brought() & READABLE_MASK) as usize))
     }
 
     /// Whether readahead brought it.
     pub(super) fn was_ahead(&self) -> bool {
-        self.first_read.load(Ordering::Relaxed) & AHEAD != 0
+        self.brought() & AHEAD != 0
     }
 
-    /// Bytes no reader has had yet.
-    pub(super) fn unread(&self) -> u32 {
-        self.first_read.load(Ordering::Relaxed) & UNREAD_MASK
+    /// Pages no reader has had yet.
+    pub(super) fn unread_pages(&self) -> u32 {
+        self.unread.count()
+    }
+
+    fn brought(&self) -> u32 {
+        self.brought.load(Ordering::Relaxed)
     }
 
     /// Says why the fetch failed, before the folio is given up.

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     GATHER_MAX, MAX_REPLANS, Slices, Who,
+    ahead::Ahead,
     fetch::{Fetch, Plan, Span, Target, Transient, len_of},
     layout,
     tally::Tally,
@@ -18,7 +19,7 @@ use crate::{
     },
     fscache::{Access, Cookie, Extents, Found},
     inode::Inode,
-    request::plan::{self, Slice as Planned, Source},
+    request::plan::{self, Slice as Planned},
     sizes::Sizes,
     sync::Arc,
     timer,
@@ -45,8 +46,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) who: &'a Who,
     /// The file's cookie, if it has one.
     pub(crate) cookie: Option<&'a Arc<Cookie>>,
-    /// What to fetch ahead, if this read is part of a stream.
-    pub(crate) ahead: Option<Range<u64>>,
+    /// What to fetch ahead, if this read is part of a stream, and who starts it.
+    pub(crate) ahead: Option<(&'a Arc<Ahead>, Range<u64>)>,
 }
 
 impl Reader<'_> {
@@ -54,9 +55,13 @@ impl Reader<'_> {
         &self.who.inode
     }
 
-    /// Why bytes that come from the server were not in a cache. What memory never had, the disk may
-    /// have had until it was looked up and found to be of another version.
+    /// Why bytes that come from the server were not in a cache. A disk read may just have failed for
+    /// them; what memory never had, the disk may have had until it was looked up and found to be of
+    /// another version.
     fn miss_origin(&self, range: &Range<u64>) -> Origin {
+        if let Some(failed) = self.inode().disk_misses.take(range) {
+            return failed;
+        }
         match self.inode().pages.miss_reason(range.clone()) {
             MissReason::Capacity => Origin::Capacity,
             MissReason::Coherency => Origin::Coherency,
@@ -70,7 +75,7 @@ impl Reader<'_> {
 
     /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
     /// from one version of the file. The inode has been validated by the caller.
-    pub(crate) async fn gather(&self, offset: u64, len: u64) -> Result<Slices> {
+    pub(crate) async fn gather(&mut self, offset: u64, len: u64) -> Result<Slices> {
         for _ in 0..MAX_REPLANS {
             let mark = self.who.settled().await?;
             let sizes = self.inode().sizes.load();
@@ -86,7 +91,12 @@ impl Reader<'_> {
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
     }
 
-    async fn gather_once(&self, range: Range<u64>, sizes: &Sizes, mark: u64) -> Result<Gathered> {
+    async fn gather_once(
+        &mut self,
+        range: Range<u64>,
+        sizes: &Sizes,
+        mark: u64,
+    ) -> Result<Gathered> {
         let mut started = Vec::new();
         for _ in 0..MAX_REPLANS {
             let Some(held) = self.hold(&range, sizes, &mut started).await? else {
@@ -125,20 +135,21 @@ impl Reader<'_> {
         sizes: &Sizes,
         mark: u64,
     ) -> Result<Gathered> {
-        let (read, tally) = self.transient(&range, &range, sizes).await?;
+        let read = self.transient(&range, sizes).await?;
         if read.replan || !self.inode().unchanged(mark) {
             return Ok(Gathered::Changed);
         }
         let start = plan::page_out(&range).start;
+        let tally = Tally::of(&read.sources, &range);
         let slices = read.reaching(range.end - start)?;
-        tally.count(&self.inode().core.counters);
+        tally.count(self.inode());
         Ok(Gathered::Done(trim(slices, start, &range)))
     }
 
     /// Every folio of `range`, missing ones started (and added to `ours`). `None` if there is no memory
     /// for them.
     async fn hold(
-        &self,
+        &mut self,
         range: &Range<u64>,
         sizes: &Sizes,
         ours: &mut Vec<Arc<Folio>>,
@@ -167,24 +178,11 @@ impl Reader<'_> {
             let found = uptodate && !ours.iter().any(|f| Arc::ptr_eq(f, &folio));
             held.push(Held { folio, found });
         }
-        if let Some(ahead) = &self.ahead {
-            let ahead = ahead.start.max(at)..ahead.end;
-            if let Err(error) = self.start_ahead(&ahead, sizes).await {
-                // The read has all it needs.
-                tracing::debug!(%error, "readahead not started");
-            }
+        // After what the reader waits for has been asked for, and once however often it plans again.
+        if let Some((ahead, window)) = self.ahead.take() {
+            ahead.push(self.who, self.cookie, window.start.max(at)..window.end);
         }
         Ok(Some(held))
-    }
-
-    /// Starts fetching what a stream will want next. Nobody waits for it; without memory it is not done.
-    pub(crate) async fn start_ahead(&self, ahead: &Range<u64>, sizes: &Sizes) -> Result<()> {
-        let window = plan::page_out(&(ahead.start..ahead.end.min(sizes.server_limit())));
-        if !window.is_empty() {
-            self.inode().core.counters.readahead.inc();
-            self.start(&window, sizes, true).await?;
-        }
-        Ok(())
     }
 
     /// Waits until all are unlocked.
@@ -240,7 +238,7 @@ impl Reader<'_> {
 
     /// Starts fetching every missing page of a window. Returns the folios locked here, or `None` if
     /// there is no memory.
-    async fn start(
+    pub(super) async fn start(
         &self,
         window: &Range<u64>,
         sizes: &Sizes,
@@ -328,13 +326,8 @@ impl Reader<'_> {
     }
 
     /// Reads `range` through memory that is not indexed. Page-aligned inside; the result starts at the
-    /// range's page and may be longer than asked. Of it the reader wants `wanted`: the tally is of that.
-    pub(crate) async fn transient(
-        &self,
-        range: &Range<u64>,
-        wanted: &Range<u64>,
-        sizes: &Sizes,
-    ) -> Result<(Transient, Tally)> {
+    /// range's page and may be longer than asked.
+    pub(crate) async fn transient(&self, range: &Range<u64>, sizes: &Sizes) -> Result<Transient> {
         let inode = self.inode();
         inode.core.check_open()?;
         inode.core.counters.transient_reads.inc();
@@ -344,14 +337,11 @@ impl Reader<'_> {
         let slices = plan_run(&pages, sizes, access.as_ref());
         let reason = self.miss_origin(&pages);
         let limits = self.who.remote.limits();
-        let plan =
-            Plan { slices: slices.clone(), sizes: *sizes, epoch, access, limits, ahead: false };
+        let plan = Plan { slices, sizes: *sizes, epoch, access, limits, ahead: false };
         let new = inode.core.folios.transient(len_of(&pages));
         let (fill, mem) = FillBuf::whole(new, len_of(&pages));
         let span = Span { range: pages, target: Target::Transient(mem), origin: reason };
-        let read =
-            run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await?;
-        Ok((read, tally_of(&slices, wanted, reason)))
+        run_transient(Fetch::new(self.who.clone(), plan, vec![span], fill), self).await
     }
 }
 
@@ -381,27 +371,9 @@ fn clip(slices: &[Planned], range: &Range<u64>) -> Vec<Planned> {
         .collect()
 }
 
-/// By plan, what a reader of `range` gets outside the page cache.
-fn tally_of(slices: &[Planned], range: &Range<u64>, reason: Origin) -> Tally {
-    let mut tally = Tally::default();
-    for slice in slices {
-        let n = slice.range.end.min(range.end).saturating_sub(slice.range.start.max(range.start));
-        tally.add(origin_of(slice.source, reason), n);
-    }
-    tally
-}
-
 fn origin_at(parts: &[layout::Part], at: u64, reason: Origin) -> Origin {
     let part = parts.iter().find(|p| p.range.contains(&at));
-    part.map_or(reason, |p| origin_of(p.source, reason))
-}
-
-fn origin_of(source: Source, reason: Origin) -> Origin {
-    match source {
-        Source::Zero => Origin::Zero,
-        Source::Cache => Origin::Disk,
-        Source::Server => reason,
-    }
+    part.map_or(reason, |p| Origin::of_source(p.source, reason))
 }
 
 /// The bytes of `range` in folios that cover it.

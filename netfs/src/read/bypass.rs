@@ -36,7 +36,7 @@ impl Reader<'_> {
             let n = len_of(&(offset..end));
             let read = self.bypass_once(offset, &mut buf[..n]).await?;
             if let Some(tally) = read.filter(|_| inode.unchanged(mark)) {
-                tally.count(&inode.core.counters);
+                tally.count(inode);
                 return Ok(n);
             }
         }
@@ -56,7 +56,7 @@ impl Reader<'_> {
                 buf[here..here + len_of(&(at..stop))].copy_from_slice(
                     &folio.slice(len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop))),
                 );
-                tally.memory(stop - at);
+                tally.found(folio, at..stop);
                 at = stop;
                 continue;
             }
@@ -110,27 +110,31 @@ impl Reader<'_> {
     async fn fill_from_disk(&self, access: &Arc<Access>, at: u64, into: &mut [u8]) -> bool {
         let counters = &self.who.inode.core.counters;
         counters.cache_read.inc();
-        let ok = match access.object().try_read(at, into) {
-            TryRead::Done => true,
-            TryRead::Miss(_) => false,
+        let read = match access.object().try_read(at, into) {
+            TryRead::Done => Ok(()),
+            TryRead::Miss(miss) => Err(Origin::of_miss(miss)),
             TryRead::WouldBlock => {
-                let bytes = self.queued_read(access, at, into.len()).await;
-                bytes.is_some_and(|bytes| {
-                    into.copy_from_slice(&bytes);
-                    true
-                })
+                let queued = self.queued_read(access, at, into.len()).await;
+                queued.map(|bytes| into.copy_from_slice(&bytes))
             }
         };
-        if ok {
-            counters.cache_read_done.inc();
-        } else {
-            counters.cache_read_failed.inc();
+        match read {
+            Ok(()) => counters.cache_read_done.inc(),
+            Err(why) => {
+                counters.cache_read_failed.inc();
+                self.who.inode.disk_misses.note(at..at + into.len() as u64, why);
+            }
         }
-        ok
+        read.is_ok()
     }
 
-    /// A read on the cache's own threads, waited for at most `cache_read_timeout`.
-    async fn queued_read(&self, access: &Arc<Access>, at: u64, len: usize) -> Option<Vec<u8>> {
+    /// A read on the cache's own threads, waited for at most `cache_read_timeout`; or why there is none.
+    async fn queued_read(
+        &self,
+        access: &Arc<Access>,
+        at: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, Origin> {
         let inode = &self.who.inode;
         let (tx, rx) = oneshot::channel();
         let (hold, owner) = (Arc::clone(access), Arc::clone(inode));
@@ -145,14 +149,15 @@ impl Reader<'_> {
         let until = core.clock.now() + core.options.cache_read_timeout;
         let mut rx = rx;
         if let Some(result) = timer::until(&core.driver, &*core.clock, until, &mut rx).await {
-            return result.ok()?.ok();
+            // A cache that drops a read unanswered has failed.
+            return result.map_err(|_| Origin::Fault)?.map_err(Origin::of_miss);
         }
         // Counted first, then closed: the late end of the read finds the account open.
         inode.cache_read_hangs();
         rx.close();
-        let last = rx.try_recv().ok()?;
+        let last = rx.try_recv().map_err(|_| Origin::Fault)?;
         inode.cache_read_returned();
-        last.ok()
+        last.map_err(Origin::of_miss)
     }
 
     /// Fetches a run (by the fill policy, so that the disk cache gets whole granules) and copies it.
@@ -171,11 +176,12 @@ impl Reader<'_> {
         if run.end > sizes.i_size {
             return Ok(None);
         }
-        let (read, tally) = self.transient(&wide, run, &sizes).await?;
+        let read = self.transient(&wide, &sizes).await?;
         if read.replan {
             return Ok(None);
         }
         let start = plan::page_out(&wide).start;
+        let tally = Tally::of(&read.sources, run);
         let slices = read.reaching(run.end - start)?;
         let mut at = 0;
         for slice in trim(slices, start, run) {

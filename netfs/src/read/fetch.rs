@@ -5,10 +5,12 @@
 //! Every locked folio is unlocked exactly once, at the latest when the fetch is dropped (N-C11).
 
 mod issue;
+mod origin;
 mod publish;
 
 use std::{ops::Range, time::Duration};
 
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -110,9 +112,14 @@ pub(super) struct Plan {
 /// How a transient fetch ended: its bytes, up to the first that is missing.
 pub(super) type TransientResult = Result<Transient>;
 
+/// What bytes came from; the ranges do not overlap, and some may be empty.
+pub(super) type Sources = SmallVec<[(Range<u64>, Origin); 4]>;
+
 pub(crate) struct Transient {
     /// What was read, from the start of the range, contiguous.
     pub(super) slices: Slices,
+    /// What brought each byte.
+    pub(super) sources: Sources,
     /// The bytes came late, or of different versions, or not before the first timeout: plan again.
     pub(super) replan: bool,
     /// Why the slices end before the range does.
@@ -146,6 +153,8 @@ pub(super) struct Fetch {
     /// Error of spans given up without one that readers should see (first timeout, shutdown).
     quiet: bool,
     fills: Vec<Fill>,
+    /// Disk reads that failed, and how their bytes count now.
+    missed: Vec<(Range<u64>, Origin)>,
     /// While `fills` may get or has something.
     intent: Option<Intent>,
     transient: Option<oneshot::Sender<TransientResult>>,
@@ -178,6 +187,7 @@ impl Fetch {
             folios,
             quiet: false,
             fills: Vec::new(),
+            missed: Vec::new(),
             intent: None,
             transient: None,
             _under_way: under_way,
@@ -356,6 +366,7 @@ impl Fetch {
             inode.core.counters.abandoned.inc();
             // Counted before it is given up: its late end finds the account open.
             if cache {
+                inode.disk_misses.note(range.clone(), Origin::Fault);
                 inode.cache_read_hangs();
             } else if !inode.abandon(range.clone()) {
                 self.quiet = false;

@@ -18,7 +18,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use crate::{
     context::FillPolicy,
-    folio::{GRANULE, PAGE_SIZE},
+    folio::{AheadSoFar, GRANULE, PAGE_SIZE},
 };
 
 /// Streams followed in one open file; the one that was quiet for longest is forgotten.
@@ -137,27 +137,26 @@ pub(crate) struct Streams {
     /// The one that moved last is the last.
     streams: VecDeque<Stream>,
     caution: u32,
-    /// Bytes asked for ahead since the last review, and how much the file had wasted by then.
-    asked: u64,
-    wasted_then: u64,
+    /// What had come of readahead at the last review.
+    reviewed: AheadSoFar,
 }
 
 impl Streams {
     /// Notes a read of bytes that nobody had read before, and says what to fetch ahead of it.
     ///
-    /// `limit` is where the server's bytes end. `wasted` counts the file's bytes that were evicted
-    /// without having been read.
+    /// `limit` is where the server's bytes end. `past` counts for the whole file, for so its waste is
+    /// counted: several open files judge by the same figures.
     pub(crate) fn on_read(
         &mut self,
         range: &Range<u64>,
         limit: u64,
         tuning: &Tuning,
-        wasted: u64,
+        past: AheadSoFar,
     ) -> Option<Range<u64>> {
         if range.is_empty() || !tuning.is_on() {
             return None;
         }
-        self.review(wasted);
+        self.review(past);
         let mut stream = match self.nearest(range) {
             Some(i) => self.streams.remove(i)?,
             None => {
@@ -170,9 +169,6 @@ impl Streams {
         stream.advance(range);
         let window = stream.window(limit, tuning, self.caution);
         self.streams.push_back(stream);
-        if let Some(window) = &window {
-            self.asked += window.end - window.start;
-        }
         window
     }
 
@@ -185,17 +181,18 @@ impl Streams {
         (distance(found.1) <= near).then_some(found.0)
     }
 
-    fn review(&mut self, wasted: u64) {
-        if self.asked < REVIEW {
+    fn review(&mut self, past: AheadSoFar) {
+        let started = past.started.saturating_sub(self.reviewed.started);
+        if started < REVIEW {
             return;
         }
-        let waste = wasted.saturating_sub(self.wasted_then);
-        if waste > self.asked / 2 {
+        let waste = past.wasted.saturating_sub(self.reviewed.wasted);
+        if waste > started / 2 {
             self.caution = (self.caution + 1).min(CAUTION_MAX);
-        } else if waste < self.asked / 4 {
+        } else if waste < started / 4 {
             self.caution = self.caution.saturating_sub(1);
         }
-        (self.asked, self.wasted_then) = (0, wasted);
+        self.reviewed = past;
     }
 }
 
@@ -207,11 +204,18 @@ mod tests {
 
     const K: u64 = 1024;
     const M: u64 = K * K;
+    const NEW: AheadSoFar = AheadSoFar { started: 0, wasted: 0 };
     const AUTO: Tuning = Tuning { first: FIRST, max: 4 * M, unit: PAGE_SIZE as u64 };
 
     /// Feeds reads of `len` bytes at these offsets; returns what was fetched ahead.
     fn feed(s: &mut Streams, reads: impl IntoIterator<Item = u64>, len: u64) -> Vec<Range<u64>> {
-        reads.into_iter().filter_map(|at| s.on_read(&(at..at + len), u64::MAX, &AUTO, 0)).collect()
+        let mut past = s.reviewed;
+        let read = |at| {
+            let window = s.on_read(&(at..at + len), u64::MAX, &AUTO, past);
+            past.started += window.as_ref().map_or(0, |w: &Range<u64>| w.end - w.start);
+            window
+        };
+        reads.into_iter().filter_map(read).collect()
     }
 
     fn bytes(windows: &[Range<u64>]) -> u64 {
@@ -227,7 +231,7 @@ mod tests {
             hits += usize::from(
                 (at..at + len).step_by(4096).all(|p| ahead.iter().any(|w| w.contains(&p))),
             );
-            ahead.extend(s.on_read(&(at..at + len), u64::MAX, &AUTO, 0));
+            ahead.extend(s.on_read(&(at..at + len), u64::MAX, &AUTO, NEW));
         }
         hits
     }
@@ -279,10 +283,10 @@ mod tests {
     #[test]
     fn nothing_is_fetched_past_the_end_or_for_a_file_that_fits_one_read() {
         let mut s = Streams::default();
-        assert_eq!(s.on_read(&(0..10_000), 10_000, &AUTO, 0), None);
+        assert_eq!(s.on_read(&(0..10_000), 10_000, &AUTO, NEW), None);
         let mut s = Streams::default();
         let windows: Vec<_> = (0..10)
-            .filter_map(|i| s.on_read(&(i * 4096..(i + 1) * 4096), 50_000, &AUTO, 0))
+            .filter_map(|i| s.on_read(&(i * 4096..(i + 1) * 4096), 50_000, &AUTO, NEW))
             .collect();
         assert_eq!(windows.last().map(|w| w.end), Some(50_000));
     }
@@ -302,9 +306,10 @@ mod tests {
     fn waste_makes_streams_prove_themselves_and_success_makes_up_for_it() {
         // Always two reads side by side, then somewhere else: what is fetched ahead is for nothing.
         let (mut s, mut asked, mut late) = (Streams::default(), 0, 0);
+        let all = |n| AheadSoFar { started: n, wasted: n };
         for i in 1..4000u64 {
             for at in [i * M, i * M + 4096] {
-                let got = s.on_read(&(at..at + 4096), u64::MAX, &AUTO, asked);
+                let got = s.on_read(&(at..at + 4096), u64::MAX, &AUTO, all(asked));
                 asked += got.as_ref().map_or(0, |w| w.end - w.start);
                 late += u64::from(i > 2000 && got.is_some());
             }
@@ -314,7 +319,8 @@ mod tests {
         let start = 1 << 40;
         let long = feed(&mut s, (0..4096).map(|i| start + i * 4096), 4096);
         assert!(bytes(&long) > 10 * M);
-        s.on_read(&(0..4096), u64::MAX, &AUTO, asked);
+        let past = AheadSoFar { started: asked + bytes(&long), wasted: asked };
+        s.on_read(&(0..4096), u64::MAX, &AUTO, past);
         assert_eq!(s.caution, 0);
     }
 
@@ -333,7 +339,7 @@ mod tests {
         let tuning = Tuning::new(FillPolicy::Granule, 4 * M, 1 << 30);
         let mut s = Streams::default();
         let windows: Vec<_> = (0..2000)
-            .filter_map(|i| s.on_read(&(i * 4096..(i + 1) * 4096), u64::MAX, &tuning, 0))
+            .filter_map(|i| s.on_read(&(i * 4096..(i + 1) * 4096), u64::MAX, &tuning, NEW))
             .collect();
         assert!(
             windows.len() > 3 && windows.iter().all(|w| w.end % GRANULE as u64 == 0),
@@ -355,7 +361,7 @@ mod tests {
             for (at, len) in reads {
                 let at = if near { at % (16 << 20) } else { at };
                 let range = at..at.saturating_add(len);
-                if let Some(w) = s.on_read(&range, limit, &tuning, at) {
+                if let Some(w) = s.on_read(&range, limit, &tuning, AheadSoFar { started: at, wasted: at / 2 }) {
                     prop_assert!(w.start >= range.end && w.start < w.end && w.end <= limit);
                     prop_assert!(w.end - w.start <= (tuning.max + tuning.unit) * 2 + (2 << 23));
                 }

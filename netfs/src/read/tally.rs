@@ -3,42 +3,60 @@
 //! A read outside the page cache may find at its end that the file has changed and start again. So that
 //! every byte a reader got is counted once, it is counted only then.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use crate::{
-    folio::{Origin, count_origin},
-    stats::Counters,
+    folio::{Folio, Held, Origin, count_origin},
+    inode::Inode,
+    sync::Arc,
 };
 
 /// Bytes by what brought them.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub(crate) struct Tally {
-    memory: u64,
+    /// What was found in memory: whether it is a page's first read is seen when it is counted.
+    found: SmallVec<[(Held, Range<u64>); 4]>,
     brought: SmallVec<[(Origin, u64); 4]>,
 }
 
 impl Tally {
-    /// Found in memory.
-    pub(crate) fn memory(&mut self, bytes: u64) {
-        self.memory += bytes;
+    /// Of what a read outside the page cache brought, the part in `range`.
+    pub(crate) fn of(sources: &[(Range<u64>, Origin)], range: &Range<u64>) -> Tally {
+        let mut tally = Tally::default();
+        for (at, origin) in sources {
+            let n = at.end.min(range.end).saturating_sub(at.start.max(range.start));
+            tally.add(*origin, n);
+        }
+        tally
+    }
+
+    /// `range` of the file was found in `folio`.
+    pub(crate) fn found(&mut self, folio: Arc<Folio>, range: Range<u64>) {
+        self.found.push((Held { folio, found: true }, range));
     }
 
     /// Brought for this read.
     pub(crate) fn add(&mut self, origin: Origin, bytes: u64) {
-        self.brought.push((origin, bytes));
+        if bytes > 0 {
+            self.brought.push((origin, bytes));
+        }
     }
 
     /// All of another one.
     pub(crate) fn append(&mut self, other: Tally) {
-        self.memory += other.memory;
+        self.found.extend(other.found);
         self.brought.extend(other.brought);
     }
 
-    /// The reader has got them.
-    pub(crate) fn count(self, counters: &Counters) {
-        counters.memory_hit_bytes.add(self.memory);
+    /// The reader has got them: from the caches, or the server, of this file.
+    pub(crate) fn count(self, inode: &Inode) {
+        for (held, range) in &self.found {
+            inode.pages.count_held(std::slice::from_ref(held), range);
+        }
         for (origin, bytes) in self.brought {
-            count_origin(counters, origin, bytes);
+            count_origin(&inode.core.counters, origin, bytes);
         }
     }
 }

@@ -16,18 +16,18 @@ use crate::{
 const PAGE: u64 = PAGE_SIZE as u64;
 const MIB: u64 = 1 << 20;
 
-fn cache(budget: u64) -> Arc<FolioCache> {
+pub(super) fn cache(budget: u64) -> Arc<FolioCache> {
     FolioCache::new(budget, Arc::new(Counters::default()))
 }
 
 /// Locks what is missing of `range`, without a file size.
-fn lock(index: &FolioIndex, cache: &FolioCache, range: Range<u64>) -> Vec<LockedFolio> {
+pub(super) fn lock(index: &FolioIndex, cache: &FolioCache, range: Range<u64>) -> Vec<LockedFolio> {
     let runs = index.absent_runs(range);
     let window = cache.alloc_window(&runs, u64::MAX, GRANULE).expect("within the budget");
     index.lock_window(window)
 }
 
-fn fill(locked: LockedFolio, byte: u8) -> Arc<Folio> {
+pub(super) fn fill(locked: LockedFolio, byte: u8) -> Arc<Folio> {
     let LockedFolio { folio, mut fill } = locked;
     fill.copy_in(&vec![byte; folio.len()]);
     fill.advance(folio.len());

@@ -83,22 +83,6 @@ impl Fetch {
         }
     }
 
-    /// Remembers why the folios of a failed cache read come from the server now.
-    pub(super) fn note_miss(&mut self, index: usize, miss: CacheMiss) {
-        let origin = match miss {
-            CacheMiss::Corrupt => Origin::Corruption,
-            CacheMiss::Stale => Origin::Coherency,
-            CacheMiss::Absent => Origin::Capacity,
-            _ => Origin::Fault,
-        };
-        let range = self.req.sub(index).range.clone();
-        for span in &mut self.spans {
-            if span.range.start < range.end && range.start < span.range.end {
-                span.origin = origin;
-            }
-        }
-    }
-
     fn issue_server(&mut self, index: usize) {
         let inode = &self.who.inode;
         let Some(buf) = self.bufs[index].take() else { return };

@@ -18,7 +18,11 @@ impl Fetch {
             let inode = &self.who.inode;
             match fate {
                 Fate::Settled(subs) => {
-                    folio.set_origin(span.origin, self.readable(&span.range), self.plan.ahead);
+                    folio.set_origin(
+                        self.origin_of(span),
+                        self.readable(&span.range),
+                        self.plan.ahead,
+                    );
                     // Before readers see the folio: a drain after their read covers it.
                     let stores = subs.iter().any(|&i| self.req.sub(i).copy_to_cache);
                     if stores && self.intent.is_none() {
@@ -146,7 +150,7 @@ impl Fetch {
         replan |= self.quiet && error.is_some();
         match error {
             Some(e) if slices.is_empty() && !replan => Err(e),
-            error => Ok(Transient { slices, replan, error }),
+            error => Ok(Transient { slices, sources: self.sources(), replan, error }),
         }
     }
 }
