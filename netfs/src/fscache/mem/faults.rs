@@ -40,6 +40,7 @@ struct Inner {
     read_miss: Option<CacheMiss>,
     never_inline: bool,
     not_loaded: bool,
+    writes_max: Option<usize>,
 }
 
 #[derive(Default)]
@@ -104,6 +105,19 @@ impl MemFaults {
     /// Makes content maps answer "not loaded".
     pub fn not_loaded(&self, on: bool) {
         self.0.lock().not_loaded = on;
+    }
+
+    /// Makes it too busy for more than so many writes at a time: while that many hang, others are
+    /// refused. `None` = no bound.
+    pub fn writes_max(&self, most: Option<usize>) {
+        self.0.lock().writes_max = most;
+    }
+
+    /// Whether one write more is too much.
+    pub(super) fn is_busy(&self) -> bool {
+        let inner = self.0.lock();
+        let hanging = inner.points.get(&FaultPoint::Write).map_or(0, |p| p.waiting.len());
+        inner.writes_max.is_some_and(|most| hanging >= most)
     }
 
     pub(super) fn sickness(&self) -> Option<Refusal> {

@@ -179,6 +179,9 @@ impl CacheObject for MemObject {
     }
 
     fn write(self: Arc<Self>, sub: CacheWrite) {
+        if self.cache.faults.is_busy() {
+            return sub.finish(Err(Refusal::Busy));
+        }
         let this = Arc::clone(&self);
         self.cache.faults.pass_then(FaultPoint::Write, move || {
             let result = this.store(&sub);
