@@ -23,6 +23,7 @@ use super::{Cookie, Identity, cache::FsCache};
 use crate::{
     folio::Slice,
     sync::{Arc, Mutex},
+    waits::WaitKind,
 };
 
 /// What to do with downloaded data when the queue is full.
@@ -158,6 +159,7 @@ impl FillQueue {
         };
         let fscache = &self.0.fscache;
         fscache.counters().fill_waits.inc();
+        let _wait = cookie.waiting(WaitKind::FillRoom, offset..offset + fill.len());
         let deadline = fscache.now() + max;
         loop {
             // Made before the attempt, so room made in between is not missed.

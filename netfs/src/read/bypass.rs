@@ -1,7 +1,7 @@
 //! Reads that leave no copy in memory (`ReadOptions::memory = Bypass`): disk hits go inline into the
 //! caller's buffer; what the disk lacks is fetched, stored on disk, and handed over.
 
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
 use tokio::sync::oneshot;
 
@@ -19,6 +19,7 @@ use crate::{
     request::plan,
     sync::Arc,
     timer,
+    waits::WaitKind,
 };
 
 impl Reader<'_> {
@@ -133,12 +134,16 @@ impl Reader<'_> {
     async fn queued_read(&self, access: &Arc<Access>, at: u64, len: usize) -> Option<Vec<u8>> {
         let inode = &self.who.inode;
         let (tx, rx) = oneshot::channel();
-        let (hold, owner) = (Arc::clone(access), Arc::clone(inode));
+        let range = at..at + len as u64;
+        let _wait = inode.waiting(WaitKind::Request, range.clone());
+        // Set when the reader gives up; it lasts until the read has let go of it too.
+        let hung = Arc::new(OnceLock::new());
+        let (hold, while_it_hangs) = (Arc::clone(access), Arc::clone(&hung));
         let read = CacheRead::detached(at, len, move |result| {
             drop(hold);
-            if tx.send(result).is_err() {
-                owner.cache_read_returned(); // the reader has given up on us
-            }
+            // The reader may have given up.
+            let _ = tx.send(result);
+            drop(while_it_hangs);
         });
         Arc::clone(access.object()).read(read);
         let core = &inode.core;
@@ -147,12 +152,10 @@ impl Reader<'_> {
         if let Some(result) = timer::until(&core.driver, &*core.clock, until, &mut rx).await {
             return result.ok()?.ok();
         }
-        // Counted first, then closed: the late end of the read finds the account open.
-        inode.cache_read_hangs();
+        let _ = hung.set(inode.cache_read_hangs(range));
         rx.close();
-        let last = rx.try_recv().ok()?;
-        inode.cache_read_returned();
-        last.ok()
+        // It may have ended at the last moment.
+        rx.try_recv().ok()?.ok()
     }
 
     /// Fetches a run (by the fill policy, so that the disk cache gets whole granules) and copies it.

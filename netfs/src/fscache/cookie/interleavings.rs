@@ -39,7 +39,8 @@ impl World {
         let runtime = driver::start(1).expect("a model's driver");
         let (driver, clock) = (runtime.handle().clone(), StepClock::new());
         let (shared, counters) = (Arc::new(clock.clone()), Arc::new(Counters::default()));
-        let fscache = FsCache::new(driver.clone(), shared, counters, FsCacheConfig::default());
+        let config = FsCacheConfig::default();
+        let fscache = FsCache::new(driver.clone(), shared, counters, Arc::default(), config);
         let cache = MemCache::new();
         block_on(fscache.attach(backend(&cache), PATIENCE)).expect("nothing to withdraw");
         let volume = block_on(fscache.acquire_volume(volume_id(), Bytes::new())).expect("free");

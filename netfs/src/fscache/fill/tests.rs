@@ -297,7 +297,7 @@ async fn a_shutdown_out_of_patience_lets_go_of_what_is_not_being_written_yet() {
     let limits = FillConfig { writes_max: 1, ..waiting(64, PATIENCE) };
     let (rig, queue, slot, _user) = setup(limits).await;
     rig.cache.faults().hold(FaultPoint::Write);
-    (0..3).for_each(|page| drop(offer(&queue, &slot, page)));
+    assert_eq!([0, 1, 2].map(|page| offer(&queue, &slot, page)), [Pushed::Queued; 3]);
     settle().await;
     assert_eq!(cookie(&slot).describe().n_accesses, 3);
     let end = tokio::spawn({

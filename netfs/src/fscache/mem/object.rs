@@ -213,7 +213,7 @@ impl CacheObject for MemObject {
     }
 
     fn cut_over(&self, identity: Identity) -> Result<Arc<dyn CacheObject>, Refusal> {
-        self.cache.faults.count(FaultPoint::CutOver)?;
+        self.cache.faults.block(FaultPoint::CutOver)?;
         self.cache.admit()?;
         let generation = {
             let mut store = self.cache.store.lock();
