@@ -354,7 +354,7 @@ impl File {
             return Ok(Slices::new());
         }
         let inode = &self.who.inode;
-        let _mode = self.who.enter(Mode::Buffered).await?;
+        let _mode = self.who.enter(Mode::Buffered, offset..offset.saturating_add(len)).await?;
         if validate {
             inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         }
@@ -370,7 +370,8 @@ impl File {
 
     async fn read_bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let inode = &self.who.inode;
-        let _mode = self.who.enter(Mode::Buffered).await?;
+        let range = offset..offset.saturating_add(buf.len() as u64);
+        let _mode = self.who.enter(Mode::Buffered, range).await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let reader = Reader { who: &self.who, cookie: self.cookie(), ahead: None };
         let mut done = 0;

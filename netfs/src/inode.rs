@@ -67,8 +67,18 @@ pub(crate) struct Inode {
     /// Server reads given up at a deadline whose reply may still come.
     abandoned: Mutex<Vec<(std::ops::Range<u64>, Wait)>>,
     hung_cache_reads: AtomicU64,
-    /// The same, for listings.
-    hung_waits: Mutex<Vec<Wait>>,
+}
+
+/// A read of the disk cache that was given up and has not returned.
+pub(crate) struct HungRead {
+    inode: Arc<Inode>,
+    _wait: Wait,
+}
+
+impl Drop for HungRead {
+    fn drop(&mut self) {
+        self.inode.hung_cache_reads.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// What a reply's bytes may be used for.
@@ -101,7 +111,6 @@ impl Inode {
             symlink: Mutex::new(None),
             abandoned: Mutex::new(Vec::new()),
             hung_cache_reads: AtomicU64::new(0),
-            hung_waits: Mutex::default(),
             core,
             volume,
             key,
@@ -139,6 +148,7 @@ impl Inode {
             if let Some(mark) = self.stable() {
                 return mark;
             }
+            let _wait = self.waiting(WaitKind::Change, 0..0);
             over.await;
         }
     }
@@ -302,7 +312,8 @@ impl Inode {
         self.core.check_open()?;
         let (inode, remote, call_cx) = (Arc::clone(self), Arc::clone(remote), cx.clone());
         let check = move || async move { inode.validate(&remote, call_cx).await };
-        self.cell.validate(&self.core.driver, cx.deadline(), check).await
+        let dropping = || self.waiting(WaitKind::Change, 0..0);
+        self.cell.validate(&self.core.driver, cx.deadline(), check, dropping).await
     }
 
     async fn validate(&self, remote: &DynFile, cx: Cx) -> Result<()> {
@@ -420,18 +431,12 @@ impl Inode {
         drop(ended);
     }
 
-    /// A cache read was given up and has not returned: until it does, the disk is not asked.
-    pub(crate) fn cache_read_hangs(&self) {
+    /// Notes a cache read that was given up. While the note lives, which MUST be until the read has
+    /// returned, the disk is not asked for this file.
+    pub(crate) fn cache_read_hangs(self: &Arc<Self>, range: std::ops::Range<u64>) -> HungRead {
         self.hung_cache_reads.fetch_add(1, Ordering::AcqRel);
-        let wait = self.waiting(WaitKind::HungCacheRead, 0..0);
-        self.hung_waits.lock().push(wait);
-    }
-
-    pub(crate) fn cache_read_returned(&self) {
-        self.hung_cache_reads.fetch_sub(1, Ordering::AcqRel);
-        // One is as good as another.
-        let returned = self.hung_waits.lock().pop();
-        drop(returned);
+        let wait = self.waiting(WaitKind::HungCacheRead, range);
+        HungRead { inode: Arc::clone(self), _wait: wait }
     }
 
     pub(crate) fn cache_hung(&self) -> bool {

@@ -24,6 +24,8 @@ pub(crate) mod single;
 mod sink;
 mod tally;
 
+use std::ops::Range;
+
 use futures_util::FutureExt;
 use smallvec::SmallVec;
 
@@ -35,6 +37,7 @@ use crate::{
     remote::{Cx, DynFile},
     sync::Arc,
     timer,
+    waits::WaitKind,
 };
 
 /// Most bytes gathered at a time: bounds what one read pins.
@@ -73,15 +76,16 @@ impl Who {
         Err(Error::new(Errno::ESTALE, "the file changed, and no check says how large it is now"))
     }
 
-    /// Takes the inode's I/O mode, waiting no longer than the caller's deadline: holders of the other
-    /// mode may be waiting for a server that does not answer.
-    pub(crate) async fn enter(&self, mode: Mode) -> Result<ModeGuard> {
+    /// Takes the inode's I/O mode to read `range`, waiting no longer than the caller's deadline: holders of
+    /// the other mode may be waiting for a server that does not answer.
+    pub(crate) async fn enter(&self, mode: Mode, range: Range<u64>) -> Result<ModeGuard> {
         let mut entering = self.inode.io.enter(mode);
-        let Some(deadline) = self.cx.deadline() else { return Ok(entering.await) };
-        // Nearly always free: no timer for that.
+        // Nearly always free: no timer for that, and nothing to list.
         if let Some(guard) = (&mut entering).now_or_never() {
             return Ok(guard);
         }
+        let _wait = self.inode.waiting(WaitKind::IoMode, range);
+        let Some(deadline) = self.cx.deadline() else { return Ok(entering.await) };
         let core = &self.inode.core;
         timer::until(&core.driver, &*core.clock, deadline, entering).await.ok_or_else(|| {
             Error::new(

@@ -1,10 +1,10 @@
 //! Who waits for what, and since when (N-C78): so that "it hangs" has an answer.
 //!
-//! Only what leaves the caller's thread is listed, so a hit pays nothing. Not listed: waits for the other
-//! I/O mode, for a change to settle, for room in the fill queue, and calls about names and attributes; all
-//! have bounds of their own. A wait is entered when it
-//! begins and leaves with its guard, however it ends. Cookies have a listing of their own
-//! ([`Netfs::list_cookies`](crate::Netfs::list_cookies)): their state is what is waited for.
+//! Only what cannot go on at once is listed, so a hit pays nothing. Not listed: calls about names and
+//! attributes, which are bounded by `remote_timeout`. A wait is entered when it begins and leaves with
+//! its guard, however it ends. Cookies have a listing of their own
+//! ([`Netfs::list_cookies`](crate::Netfs::list_cookies)): what state keeps a
+//! [`CacheLookup`](WaitKind::CacheLookup) waiting.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -27,10 +27,21 @@ pub enum WaitKind {
     Request,
     /// A file is being checked with the server. Bounded by `remote_timeout`.
     Validate,
+    /// A reader waits until a change of the file has been carried out: sizes, pages and cookie belong to
+    /// different versions meanwhile. Nothing but local work is between.
+    Change,
+    /// A buffered reader waits until direct I/O on the file has ended, or the other way round. Bounded
+    /// by the caller's deadline, else by what the others wait for.
+    IoMode,
+    /// A reader waits for the disk cache to open the file's object. Bounded by `cache_wait`.
+    CacheLookup,
+    /// A request that has downloaded these bytes waits for room in the queue that copies them to the
+    /// disk cache. Bounded by [`FillWhenFull::Wait`](crate::FillWhenFull::Wait).
+    FillRoom,
     /// Nobody waits any more: a server read that was given up, whose reply may still come and whose
     /// memory is kept for it.
     AbandonedRead,
-    /// Nobody waits any more: a read of the disk cache that was given up. Until it returns this file's
+    /// Nobody waits any more: a read of the disk cache that was given up. Until it returns, this file's
     /// readers do not ask the disk.
     HungCacheRead,
 }

@@ -1,6 +1,8 @@
 //! From "stale" to "valid": which check to share, and waiting for it.
 
-use std::future::Future;
+use std::{future::Future, pin::pin};
+
+use futures_util::FutureExt;
 
 use super::{
     cell::InodeCell,
@@ -25,21 +27,22 @@ impl InodeCell {
     /// `check` is one flight, run on `driver`: sample, one RPC, [`apply`](Self::apply) as
     /// [`ReplyKind::Check`](super::model::ReplyKind::Check) (again, a bounded number of times, if
     /// [`Late`](super::model::Action::Late)), carry out a drop. `deadline` bounds this caller's wait,
-    /// not the flight.
+    /// not the flight. `dropping` says that it waits for a drop now, until the value is dropped.
     ///
     /// # Errors
     /// `ESTALE` if the file is deleted or changes faster than it can be dropped, `ETIMEDOUT` at the deadline, else what `check` failed with.
-    pub(crate) async fn validate<C, F>(
+    pub(crate) async fn validate<C, F, W>(
         self: &Arc<Self>,
         driver: &Handle,
         deadline: Option<BootTime>,
         check: C,
+        dropping: impl Fn() -> W,
     ) -> Result<()>
     where
         C: FnOnce() -> F + Clone + Send + 'static,
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let work = self.settle(driver, check);
+        let work = self.settle(driver, check, dropping);
         let Some(deadline) = deadline else { return work.await };
         timer::until(driver, &**self.volume().clock(), deadline, work).await.unwrap_or_else(|| {
             Err(Error::new(
@@ -49,7 +52,12 @@ impl InodeCell {
         })
     }
 
-    async fn settle<C, F>(self: &Arc<Self>, driver: &Handle, check: C) -> Result<()>
+    async fn settle<C, F, W>(
+        self: &Arc<Self>,
+        driver: &Handle,
+        check: C,
+        dropping: impl Fn() -> W,
+    ) -> Result<()>
     where
         C: FnOnce() -> F + Clone + Send + 'static,
         F: Future<Output = Result<()>> + Send + 'static,
@@ -71,7 +79,12 @@ impl InodeCell {
                 return Err(deleted());
             }
             self.check_alone(driver, check.clone()).await?;
-            self.settled().await;
+            let mut settled = pin!(self.settled());
+            // Nearly always at once: nothing to list.
+            if settled.as_mut().now_or_never().is_none() {
+                let _listed = dropping();
+                settled.await;
+            }
             match self.valid_now() {
                 Validity::Deleted => return Err(deleted()),
                 // A drop was abandoned; the next check starts it again.

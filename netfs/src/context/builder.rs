@@ -12,6 +12,7 @@ use crate::{
     read::readahead::Tuning,
     stats::Counters,
     sync::{Arc, Mutex, atomic::AtomicU64},
+    waits::Waits,
 };
 
 /// How much a miss fetches.
@@ -194,8 +195,14 @@ impl Builder {
             .map_err(|e| Error::io(e, "starting the driver threads"))?;
         let counters = Arc::new(Counters::default());
         let driver = runtime.handle().clone();
-        let clock = Arc::clone(&self.clock);
-        let fscache = FsCache::new(driver.clone(), clock, Arc::clone(&counters), self.fscache);
+        let waits = Arc::<Waits>::default();
+        let fscache = FsCache::new(
+            driver.clone(),
+            Arc::clone(&self.clock),
+            Arc::clone(&counters),
+            Arc::clone(&waits),
+            self.fscache,
+        );
         // Queued slices keep folios in memory after their eviction, so the queue's bytes are taken off
         // the folios' part: together they stay within the budget.
         let mut fills = self.fills;
@@ -220,7 +227,7 @@ impl Builder {
             fills,
             intents: Arc::default(),
             fetches: Arc::default(),
-            waits: Arc::default(),
+            waits,
             closed: false.into(),
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),

@@ -13,6 +13,7 @@ use crate::{
     remote::VolumeId,
     stats::Counters,
     sync::{Arc, Mutex},
+    waits::Waits,
 };
 
 /// Settings of a context's cache layer.
@@ -74,6 +75,7 @@ pub(crate) struct FsCache {
     handle: Handle,
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
+    waits: Arc<Waits>,
     config: FsCacheConfig,
     lru: Lru,
     registry: Mutex<Registry>,
@@ -94,12 +96,14 @@ impl FsCache {
         handle: Handle,
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
+        waits: Arc<Waits>,
         config: FsCacheConfig,
     ) -> Arc<FsCache> {
         Arc::new(FsCache {
             handle,
             clock,
             counters,
+            waits,
             config,
             lru: Lru::default(),
             registry: Mutex::default(),
@@ -236,6 +240,11 @@ impl FsCache {
 
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Where those who wait for the cache are listed.
+    pub(super) fn waits(&self) -> &Arc<Waits> {
+        &self.waits
     }
 
     pub(super) fn config(&self) -> &FsCacheConfig {

@@ -17,7 +17,7 @@ mod drive;
 mod interleavings;
 mod slot;
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 pub(crate) use slot::{CookieSlot, CookieUse};
@@ -36,6 +36,7 @@ use crate::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    waits::{Wait, WaitInfo, WaitKind},
 };
 
 /// A live cookie has the key already (row 100).
@@ -212,6 +213,7 @@ impl Cookie {
             Attempt::No(refusal) => return Err(refusal),
             Attempt::Wait => {}
         }
+        let _wait = self.waiting(WaitKind::CacheLookup, 0..0);
         let fscache = &self.volume.fscache;
         let bound = fscache.now() + fscache.config().cache_wait;
         let result = self.begin_by(deadline.map_or(bound, |d| d.min(bound))).await;
@@ -235,6 +237,13 @@ impl Cookie {
             }
         };
         self.volume.fscache.until(deadline, begun).await.unwrap_or(Err(Refusal::TimedOut))
+    }
+
+    /// Enters a wait about this cookie's file in the listing, until the guard is dropped.
+    pub(super) fn waiting(&self, kind: WaitKind, range: Range<u64>) -> Wait {
+        let (volume, key) = (self.volume.id().clone(), self.key.clone());
+        let fscache = &self.volume.fscache;
+        fscache.waits().enter(WaitInfo { kind, volume, key, range, since: fscache.now() })
     }
 
     /// Makes everything stored so far void (row 104). When this returns no byte from before is given

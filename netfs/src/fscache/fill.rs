@@ -7,15 +7,23 @@
 //! cookie's invalidation counter when the fetch was issued, and the core's own test (its epoch rule),
 //! asked right before the write. The write itself carries the object's generation, so one that is
 //! overtaken by a cut-over while it is on its way has no effect either.
+//!
+//! **What is queued is stored**, or an error says why not, and is counted. The fill holds its object
+//! open from the moment it is offered; a cache that is too busy for it is asked again. `store` has
+//! the way from the queue to the cache.
+
+mod store;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use store::Fill;
+use tokio::sync::{Notify, Semaphore};
 
-use super::{CacheWrite, Cookie, CookieUse, Identity, Refusal, cache::FsCache, cookie::Access};
+use super::{Cookie, Identity, cache::FsCache};
 use crate::{
-    folio::{PAGE_SIZE, Slice},
+    folio::Slice,
     sync::{Arc, Mutex},
+    waits::WaitKind,
 };
 
 /// What to do with downloaded data when the queue is full.
@@ -24,7 +32,8 @@ use crate::{
 pub enum FillWhenFull {
     /// Do not cache it; counted as `fill_dropped_bytes`.
     Drop,
-    /// Make the request wait for room, at most this long; then drop.
+    /// Make the request wait for room, at most this long; then drop. What has found room waits as long
+    /// for its object to open and for a cache that is too busy for it.
     Wait {
         /// The longest wait.
         max: Duration,
@@ -39,14 +48,26 @@ pub struct FillConfig {
     pub bytes_max: u64,
     /// Most writes handed to the cache at once. 16: enough to keep an SSD busy.
     pub writes_max: usize,
-    /// How long a fill waits for its cookie's object. 1 s: much longer than a reader waits, so that the
-    /// first fills of a file survive a slow lookup.
+    /// How long a fill waits for its cookie's object, and for a cache that is too busy for it; with
+    /// [`FillWhenFull::Wait`] at least as long as for room. 1 s: much longer than a reader waits, so
+    /// that the first fills of a file survive a slow lookup.
     pub object_wait: Duration,
     /// After this long a write no longer counts against `writes_max` (its bytes still count): a hung
-    /// object must not keep the others from being filled (N-C76). 5 s.
+    /// object must not keep the others from being filled (N-C76). 5 s. So on a disk that is merely slow
+    /// more writes than that are under way, and some may find the cache too busy for a while.
     pub stuck_after: Duration,
     /// When full.
     pub when_full: FillWhenFull,
+}
+
+impl FillConfig {
+    /// How long a fill tries to reach its object.
+    fn patience(&self) -> Duration {
+        match self.when_full {
+            FillWhenFull::Drop => self.object_wait,
+            FillWhenFull::Wait { max } => self.object_wait.max(max),
+        }
+    }
 }
 
 impl Default for FillConfig {
@@ -67,8 +88,8 @@ pub(crate) struct FillTag {
     pub(crate) identity: Identity,
     /// [`Cookie::inval_counter`] sampled before the fetch was issued.
     pub(crate) inval_counter: u64,
-    /// Asked right before the write, once: may these bytes be kept? (A fill whose epoch is old is kept
-    /// only if a validate issued after the event confirmed its version.)
+    /// Asked right before each attempt to write: may these bytes be kept? (A fill whose epoch is old is
+    /// kept only if a validate issued after the event confirmed its version.)
     pub(crate) still_ok: Box<dyn Fn() -> bool + Send>,
 }
 
@@ -91,6 +112,7 @@ struct Shared {
     fscache: Arc<FsCache>,
     config: FillConfig,
     state: Mutex<State>,
+    /// Places among the writes; closed when a shutdown runs out of patience.
     writes: Arc<Semaphore>,
     /// Notified whenever a fill ends.
     ended: Notify,
@@ -137,6 +159,7 @@ impl FillQueue {
         };
         let fscache = &self.0.fscache;
         fscache.counters().fill_waits.inc();
+        let _wait = cookie.waiting(WaitKind::FillRoom, offset..offset + fill.len());
         let deadline = fscache.now() + max;
         loop {
             // Made before the attempt, so room made in between is not missed.
@@ -196,6 +219,8 @@ impl FillQueue {
         }
         let left = self.queued_bytes();
         fscache.counters().fill_dropped_bytes.add(left);
+        // Those that are not being written yet let go of their objects, which are to be closed now.
+        self.0.writes.close();
         left
     }
 
@@ -227,108 +252,6 @@ impl FillQueue {
     fn drop_fill(&self, fill: &Fill) -> Pushed {
         self.0.fscache.counters().fill_dropped_bytes.add(fill.len());
         Pushed::Dropped
-    }
-}
-
-impl Shared {
-    async fn run(self: Arc<Self>, fill: Fill, ticket: Ticket) {
-        // Never closed, so this fails only if the semaphore is misused.
-        let Ok(permit) = Arc::clone(&self.writes).acquire_owned().await else { return };
-        let deadline = self.fscache.now() + self.config.object_wait;
-        let access = match fill.cookie.begin_by(deadline).await {
-            Ok(access) => access,
-            Err(refusal) => return self.refused(&fill, refusal),
-        };
-        if !fill.may_be_kept(&access) {
-            self.fscache.counters().fill_stale_bytes.add(fill.len());
-            return;
-        }
-        self.write(fill, access, ticket, permit).await;
-    }
-
-    async fn write(
-        self: &Arc<Self>,
-        fill: Fill,
-        access: Access,
-        ticket: Ticket,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let counters = self.fscache.counters();
-        counters.cache_write.inc();
-        let object = Arc::clone(access.object());
-        let generation = object.generation();
-        // Asked again after the generation was read: an invalidation before this line is seen here,
-        // one after it changes the generation.
-        if !access.is_current() {
-            counters.fill_stale_bytes.add(fill.len());
-            counters.cache_write_failed.inc();
-            return;
-        }
-        let (said, ended) = oneshot::channel::<()>();
-        let (shared, user) = (Arc::clone(self), fill.user);
-        let sub = CacheWrite::new(fill.offset, fill.data, generation, move |result| {
-            // The cache's thread: the access ends only now, so the object is not closed under it.
-            shared.written(ticket.bytes, result);
-            drop((access, user, ticket, said));
-        });
-        object.write(sub);
-        // A write that hangs gives its place to others; its bytes go on counting.
-        let stuck = self.fscache.now() + self.config.stuck_after;
-        let _ = self.fscache.until(stuck, ended).await;
-        drop(permit);
-    }
-
-    fn written(&self, bytes: u64, result: Result<(), Refusal>) {
-        let counters = self.fscache.counters();
-        match result {
-            Ok(()) => {
-                counters.cache_write_done.inc();
-                counters.cache_write_bytes.add(bytes);
-            }
-            Err(refusal) => {
-                counters.cache_write_failed.inc();
-                match self.fscache.refused(refusal) {
-                    Refusal::Stale => counters.fill_stale_bytes.add(bytes),
-                    _ => counters.fill_dropped_bytes.add(bytes),
-                }
-            }
-        }
-    }
-
-    fn refused(&self, fill: &Fill, refusal: Refusal) {
-        tracing::debug!(key = ?fill.cookie.key(), ?refusal, "fill dropped: no cache object");
-        self.fscache.counters().fill_dropped_bytes.add(fill.len());
-    }
-}
-
-struct Fill {
-    cookie: Arc<Cookie>,
-    /// Keeps the object open, or opens it again, after the file's last user has left.
-    user: CookieUse,
-    offset: u64,
-    data: Vec<Slice>,
-    tag: FillTag,
-}
-
-impl Fill {
-    fn new(cookie: &Arc<Cookie>, offset: u64, data: Vec<Slice>, tag: FillTag) -> Fill {
-        let user = cookie.use_cookie(false);
-        Fill { cookie: Arc::clone(cookie), user, offset, data, tag }
-    }
-
-    fn len(&self) -> u64 {
-        self.data.iter().map(|s| s.len() as u64).sum()
-    }
-
-    fn is_whole_pages(&self) -> bool {
-        self.offset.is_multiple_of(PAGE_SIZE as u64)
-            && self.data.iter().all(|s| s.len().is_multiple_of(PAGE_SIZE))
-    }
-
-    fn may_be_kept(&self, access: &Access) -> bool {
-        access.inval_counter() == self.tag.inval_counter
-            && access.object().identity() == self.tag.identity
-            && (self.tag.still_ok)()
     }
 }
 

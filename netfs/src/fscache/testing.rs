@@ -41,6 +41,7 @@ impl Rig {
             Handle::current(),
             Arc::new(clock.clone()),
             Arc::clone(&counters),
+            Arc::default(),
             FsCacheConfig::default(),
         );
         fscache.attach(backend(&cache), PATIENCE).await.expect("nothing to withdraw");

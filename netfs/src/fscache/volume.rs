@@ -37,14 +37,40 @@ struct Inner {
     closing: Vec<Arc<Cookie>>,
     /// Keys whose stored content could not be voided before their cookie went away (N-C48).
     distrusted: HashSet<Bytes>,
-    relinquished: bool,
-    gone: bool,
+    life: Life,
+}
+
+/// How far a volume's life has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// Its owner has it.
+    Live,
+    /// Given up; cookies or calls to the cache are left.
+    Relinquished,
+    /// Given up and closed.
+    Gone,
+    /// The context went away with it. Its owner may be giving it up at the same moment, or later.
+    Aborted,
+}
+
+/// Why a volume that is given up has nothing left to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Over {
+    /// Its owner gave it up before: a mistake.
+    Twice,
+    /// The context has let go of everything already.
+    Aborted,
 }
 
 impl Inner {
     /// Cookies that have not been dropped.
     fn count(&self) -> usize {
         self.cookies.len() + self.closing.len()
+    }
+
+    /// Whether nothing of it is left to end.
+    fn is_gone(&self) -> bool {
+        matches!(self.life, Life::Gone | Life::Aborted)
     }
 }
 
@@ -80,8 +106,7 @@ impl Volume {
                 cookies: HashMap::new(),
                 closing: Vec::new(),
                 distrusted: HashSet::new(),
-                relinquished: false,
-                gone: false,
+                life: Life::Live,
             }),
             changed: Arc::new(Notify::new()),
         });
@@ -124,7 +149,7 @@ impl Volume {
             tracing::warn!(volume = self.id.as_str(), key = ?key, "cookie key already in use");
             return Err(DuplicateKey { volume: self.id.clone(), key });
         }
-        if inner.relinquished {
+        if inner.life != Life::Live {
             return Ok(CookieSlot::none());
         }
         let live = inner.attachment.is_some();
@@ -146,7 +171,7 @@ impl Volume {
     pub(crate) fn describe(&self) -> VolumeInfo {
         let inner = self.inner.lock();
         let attachment = inner.attachment.clone();
-        let (cookies, relinquished) = (inner.count(), inner.relinquished);
+        let (cookies, relinquished) = (inner.count(), inner.life != Life::Live);
         drop(inner);
         VolumeInfo {
             id: self.id.clone(),
@@ -170,7 +195,7 @@ impl Volume {
         });
         {
             let mut inner = self.inner.lock();
-            if inner.relinquished || inner.attachment.is_some() {
+            if inner.life != Life::Live || inner.attachment.is_some() {
                 return;
             }
             inner.attachment = Some(Arc::clone(&attachment));
@@ -202,9 +227,13 @@ impl Volume {
     /// tells the cache (`Retire`: everything stored is deleted). Another volume with this id can be
     /// acquired afterwards.
     pub(super) async fn relinquish(self: &Arc<Self>, how: Relinquish) {
-        if std::mem::replace(&mut self.inner.lock().relinquished, true) {
-            tracing::warn!(volume = self.id.as_str(), "volume relinquished twice");
-            return;
+        match self.begin_relinquish() {
+            Ok(()) => {}
+            Err(Over::Aborted) => return,
+            Err(Over::Twice) => {
+                tracing::warn!(volume = self.id.as_str(), "volume relinquished twice");
+                return;
+            }
         }
         for cookie in self.cookie_list() {
             if !cookie.is_relinquished() {
@@ -217,16 +246,28 @@ impl Volume {
         if let Some(attachment) = attachment {
             self.end_attachment(attachment, how).await;
         }
-        self.inner.lock().gone = true;
+        self.inner.lock().life = Life::Gone;
         self.changed.notify_waiters();
+    }
+
+    /// From here on the volume gives no cookies and moves into no cache.
+    pub(super) fn begin_relinquish(&self) -> Result<(), Over> {
+        let mut inner = self.inner.lock();
+        match inner.life {
+            Life::Live => {
+                inner.life = Life::Relinquished;
+                Ok(())
+            }
+            Life::Relinquished | Life::Gone => Err(Over::Twice),
+            Life::Aborted => Err(Over::Aborted),
+        }
     }
 
     /// See [`FsCache::abort`].
     pub(super) fn abort(&self) {
         let (attachment, cookies) = {
             let mut inner = self.inner.lock();
-            inner.relinquished = true;
-            inner.gone = true;
+            inner.life = Life::Aborted;
             let mut cookies: Vec<_> = inner.cookies.drain().map(|(_, c)| c).collect();
             cookies.append(&mut inner.closing);
             (inner.attachment.take(), cookies)
@@ -240,15 +281,15 @@ impl Volume {
 
     /// Completes when a relinquished volume has been closed.
     pub(super) async fn gone(&self) {
-        self.wait_until(|inner| inner.gone).await;
+        self.wait_until(|inner| inner.is_gone()).await;
     }
 
     pub(super) fn is_relinquished(&self) -> bool {
-        self.inner.lock().relinquished
+        self.inner.lock().life != Life::Live
     }
 
     pub(super) fn is_gone(&self) -> bool {
-        self.inner.lock().gone
+        self.inner.lock().is_gone()
     }
 
     pub(super) fn attachment(&self) -> Option<Arc<Attachment>> {

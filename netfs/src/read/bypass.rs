@@ -1,7 +1,7 @@
 //! Reads that leave no copy in memory (`ReadOptions::memory = Bypass`): disk hits go inline into the
 //! caller's buffer; what the disk lacks is fetched, stored on disk, and handed over.
 
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
 use tokio::sync::oneshot;
 
@@ -19,6 +19,7 @@ use crate::{
     request::plan,
     sync::Arc,
     timer,
+    waits::WaitKind,
 };
 
 impl Reader<'_> {
@@ -137,12 +138,16 @@ impl Reader<'_> {
     ) -> Result<Vec<u8>, Origin> {
         let inode = &self.who.inode;
         let (tx, rx) = oneshot::channel();
-        let (hold, owner) = (Arc::clone(access), Arc::clone(inode));
+        let range = at..at + len as u64;
+        let _wait = inode.waiting(WaitKind::Request, range.clone());
+        // Set when the reader gives up; it lasts until the read has let go of it too.
+        let hung = Arc::new(OnceLock::new());
+        let (hold, while_it_hangs) = (Arc::clone(access), Arc::clone(&hung));
         let read = CacheRead::detached(at, len, move |result| {
             drop(hold);
-            if tx.send(result).is_err() {
-                owner.cache_read_returned(); // the reader has given up on us
-            }
+            // The reader may have given up.
+            let _ = tx.send(result);
+            drop(while_it_hangs);
         });
         Arc::clone(access.object()).read(read);
         let core = &inode.core;
@@ -152,12 +157,10 @@ impl Reader<'_> {
             // A cache that drops a read unanswered has failed.
             return result.map_err(|_| Origin::Fault)?.map_err(Origin::of_miss);
         }
-        // Counted first, then closed: the late end of the read finds the account open.
-        inode.cache_read_hangs();
+        let _ = hung.set(inode.cache_read_hangs(range));
         rx.close();
-        let last = rx.try_recv().map_err(|_| Origin::Fault)?;
-        inode.cache_read_returned();
-        last.map_err(Origin::of_miss)
+        // It may have ended at the last moment.
+        rx.try_recv().map_err(|_| Origin::Fault)?.map_err(Origin::of_miss)
     }
 
     /// Fetches a run (by the fill policy, so that the disk cache gets whole granules) and copies it.

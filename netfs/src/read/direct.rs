@@ -26,7 +26,7 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
     }
     let inode = &who.inode;
     // N-C39: never beside buffered I/O on this inode.
-    let _mode = who.enter(Mode::Direct).await?;
+    let _mode = who.enter(Mode::Direct, offset..offset.saturating_add(len)).await?;
     inode.ensure_valid(&who.remote, &who.cx).await?;
     inode.core.counters.dio_reads.inc();
     for _ in 0..MAX_REPLANS {

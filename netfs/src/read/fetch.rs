@@ -364,14 +364,15 @@ impl Fetch {
                 continue; // only the cache's shorter patience is over
             }
             inode.core.counters.abandoned.inc();
-            // Counted before it is given up: its late end finds the account open.
-            if cache {
+            // Noted before it is given up: its late end finds the account open.
+            let hung = cache.then(|| {
                 inode.disk_misses.note(range.clone(), Origin::Fault);
-                inode.cache_read_hangs();
-            } else if !inode.abandon(range.clone()) {
+                inode.cache_read_hangs(range.clone())
+            });
+            if !cache && !inode.abandon(range.clone()) {
                 self.quiet = false;
             }
-            self.sink.give_up(index, range, cache);
+            self.sink.give_up(index, range, hung);
             let e = Error::new(Errno::ETIMEDOUT, "the server did not answer a read in time, twice");
             self.req.abandon(index, e);
         }

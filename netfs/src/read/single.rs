@@ -24,7 +24,7 @@ const SINGLE_MAX: u64 = 64 << 20;
 /// attempt (N-C18): a hole in the cache sends all of it to the server.
 pub(crate) async fn read(who: &Who, cookie: Option<&Arc<Cookie>>) -> Result<Bytes> {
     let inode = &who.inode;
-    let _mode = who.enter(Mode::Buffered).await?;
+    let _mode = who.enter(Mode::Buffered, 0..0).await?;
     inode.ensure_valid(&who.remote, &who.cx).await?;
     inode.core.counters.read_single.inc();
     let reader = Reader { who, cookie, ahead: None };

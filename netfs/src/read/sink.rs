@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use crate::{
     folio::memory::FillBuf,
     fscache::CacheMiss,
-    inode::Inode,
+    inode::{HungRead, Inode},
     remote::{Facts, Finished, SubSink},
     sync::{Arc, Mutex},
 };
@@ -48,7 +48,8 @@ pub(super) struct Sink {
 struct GivenUp {
     index: usize,
     range: Range<u64>,
-    cache: bool,
+    /// Of a read of the disk cache.
+    hung: Option<HungRead>,
 }
 
 impl Sink {
@@ -58,8 +59,9 @@ impl Sink {
     }
 
     /// Notes that nobody waits for a sub any more; its end is then only counted.
-    pub(super) fn give_up(&self, index: usize, range: Range<u64>, cache: bool) {
-        self.given_up.lock().push(GivenUp { index, range, cache });
+    /// `hung`: it is a read of the disk cache.
+    pub(super) fn give_up(&self, index: usize, range: Range<u64>, hung: Option<HungRead>) {
+        self.given_up.lock().push(GivenUp { index, range, hung });
     }
 
     /// Whether the sub had been given up; settles the inode's account if so.
@@ -68,10 +70,9 @@ impl Sink {
         let Some(i) = list.iter().position(|g| g.index == index) else { return false };
         let gone = list.swap_remove(i);
         drop(list);
-        if gone.cache {
-            self.inode.cache_read_returned();
-        } else {
-            self.inode.abandoned_ended(&gone.range);
+        match gone.hung {
+            Some(hung) => drop(hung),
+            None => self.inode.abandoned_ended(&gone.range),
         }
         true
     }

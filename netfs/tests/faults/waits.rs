@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use netfs::{
-    Errno, WaitKind,
+    Errno, Error, File, FillWhenFull, MemoryUse, ReadOptions, WaitInfo, WaitKind,
     clock::Clock,
     fscache::{CookieState, FaultPoint, MemCache},
 };
@@ -18,6 +18,20 @@ fn kinds(bench: &Bench) -> Vec<WaitKind> {
     let mut kinds: Vec<_> = bench.netfs().waits().iter().map(|w| w.kind).collect();
     kinds.sort();
     kinds
+}
+
+/// The only wait of that kind.
+#[track_caller]
+fn the_one(bench: &Bench, kind: WaitKind) -> WaitInfo {
+    let mut waits = bench.netfs().waits();
+    waits.retain(|wait| wait.kind == kind);
+    assert_eq!(waits.len(), 1, "{waits:?}");
+    waits.remove(0)
+}
+
+fn read_with(file: &File, offset: u64, len: usize, options: ReadOptions) -> Result<(), Error> {
+    let mut buf = vec![0; len];
+    file.blocking().read_at_with(offset, &mut buf, options).map(drop)
 }
 
 #[test]
@@ -114,11 +128,19 @@ fn n_c76_n_c78_what_a_hung_disk_holds_up_is_listed_and_holds_up_no_reader() {
     std::thread::scope(|s| {
         let reader = s.spawn(|| read(&other, 0, 4096));
         eventually("the disk is asked", || cache.faults().waiting(FaultPoint::Lookup) == 1);
+        let began = clock.now();
+        eventually("the lookup is listed", || kinds(&bench).contains(&WaitKind::CacheLookup));
+        let wait = the_one(&bench, WaitKind::CacheLookup);
+        assert_eq!((&wait.key[..], wait.range, wait.since), (other.node().key(), 0..0, began));
+        assert_eq!(&wait.volume, bench.mount.volume_id());
         while !reader.is_finished() {
             clock.advance(Duration::from_millis(21));
             std::thread::yield_now();
         }
         reader.join().expect("no panic").expect("from the server");
+    });
+    eventually("the lookup is not waited for any more", || {
+        kinds(&bench) == [WaitKind::HungCacheRead]
     });
     let cookies = bench.netfs().list_cookies().remove(0).1;
     let waiting = cookies.iter().find(|c| c.key == other.node().key()).expect("listed");
@@ -128,4 +150,132 @@ fn n_c76_n_c78_what_a_hung_disk_holds_up_is_listed_and_holds_up_no_reader() {
         cache.faults().release(point);
     }
     eventually("the disk has answered", || bench.netfs().waits().is_empty());
+}
+
+#[test]
+fn n_c78_a_reader_of_one_io_mode_that_waits_for_the_other_is_listed() {
+    let fs = origin().file("a", SIZE).build().expect("build");
+    let (bench, clock) = clocked(&fs, None);
+    let file = open_as(&bench, "a", &cx()).expect("open");
+    let direct = ReadOptions { unbuffered: true, ..ReadOptions::default() };
+    let (one, other) = ((ReadOptions::default(), 5000..9096), (direct, 100_000..100_100));
+    for (first, second) in [(&one, &other), (&other, &one)] {
+        let gate = Gate::new();
+        let _ = fs.inject(Fault::on(Op::Read).hold(&gate, SnapshotAt::Issue));
+        let start = |(options, range): &(ReadOptions, std::ops::Range<u64>)| {
+            read_with(&file, range.start, (range.end - range.start) as usize, *options)
+        };
+        std::thread::scope(|s| {
+            let holds = s.spawn(|| start(first));
+            gate.wait_hit();
+            assert!(!kinds(&bench).contains(&WaitKind::IoMode), "it has the file");
+            let waits = s.spawn(|| start(second));
+            eventually("the other one waits", || kinds(&bench).contains(&WaitKind::IoMode));
+            let wait = the_one(&bench, WaitKind::IoMode);
+            assert_eq!((&wait.key[..], wait.range), (file.node().key(), second.1.clone()));
+            assert_eq!(wait.since, clock.now());
+            gate.release();
+            [holds, waits].into_iter().for_each(|r| r.join().expect("no panic").expect("read"));
+        });
+        assert!(!kinds(&bench).contains(&WaitKind::IoMode));
+        bench.netfs().drop_memory();
+    }
+}
+
+#[test]
+fn n_c78_a_reader_that_waits_for_a_change_to_be_carried_out_is_listed() {
+    let fs = origin().file("a", SIZE).build().expect("build");
+    let cache = MemCache::new();
+    let (bench, clock) = clocked(&fs, Some(cache.clone()));
+    let file = open_as(&bench, "a", &cx()).expect("open");
+    read(&file, 0, 4096).expect("its object is open now");
+    cache.faults().hold(FaultPoint::CutOver);
+    std::thread::scope(|s| {
+        let change = s.spawn(|| file.invalidate());
+        eventually("it is cut over", || cache.faults().waiting(FaultPoint::CutOver) == 1);
+        let reader = s.spawn(|| read(&file, 0, 4096));
+        eventually("the reader waits", || kinds(&bench) == [WaitKind::Change]);
+        let wait = the_one(&bench, WaitKind::Change);
+        assert_eq!((&wait.key[..], wait.range, wait.since), (file.node().key(), 0..0, clock.now()));
+        cache.faults().release(FaultPoint::CutOver);
+        change.join().expect("no panic");
+        reader.join().expect("no panic").expect("read");
+    });
+    assert!(!kinds(&bench).contains(&WaitKind::Change));
+}
+
+#[test]
+fn n_c78_a_request_that_waits_for_room_in_the_fill_queue_is_listed() {
+    let fs = origin().file("a", SIZE).build().expect("build");
+    let cache = MemCache::new();
+    let bench = Bench::with(&fs, Some(cache.clone()), |b| {
+        let wait = FillWhenFull::Wait { max: secs(3600) };
+        b.fill_queue(4096, wait).readahead_max(0)
+    });
+    let file = open_as(&bench, "a", &cx()).expect("open");
+    cache.faults().hold(FaultPoint::Write);
+    // The first fill is let in alone; the second read's finds no room. Neither reader waits for that.
+    read(&file, 0, 4096).expect("read");
+    read(&file, 8192, 8192).expect("read");
+    eventually("the second one waits", || kinds(&bench).contains(&WaitKind::FillRoom));
+    let wait = the_one(&bench, WaitKind::FillRoom);
+    assert_eq!((&wait.key[..], wait.range), (file.node().key(), 8192..16_384));
+    assert_eq!(&wait.volume, bench.mount.volume_id());
+    cache.faults().release(FaultPoint::Write);
+    eventually("there is room", || bench.netfs().waits().is_empty());
+}
+
+/// Each hung read is a line of its own, about its own bytes, until that very read returns.
+#[test]
+fn n_c78_hung_reads_of_the_disk_are_listed_each_with_its_range() {
+    let fs = origin().file("a", SIZE).build().expect("build");
+    let cache = MemCache::new();
+    let (bench, clock) = clocked(&fs, Some(cache.clone()));
+    bench.check("a", 0, SIZE as usize);
+    bench.drain();
+    let file = open_as(&bench, "a", &cx()).expect("open");
+    let hung = || -> Vec<_> {
+        let waits = bench.netfs().waits().into_iter();
+        waits.filter(|w| w.kind == WaitKind::HungCacheRead).map(|w| w.range).collect()
+    };
+    for memory in [MemoryUse::Fill, MemoryUse::Bypass] {
+        let options = ReadOptions { memory, ..ReadOptions::default() };
+        bench.netfs().drop_memory();
+        cache.faults().hold(FaultPoint::Read);
+        std::thread::scope(|s| {
+            let readers = [0, 40_960].map(|offset| {
+                let already = cache.faults().waiting(FaultPoint::Read);
+                let reader = s.spawn({
+                    let file = &file;
+                    move || read_with(file, offset, 4096, options)
+                });
+                eventually("the disk is asked", || {
+                    cache.faults().waiting(FaultPoint::Read) == already + 1
+                });
+                reader
+            });
+            let requests = || kinds(&bench).iter().filter(|k| **k == WaitKind::Request).count();
+            eventually("both are listed as waiting", || requests() == 2);
+            while !readers.iter().all(|r| r.is_finished()) {
+                clock.advance(Duration::from_millis(100));
+                std::thread::yield_now();
+            }
+            readers.into_iter().for_each(|r| r.join().expect("no panic").expect("from the server"));
+        });
+        let mut ranges = hung();
+        ranges.sort_by_key(|range| range.start);
+        assert_eq!(ranges, [0..4096, 40_960..45_056], "{memory:?}");
+        cache.faults().release_oldest(FaultPoint::Read);
+        eventually("the first has returned", || hung().len() == 1);
+        assert_eq!(hung(), [40_960..45_056], "{memory:?}");
+        cache.faults().release(FaultPoint::Read);
+        eventually("both have returned", || hung().is_empty());
+        // The disk is asked again.
+        settle(&bench);
+        bench.drain();
+        bench.netfs().drop_memory();
+        let _ = super::reads(&fs);
+        read_with(&file, 0, 4096, options).expect("read");
+        assert_eq!(super::reads(&fs), []);
+    }
 }

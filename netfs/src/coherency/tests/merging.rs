@@ -74,7 +74,9 @@ impl Test {
             Ok(())
         };
         let inode = Arc::clone(inode);
-        tokio::spawn(async move { inode.validate(&Handle::current(), deadline, check).await })
+        tokio::spawn(
+            async move { inode.validate(&Handle::current(), deadline, check, || ()).await },
+        )
     }
 }
 
@@ -318,7 +320,33 @@ fn a_runtime_that_stops_leaves_an_error_and_a_free_gate() {
     for _ in 0..2 {
         let check = || async { Ok(()) };
         let error =
-            pollster::block_on(inode.validate(&handle, None, check)).expect_err("no driver");
+            pollster::block_on(inode.validate(&handle, None, check, || ())).expect_err("no driver");
         assert_eq!(error.errno(), Errno::ECANCELED);
     }
+}
+
+/// N-C78: whoever waits for a drop that others carry out says so, as long as it takes.
+#[test]
+fn n_c78_a_caller_that_waits_for_a_drop_says_so() {
+    let (runtime, t) = Test::new();
+    runtime.block_on(async {
+        let inode = t.client.inode(b"a");
+        let mut drops = [1, 2].map(|version| {
+            let epoch = inode.sample();
+            inode.apply(&facts(version, STANDING), &epoch, ReplyKind::Check, |_| {}).drop
+        });
+        let drop_of_the_first = drops[1].take().expect("another version");
+        let listed = Arc::new(());
+        let (cell, note) = (Arc::clone(&inode), Arc::clone(&listed));
+        let caller = tokio::spawn(async move {
+            let check = || async { Ok(()) };
+            cell.validate(&Handle::current(), None, check, || Arc::clone(&note)).await
+        });
+        idle().await;
+        assert!(!caller.is_finished());
+        assert_eq!(Arc::strong_count(&listed), 3, "the test's, the caller's, and the wait");
+        drop_of_the_first.done();
+        ok([caller]).await;
+        assert_eq!(Arc::strong_count(&listed), 1);
+    });
 }

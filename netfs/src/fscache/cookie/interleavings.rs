@@ -12,6 +12,7 @@ use crate::{
     driver::{self, Handle, Runtime, block_on},
     fscache::{
         CacheBackend, CookieState, FaultPoint, FsCache, FsCacheConfig, MemCache, testing::*,
+        volume::Over,
     },
     stats::Counters,
 };
@@ -38,7 +39,8 @@ impl World {
         let runtime = driver::start(1).expect("a model's driver");
         let (driver, clock) = (runtime.handle().clone(), StepClock::new());
         let (shared, counters) = (Arc::new(clock.clone()), Arc::new(Counters::default()));
-        let fscache = FsCache::new(driver.clone(), shared, counters, FsCacheConfig::default());
+        let config = FsCacheConfig::default();
+        let fscache = FsCache::new(driver.clone(), shared, counters, Arc::default(), config);
         let cache = MemCache::new();
         block_on(fscache.attach(backend(&cache), PATIENCE)).expect("nothing to withdraw");
         let volume = block_on(fscache.acquire_volume(volume_id(), Bytes::new())).expect("free");
@@ -281,5 +283,20 @@ fn an_abort_leaves_nobody_waiting() {
         world.fscache.abort();
         users.into_iter().for_each(|t| t.join().expect("no panic"));
         assert!(slot.try_begin().is_none());
+    });
+}
+
+/// A mount that goes away beside its context gives its volume up before or after that, never twice.
+#[test]
+fn a_volume_given_up_beside_an_abort_is_given_up_once() {
+    explore(700, || {
+        let world = World::new();
+        let volume = Arc::clone(&world.volume);
+        let owner = thread::spawn(move || {
+            assert_ne!(volume.begin_relinquish(), Err(Over::Twice), "it has one owner");
+        });
+        world.fscache.abort();
+        owner.join().expect("no panic");
+        assert!(world.volume.is_gone());
     });
 }

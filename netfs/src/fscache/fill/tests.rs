@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::fscache::{CookieSlot, CookieUse, FaultPoint, testing::*};
+use crate::{
+    folio::PAGE_SIZE,
+    fscache::{CookieSlot, CookieUse, FaultPoint, Refusal, Relinquish, testing::*},
+};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const MS: Duration = Duration::from_millis(1);
@@ -206,6 +209,108 @@ async fn n_c76_hung_writes_give_their_place_to_others_after_a_while() {
     assert_eq!(queue.queued_bytes(), 2 * PAGE, "hung writes still hold memory");
     rig.cache.faults().release(FaultPoint::Write);
     queue.drain().await;
+}
+
+/// A disk that is merely slow: writes that outlast `stuck_after` give their places up, so more are under
+/// way than the cache takes. It refuses those, and gets them again when it has room.
+#[tokio::test]
+async fn what_a_slow_cache_is_too_busy_for_is_stored_when_it_has_room() {
+    let limits = FillConfig { writes_max: 2, ..waiting(64, PATIENCE) };
+    let (rig, queue, slot, _user) = setup(limits).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    rig.cache.faults().writes_max(Some(3));
+    for page in 0..8 {
+        assert_eq!(offer(&queue, &slot, page), Pushed::Queued);
+    }
+    rig.pass(limits.stuck_after).await;
+    rig.pass(limits.stuck_after).await;
+    assert_eq!(rig.cache.faults().waiting(FaultPoint::Write), 3, "all that it takes");
+    let stats = rig.counters.snapshot();
+    assert!(stats.cache_refusals > 0, "and was asked for more");
+    assert_eq!((stats.fill_dropped_bytes, queue.queued_bytes()), (0, 8 * PAGE));
+    rig.cache.faults().release(FaultPoint::Write);
+    queue.drain().await;
+    assert!((0..8).all(|page| stored(&slot, page)));
+    let stats = rig.counters.snapshot();
+    assert_eq!((stats.cache_write_bytes, stats.fill_dropped_bytes), (8 * PAGE, 0));
+}
+
+/// It may be busy with reads, which end unnoticed: it is asked again after a pause, and for so long.
+#[tokio::test]
+async fn a_cache_that_stays_too_busy_is_given_up_and_that_is_counted() {
+    let (rig, queue, slot, _user) = setup(waiting(64, PATIENCE)).await;
+    rig.cache.faults().writes_max(Some(0));
+    offer(&queue, &slot, 0);
+    rig.pass(PATIENCE - MS).await;
+    assert_eq!(queue.queued_bytes(), PAGE);
+    rig.cache.faults().writes_max(None);
+    rig.pass(MS).await;
+    assert!(stored(&slot, 0), "asked again without another fill's end");
+
+    rig.cache.faults().writes_max(Some(0));
+    offer(&queue, &slot, 1);
+    for _ in 0..2 {
+        rig.pass(PATIENCE).await;
+    }
+    assert_eq!((queue.queued_bytes(), stored(&slot, 1)), (0, false));
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
+}
+
+/// With `Wait`, a lookup may take as long as room in the queue; and a lookup that hangs holds no place
+/// among the writes.
+#[tokio::test]
+async fn a_queue_that_waits_waits_for_a_slow_lookup_as_long_and_holds_up_no_other_file() {
+    let limits = FillConfig { writes_max: 1, ..waiting(64, PATIENCE) };
+    let (rig, queue, other, _user) = setup(limits).await;
+    rig.cache.faults().hold(FaultPoint::Lookup);
+    let slow = rig.volume.acquire_cookie(b"slow", ident(1)).expect("free");
+    let _slow_user = slow.use_cookie(false);
+    offer(&queue, &slow, 0);
+    offer(&queue, &other, 0);
+    rig.pass(PATIENCE - MS).await;
+    assert!(stored(&other, 0));
+    assert_eq!(queue.queued_bytes(), PAGE);
+    rig.cache.faults().release(FaultPoint::Lookup);
+    queue.drain().await;
+    assert!(stored(&slow, 0));
+}
+
+#[tokio::test]
+async fn a_queued_fill_is_stored_though_its_file_goes_away_meanwhile() {
+    let limits = FillConfig { writes_max: 1, ..waiting(64, PATIENCE) };
+    let (rig, queue, slot, user) = setup(limits).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    offer(&queue, &slot, 0);
+    offer(&queue, &slot, 1);
+    settle().await;
+    slot.relinquish(Relinquish::Keep);
+    drop((slot, user));
+    rig.cache.faults().release(FaultPoint::Write);
+    queue.drain().await;
+    let (_, pages) = rig.cache.stored(&volume_id(), KEY).expect("stored");
+    assert_eq!((pages, rig.counters.snapshot().fill_dropped_bytes), (2, 0));
+}
+
+/// N-C44: what a shutdown gives up must not keep the objects from being closed.
+#[tokio::test]
+async fn a_shutdown_out_of_patience_lets_go_of_what_is_not_being_written_yet() {
+    let limits = FillConfig { writes_max: 1, ..waiting(64, PATIENCE) };
+    let (rig, queue, slot, _user) = setup(limits).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    assert_eq!([0, 1, 2].map(|page| offer(&queue, &slot, page)), [Pushed::Queued; 3]);
+    settle().await;
+    assert_eq!(cookie(&slot).describe().n_accesses, 3);
+    let end = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.shutdown(MS).await }
+    });
+    rig.pass(MS).await;
+    assert_eq!(end.await.expect("ran"), 3 * PAGE);
+    settle().await;
+    assert_eq!(cookie(&slot).describe().n_accesses, 1, "the one that hangs in the cache");
+    rig.cache.faults().release(FaultPoint::Write);
+    queue.drain().await;
+    assert_eq!(rig.cache.faults().calls(FaultPoint::Write), 1);
 }
 
 #[tokio::test]

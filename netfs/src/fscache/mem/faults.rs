@@ -21,7 +21,7 @@ pub enum FaultPoint {
     Read,
     /// Writing.
     Write,
-    /// Cutting an object over: it can refuse but not hang.
+    /// Cutting an object over. Held, it keeps the calling thread, which an honest cache never does.
     CutOver,
     /// Changing an identity: it can refuse but not hang.
     SetIdentity,
@@ -40,6 +40,7 @@ struct Inner {
     read_miss: Option<CacheMiss>,
     never_inline: bool,
     not_loaded: bool,
+    writes_max: Option<usize>,
 }
 
 #[derive(Default)]
@@ -74,6 +75,18 @@ impl MemFaults {
         waiting.into_iter().for_each(|go| go());
     }
 
+    /// Lets the call go on that has been hanging at `point` longest; the others stay.
+    pub fn release_oldest(&self, point: FaultPoint) {
+        let go = {
+            let mut inner = self.0.lock();
+            let waiting = &mut inner.points.entry(point).or_default().waiting;
+            if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+        };
+        if let Some(go) = go {
+            go();
+        }
+    }
+
     /// Calls that hang at `point` now.
     #[must_use]
     pub fn waiting(&self, point: FaultPoint) -> usize {
@@ -106,6 +119,19 @@ impl MemFaults {
         self.0.lock().not_loaded = on;
     }
 
+    /// Makes it too busy for more than so many writes at a time: while that many hang, others are
+    /// refused. `None` = no bound.
+    pub fn writes_max(&self, most: Option<usize>) {
+        self.0.lock().writes_max = most;
+    }
+
+    /// Whether one write more is too much.
+    pub(super) fn is_busy(&self) -> bool {
+        let inner = self.0.lock();
+        let hanging = inner.points.get(&FaultPoint::Write).map_or(0, |p| p.waiting.len());
+        inner.writes_max.is_some_and(|most| hanging >= most)
+    }
+
     pub(super) fn sickness(&self) -> Option<Refusal> {
         self.0.lock().sick
     }
@@ -132,6 +158,18 @@ impl MemFaults {
     /// The same for calls that cannot hang: counts them.
     pub(super) fn count(&self, point: FaultPoint) -> Result<(), Refusal> {
         self.pass_then(point, || ());
+        self.refusal(point)
+    }
+
+    /// The same for calls that are over when they return: keeps the thread.
+    pub(super) fn block(&self, point: FaultPoint) -> Result<(), Refusal> {
+        let (go, gone) = std::sync::mpsc::channel();
+        self.pass_then(point, move || {
+            // The receiver is right here.
+            let _ = go.send(());
+        });
+        // The sender is dropped unused only with the whole cache.
+        gone.recv().map_err(|_| Refusal::Withdrawn)?;
         self.refusal(point)
     }
 

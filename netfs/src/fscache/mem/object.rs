@@ -179,6 +179,9 @@ impl CacheObject for MemObject {
     }
 
     fn write(self: Arc<Self>, sub: CacheWrite) {
+        if self.cache.faults.is_busy() {
+            return sub.finish(Err(Refusal::Busy));
+        }
         let this = Arc::clone(&self);
         self.cache.faults.pass_then(FaultPoint::Write, move || {
             let result = this.store(&sub);
@@ -210,7 +213,7 @@ impl CacheObject for MemObject {
     }
 
     fn cut_over(&self, identity: Identity) -> Result<Arc<dyn CacheObject>, Refusal> {
-        self.cache.faults.count(FaultPoint::CutOver)?;
+        self.cache.faults.block(FaultPoint::CutOver)?;
         self.cache.admit()?;
         let generation = {
             let mut store = self.cache.store.lock();

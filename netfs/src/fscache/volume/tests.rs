@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     fscache::{
         FaultPoint, MemCache, NullCache, Refusal, Relinquish, StillBusy, VolumeError, testing::*,
+        volume::Over,
     },
     sync::Arc,
 };
@@ -154,4 +155,20 @@ async fn with_the_null_cache_everything_goes_on_uncached() {
     settle().await;
     assert_eq!(rig.volume.cookies().len(), 0);
     rig.fscache.withdraw(PATIENCE).await.expect("idle");
+}
+
+/// A mount that is dropped right before its context is shut down gives its volume up whenever the driver
+/// comes to it: nobody made a mistake.
+#[tokio::test]
+async fn giving_up_a_volume_whose_context_has_gone_is_not_giving_it_up_twice() {
+    let rig = Rig::new().await;
+    let (volume, how) = (Arc::clone(&rig.volume), Relinquish::Keep);
+    rig.fscache.abort();
+    assert_eq!(volume.begin_relinquish(), Err(Over::Aborted));
+    assert_eq!(rig.fscache.relinquish_volume(&volume, how, PATIENCE).await, Ok(()));
+    assert!(volume.is_gone());
+
+    let rig = Rig::new().await;
+    assert_eq!(rig.fscache.relinquish_volume(&rig.volume, how, PATIENCE).await, Ok(()));
+    assert_eq!(rig.volume.begin_relinquish(), Err(Over::Twice), "that is one");
 }

@@ -1,0 +1,168 @@
+//! One fill on its way from the queue to the cache.
+//!
+//! In order: the object (nearly always open already), a place among the writes, the write. A fill that
+//! waits for its object has no place, so a lookup that hangs holds up nobody else (N-C76).
+
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{FillTag, Shared, Ticket};
+use crate::{
+    folio::{PAGE_SIZE, Slice},
+    fscache::{Access, CacheWrite, Cookie, CookieUse, Refusal},
+    sync::Arc,
+};
+
+/// Pause before a cache that was too busy is asked again, unless another fill ends first. It may be
+/// busy with reads, whose ends nobody tells us.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+pub(super) struct Fill {
+    cookie: Arc<Cookie>,
+    /// Keeps the object open, or opens it again, after the file's last user has left.
+    user: CookieUse,
+    /// Taken when the fill is offered, if the object is open: then not even the end of the cookie
+    /// comes between the fill and its object.
+    access: Option<Access>,
+    offset: u64,
+    data: Vec<Slice>,
+    tag: FillTag,
+}
+
+impl Fill {
+    pub(super) fn new(cookie: &Arc<Cookie>, offset: u64, data: Vec<Slice>, tag: FillTag) -> Fill {
+        let user = cookie.use_cookie(false);
+        let access = cookie.try_begin();
+        Fill { cookie: Arc::clone(cookie), user, access, offset, data, tag }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.data.iter().map(|s| s.len() as u64).sum()
+    }
+
+    pub(super) fn is_whole_pages(&self) -> bool {
+        self.offset.is_multiple_of(PAGE_SIZE as u64)
+            && self.data.iter().all(|s| s.len().is_multiple_of(PAGE_SIZE))
+    }
+}
+
+/// A fill with its object. In the order its parts are let go of: whoever sees the room it leaves finds
+/// the object without it.
+struct Store {
+    access: Access,
+    _user: CookieUse,
+    offset: u64,
+    data: Vec<Slice>,
+    tag: FillTag,
+    ticket: Ticket,
+}
+
+impl Store {
+    fn may_be_kept(&self) -> bool {
+        self.access.inval_counter() == self.tag.inval_counter
+            && self.access.object().identity() == self.tag.identity
+            && (self.tag.still_ok)()
+    }
+}
+
+impl Shared {
+    /// Stores one fill, or counts why not.
+    pub(super) async fn run(self: Arc<Self>, fill: Fill, ticket: Ticket) {
+        let Some(mut store) = self.with_object(fill, ticket).await else { return };
+        let mut busy_until = None;
+        loop {
+            // Made before the attempt, so an end in between is not missed.
+            let ended = self.ended.notified();
+            // Closed: a shutdown has given up what is queued, and counted it.
+            let Ok(place) = Arc::clone(&self.writes).acquire_owned().await else { return };
+            store = match self.attempt(store, place).await {
+                Some(store) => store,
+                None => return,
+            };
+            let now = self.fscache.now();
+            let until = *busy_until.get_or_insert(now + self.config.patience());
+            if now >= until {
+                return self.lost(&store, Refusal::Busy);
+            }
+            self.fscache.until(until.min(now + BUSY_PAUSE), ended).await;
+        }
+    }
+
+    /// Waits for the fill's object.
+    async fn with_object(&self, fill: Fill, ticket: Ticket) -> Option<Store> {
+        let Fill { cookie, user, access, offset, data, tag } = fill;
+        let access = match access {
+            Some(access) => access,
+            None => match cookie.begin_by(self.fscache.now() + self.config.patience()).await {
+                Ok(access) => access,
+                Err(refusal) => {
+                    tracing::debug!(key = ?cookie.key(), ?refusal, "fill dropped: no cache object");
+                    self.fscache.counters().fill_dropped_bytes.add(ticket.bytes);
+                    return None;
+                }
+            },
+        };
+        Some(Store { access, _user: user, offset, data, tag, ticket })
+    }
+
+    /// Hands a fill to the cache. It comes back if the cache is too busy for it.
+    async fn attempt(self: &Arc<Self>, store: Store, place: OwnedSemaphorePermit) -> Option<Store> {
+        let counters = self.fscache.counters();
+        if !store.may_be_kept() {
+            counters.fill_stale_bytes.add(store.ticket.bytes);
+            return None;
+        }
+        counters.cache_write.inc();
+        let object = Arc::clone(store.access.object());
+        let generation = object.generation();
+        // Asked again after the generation was read: an invalidation before this line is seen here,
+        // one after it changes the generation.
+        if !store.access.is_current() {
+            counters.fill_stale_bytes.add(store.ticket.bytes);
+            counters.cache_write_failed.inc();
+            return None;
+        }
+        let (said, mut ended) = oneshot::channel();
+        let (shared, offset, data) = (Arc::clone(self), store.offset, store.data.clone());
+        let sub = CacheWrite::new(offset, data, generation, move |result| {
+            // The cache's thread: the access ends only now, so the object is not closed under it.
+            let again = shared.written(store, result);
+            if let Err(Some(store)) = said.send(again) {
+                shared.lost(&store, Refusal::Busy);
+            }
+        });
+        object.write(sub);
+        // A write that hangs gives its place to others; its bytes go on counting.
+        let stuck = self.fscache.now() + self.config.stuck_after;
+        match self.fscache.until(stuck, &mut ended).await {
+            Some(said) => said.ok().flatten(),
+            None => {
+                drop(place);
+                ended.await.ok().flatten()
+            }
+        }
+    }
+
+    /// What the cache said to a write. A fill it was too busy for is given back.
+    fn written(&self, store: Store, result: Result<(), Refusal>) -> Option<Store> {
+        let counters = self.fscache.counters();
+        let Err(refusal) = result else {
+            counters.cache_write_done.inc();
+            counters.cache_write_bytes.add(store.ticket.bytes);
+            return None;
+        };
+        counters.cache_write_failed.inc();
+        match self.fscache.refused(refusal) {
+            Refusal::Busy => return Some(store),
+            Refusal::Stale => counters.fill_stale_bytes.add(store.ticket.bytes),
+            refusal => self.lost(&store, refusal),
+        }
+        None
+    }
+
+    fn lost(&self, store: &Store, refusal: Refusal) {
+        tracing::debug!(key = ?store.access.cookie().key(), ?refusal, "fill dropped: not stored");
+        self.fscache.counters().fill_dropped_bytes.add(store.ticket.bytes);
+    }
+}
