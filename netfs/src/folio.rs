@@ -20,6 +20,7 @@
 pub(crate) mod arena;
 pub(crate) mod budget;
 pub(crate) mod cache;
+pub(crate) mod dirt;
 mod extents;
 pub(crate) mod index;
 pub(crate) mod memory;

@@ -102,11 +102,15 @@ impl Extents {
     }
 
     /// Adds a range: what others wrote of it is `writer`'s now. Joined with the writer's own neighbours.
-    pub(crate) fn insert(&mut self, range: Range<usize>, writer: Writer) {
+    /// Returns how many bytes were not in before.
+    pub(crate) fn insert(&mut self, range: Range<usize>, writer: Writer) -> usize {
         if range.is_empty() {
-            return;
+            return 0;
         }
         let joined = self.reached_by(&range);
+        let overlap = |e: &Extent| e.range().end.min(range.end) - e.range().start.max(range.start);
+        let known: usize = self.0[joined.clone()].iter().map(overlap).sum();
+        let added = range.len() - known;
         let mut new = Extent { start: range.start as u32, end: range.end as u32, writer };
         // At most one piece of another's range stays on each side.
         let (mut before, mut after) = (None, None);
@@ -131,11 +135,14 @@ impl Extents {
             self.0.drain(joined.clone());
             self.0.insert_many(joined.start, pieces);
         }
+        added
     }
 
     /// Adds all ranges of another set.
     pub(crate) fn union(&mut self, other: &Extents) {
-        other.iter().for_each(|(r, writer)| self.insert(r, writer));
+        for (range, writer) in other.iter() {
+            self.insert(range, writer);
+        }
     }
 
     /// Adds of another set what is not in yet: where both are, this one is the newer.
@@ -248,7 +255,8 @@ mod tests {
                 match what {
                     0..4 => {
                         let most = extents.count_with(&range, writer);
-                        extents.insert(range.clone(), writer);
+                        let new = model[range.clone()].iter().filter(|b| b.is_none()).count();
+                        prop_assert_eq!(extents.insert(range.clone(), writer), new);
                         prop_assert!(extents.count() <= most, "{} of {most}", extents.count());
                         model[range].fill(Some(writer));
                     }
@@ -273,7 +281,9 @@ mod tests {
     #[test]
     fn the_nearest_two_are_joined() {
         let mut extents = Extents::new();
-        [0..1, 10..12, 13..20, 40..41].into_iter().for_each(|r| extents.insert(r, Writer(1)));
+        for range in [0..1, 10..12, 13..20, 40..41] {
+            extents.insert(range, Writer(1));
+        }
         extents.join_nearest();
         let ranges: Vec<_> = extents.iter().map(|(r, _)| r).collect();
         assert_eq!(ranges, [0..1, 10..20, 40..41]);

@@ -3,14 +3,18 @@
 //! Memory is born as [`NewMem`], which nobody else can see. [`FillBuf::whole`] consumes it and gives
 //! the one permission to write, and the shared handle [`FolioMem`] that readers will use.
 //!
-//! Invariants (the reason the `unsafe` here is sound):
+//! Invariants (the reason the `unsafe` here is sound; W1 and W2 bind the modules `state` and `index`):
 //!
 //! - **M1** A byte of a [`FolioMem`] is written only through a [`FillBuf`], and at most one live
 //!   `FillBuf` covers it: they are made only from a `NewMem`, once, or by splitting one that exists.
 //! - **M2** A byte is read only when no `FillBuf` over that memory is left. [`FolioMem::fill`] counts
 //!   them and is checked (acquire) by every read; each filler's end is a release, so what it wrote
-//!   is seen. The count never rises from zero, so from then on the bytes never change: a refill or a
-//!   write replaces the folio's memory in the index. That is why slices are immutable.
+//!   is seen. The count never rises from zero.
+//! - **W1** Settled bytes change in one way only ([`Exclusive::write`]): in the hands of whoever holds the
+//!   index of their folio exclusively, and only as long as nobody but that folio has the memory. Readers
+//!   read under the index's lock or through a slice, and slices are made only under that lock or from a
+//!   slice (**W2**). So nobody reads a byte that changes, and a slice's bytes never do: where there is one,
+//!   a write gives the folio other memory.
 //! - **M3** Recycled memory holds another file's bytes. The same word counts bytes that nobody has
 //!   declared filled; memory may enter the cache only when that is zero ([`FolioMem::is_complete`]).
 
@@ -23,7 +27,7 @@ use smallvec::SmallVec;
 use super::{arena::Block, budget::Charge};
 use crate::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering, fence},
 };
 
 /// One live piece of a `FillBuf`, in the upper half of [`FolioMem::fill`].
@@ -68,6 +72,47 @@ impl FolioMem {
         assert!(self.is_settled(), "folio read while it is being filled");
         // SAFETY: in bounds and no longer written, both asserted (M2).
         unsafe { std::slice::from_raw_parts(self.block.as_ptr().add(range.start), range.len()) }
+    }
+}
+
+/// Settled memory that may be written to: see W1 in the module's docs.
+pub(super) struct Exclusive<'a>(&'a FolioMem);
+
+impl<'a> Exclusive<'a> {
+    /// The memory of a folio, if nobody else has it.
+    ///
+    /// # Safety
+    /// `mem` MUST belong to a folio whose index the caller holds exclusively for as long as the result
+    /// lives, or that nobody else has ever seen, and be its only handle of that memory.
+    pub(super) unsafe fn of(mem: &'a Arc<FolioMem>) -> Option<Exclusive<'a>> {
+        if Arc::strong_count(mem) != 1 || !mem.is_settled() {
+            return None;
+        }
+        // A slice that was dropped a moment ago: its reads come before our writes.
+        fence(Ordering::Acquire);
+        Some(Exclusive(mem))
+    }
+
+    /// Copies `bytes` to `at`.
+    ///
+    /// # Panics
+    /// If they do not fit: a bug of this crate.
+    pub(super) fn write(&mut self, at: usize, bytes: &[u8]) {
+        self.range(at..at + bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Zeroes `range`.
+    pub(super) fn zero(&mut self, range: Range<usize>) {
+        self.range(range).fill(0);
+    }
+
+    fn range(&mut self, range: Range<usize>) -> &mut [u8] {
+        assert!(range.start <= range.end && range.end <= self.0.len(), "write beyond the folio");
+        // SAFETY: in bounds; nobody else reads or writes the memory (W1, and `of`'s contract).
+        unsafe {
+            let start = self.0.block.as_ptr().add(range.start);
+            std::slice::from_raw_parts_mut(start, range.len())
+        }
     }
 }
 

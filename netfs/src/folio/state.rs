@@ -3,12 +3,15 @@
 //! ```text
 //!            lock_window                publish
 //!   (absent) -----------> LOCKED ------------------> UPTODATE -- evicted, cleared --> (absent)
-//!                            |  fail, clear, remove
-//!                            +-----------------------> FAILED (out of the index for good)
+//!       |                    |  fail, clear, remove      |  ^
+//!       | write              +-----------> FAILED        |  | whole by writes
+//!       +--------------------------------------------- PARTIAL
 //! ```
 //!
-//! A folio is locked by state, never by a guard, and leaves LOCKED once. Bits for dirty and writeback
-//! states will join the state word; changed content always means another folio.
+//! A folio is locked by state, never by a guard, and leaves LOCKED once. FAILED is out of the index for
+//! good. What was written into a folio and is not on the server is its [`Dirt`]: a PARTIAL folio is
+//! defined in those bytes only; a LOCKED one has them in an overlay, which is laid over what arrives; a
+//! dirty UPTODATE one is not evicted.
 
 use std::{
     future::Future,
@@ -20,6 +23,7 @@ use std::{
 use super::{
     PAGE_SIZE, Slice,
     budget::{self, Account},
+    dirt::Dirt,
     index::FolioIndex,
     memory::FolioMem,
     unread::{Unread, bytes_in},
@@ -40,6 +44,10 @@ const LOCKED: u32 = 1;
 const UPTODATE: u32 = 2;
 /// Out of the index without ever having been uptodate.
 const FAILED: u32 = 4;
+/// Not filled, not being filled: only the bytes of its dirt are defined.
+const PARTIAL: u32 = 8;
+/// Has dirt. Set and cleared while the index is held exclusively.
+const DIRTY: u32 = 16;
 
 /// Low bits of the access word: the frequency. The rest: where the last read ended, in the folio.
 const FREQUENCY_BITS: u32 = 2;
@@ -72,6 +80,8 @@ pub(crate) struct Folio {
     brought: AtomicU32,
     /// Why the fetch failed, for those who waited for it.
     error: Mutex<Option<Error>>,
+    /// Changed only while the index is held exclusively.
+    dirt: Mutex<Option<Box<Dirt>>>,
 }
 
 /// Where a folio's content came from, for the statistics of its first read.
@@ -125,13 +135,37 @@ impl Folio {
         index_id: u64,
         index: Weak<FolioIndex>,
     ) -> Arc<Folio> {
+        Folio::new(offset, mem, index_id, index, LOCKED, None)
+    }
+
+    /// A folio that was written to: all of it is defined, or only what its dirt says.
+    pub(super) fn written(
+        offset: u64,
+        mem: Arc<FolioMem>,
+        index_id: u64,
+        index: Weak<FolioIndex>,
+        uptodate: bool,
+        dirt: Box<Dirt>,
+    ) -> Arc<Folio> {
+        let state = DIRTY | if uptodate { UPTODATE } else { PARTIAL };
+        Folio::new(offset, mem, index_id, index, state, Some(dirt))
+    }
+
+    fn new(
+        offset: u64,
+        mem: Arc<FolioMem>,
+        index_id: u64,
+        index: Weak<FolioIndex>,
+        state: u32,
+        dirt: Option<Box<Dirt>>,
+    ) -> Arc<Folio> {
         // At most a granule: an arena block, checked there.
         let len = mem.len() as u32;
         Arc::new(Folio {
             offset,
             mem,
             len,
-            state: AtomicU32::new(LOCKED),
+            state: AtomicU32::new(state),
             access: AtomicU32::new(0),
             token: AtomicU32::new(Token::NONE.to_raw()),
             key: mix(index_id, offset / PAGE_SIZE as u64),
@@ -140,6 +174,7 @@ impl Folio {
             unread: Unread::none(),
             brought: AtomicU32::new(0),
             error: Mutex::new(None),
+            dirt: Mutex::new(dirt),
         })
     }
 
@@ -167,11 +202,52 @@ impl Folio {
         self.state.load(Ordering::Acquire) & UPTODATE != 0
     }
 
-    /// A piece of the folio, without a copy. `range` is relative to the folio.
+    /// Whether only the bytes of its dirt are defined.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.state.load(Ordering::Acquire) & PARTIAL != 0
+    }
+
+    /// Whether something of it is not on the server yet.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.state.load(Ordering::Acquire) & DIRTY != 0
+    }
+
+    /// Looks at the dirt. Stable while the index is held.
+    pub(super) fn with_dirt<R>(&self, look: impl FnOnce(Option<&Dirt>) -> R) -> R {
+        look(self.dirt.lock().as_deref())
+    }
+
+    /// Changes the dirt and the state's bit with it. The index MUST be held exclusively.
+    pub(super) fn change_dirt<R>(&self, change: impl FnOnce(&mut Option<Box<Dirt>>) -> R) -> R {
+        let mut dirt = self.dirt.lock();
+        let result = change(&mut dirt);
+        if dirt.is_some() {
+            self.state.fetch_or(DIRTY, Ordering::Release);
+        } else {
+            self.state.fetch_and(!DIRTY, Ordering::Release);
+        }
+        result
+    }
+
+    /// Every byte of a partial folio is defined now. The index MUST be held exclusively.
+    pub(super) fn completed(&self) {
+        self.state.fetch_or(UPTODATE, Ordering::Release);
+        self.state.fetch_and(!PARTIAL, Ordering::Release);
+    }
+
+    /// Takes over what another folio in the same place knew of its readers.
+    pub(super) fn inherit(&self, from: &Folio) {
+        self.access.store(from.access.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.brought.store(from.brought.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.unread.copy(&from.unread);
+    }
+
+    /// A piece of the folio, without a copy. `range` is relative to the folio. The index MUST be held:
+    /// memory that nobody has a slice of may be written to by whoever holds it exclusively.
     ///
     /// # Panics
     /// If the folio is not uptodate or shorter: bugs of this crate.
-    pub(crate) fn slice(&self, range: Range<usize>) -> Slice {
+    pub(super) fn slice(&self, range: Range<usize>) -> Slice {
         assert!(self.is_uptodate(), "slice of a folio that is not uptodate");
         Slice::settled(Arc::clone(&self.mem), range)
     }
@@ -273,7 +349,16 @@ impl Folio {
             Unlocked::Uptodate => UPTODATE,
             Unlocked::Failed => FAILED,
         };
-        self.state.compare_exchange(LOCKED, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let mut state = self.state.load(Ordering::Acquire);
+        while state & LOCKED != 0 {
+            let new = state & !LOCKED | to;
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            match self.state.compare_exchange(state, new, order.0, order.1) {
+                Ok(_) => return true,
+                Err(now) => state = now,
+            }
+        }
+        false
     }
 
     /// Wakes everybody who waits for the folio. After [`settle`](Folio::settle).

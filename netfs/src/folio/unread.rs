@@ -38,6 +38,11 @@ impl Unread {
         self.0.fetch_and(!pages, Ordering::Relaxed) & pages
     }
 
+    /// The same pages as another's.
+    pub(super) fn copy(&self, from: &Unread) {
+        self.0.store(from.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     /// How many pages nobody has had.
     pub(super) fn count(&self) -> u32 {
         self.0.load(Ordering::Relaxed).count_ones()

@@ -91,7 +91,9 @@ mod tests {
 
     fn known(ranges: &[Range<usize>]) -> Extents {
         let mut extents = Extents::new();
-        ranges.iter().for_each(|r| extents.insert(r.clone(), Writer(0)));
+        for range in ranges {
+            extents.insert(range.clone(), Writer(0));
+        }
         extents
     }
 

@@ -1,0 +1,341 @@
+//! The writer's side of one file's page cache.
+//!
+//! [`write_step`](FolioIndex::write_step) writes as far as it gets at once, under the exclusive lock, or
+//! says what has to be done first without it: new folios, a copy of memory that a reader holds, an overlay,
+//! a fetch. The caller does that, and looks again.
+
+use std::ops::Range;
+
+use super::{Content, FolioIndex, in_place, slots::granule_of};
+use crate::{
+    clock::BootTime,
+    folio::{
+        Extents, GRANULE, PAGE_SIZE, Slice, Writer,
+        budget::Account,
+        dirt::{Dirt, Group},
+        memory::{FillBuf, FolioMem, NewMem},
+        state::Folio,
+        window::page_up,
+    },
+    sync::{Arc, Weak, atomic::Ordering},
+    write::modify::{Modify, Place, decide},
+};
+
+/// Most bytes copied in one hold of the lock.
+const STEP_MAX: usize = 64 * 1024;
+
+/// What is left of a write.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    /// Where its first byte goes in the file.
+    pub(crate) offset: u64,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) writer: Writer,
+    pub(crate) group: Option<Group>,
+    pub(crate) now: BootTime,
+}
+
+impl<'a> Piece<'a> {
+    /// Without the first `n` bytes.
+    pub(crate) fn after(&self, n: usize) -> Piece<'a> {
+        Piece { offset: self.offset + n as u64, bytes: &self.bytes[n..], ..*self }
+    }
+
+    fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// So many bytes are in; `dirtied` of them were not dirty before.
+    Wrote { bytes: usize, dirtied: usize },
+    /// There is no folio in this range (whole pages, from the piece's first one): make some
+    /// ([`Written::new`]) and [`insert`](FolioIndex::insert_written) them.
+    Absent(Range<u64>),
+    /// Somebody holds the folio's memory: [`give it other memory`](FolioIndex::unshare).
+    Shared(Arc<Folio>),
+    /// The folio is being filled: it [needs an overlay](FolioIndex::attach_overlay).
+    NeedsOverlay(Arc<Folio>),
+    /// What the folio lacks has to be fetched first.
+    ReadFirst(Range<u64>),
+    /// Bytes of another group are dirty in this range.
+    OtherGroup(Range<u64>),
+}
+
+/// A folio made of a part of a write, not indexed yet.
+pub(crate) struct Written {
+    offset: u64,
+    mem: Arc<FolioMem>,
+    /// Relative to the folio.
+    range: Range<usize>,
+    uptodate: bool,
+}
+
+impl Written {
+    /// Copies the part of `piece` that falls into the new memory. `clear`: around it the file has
+    /// zeros, so that all of the folio is known.
+    pub(crate) fn new(offset: u64, mem: NewMem, piece: &Piece<'_>, clear: bool) -> Written {
+        let len = mem.len();
+        let start = piece.offset.saturating_sub(offset).min(len as u64) as usize;
+        let end = (piece.end().saturating_sub(offset)).min(len as u64) as usize;
+        let from = (offset + start as u64 - piece.offset) as usize;
+        let (mut fill, mem) = FillBuf::whole(mem, len);
+        fill.zero(start);
+        fill.advance(start);
+        fill.copy_in(&piece.bytes[from..from + (end - start)]);
+        fill.advance(end - start);
+        fill.zero(len - end);
+        fill.advance(len - end);
+        drop(fill);
+        Written { offset, mem, range: start..end, uptodate: clear || end - start == len }
+    }
+
+    /// Bytes of the write in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.range.len()
+    }
+}
+
+impl FolioIndex {
+    /// Writes the front of `piece`, at most as far as one folio goes.
+    pub(crate) fn write_step(&self, piece: &Piece<'_>) -> Step {
+        let mut content = self.content.write();
+        let Some(folio) = content.slots.get(piece.offset).cloned() else {
+            return Step::Absent(content.free_run(piece.offset, piece.end()));
+        };
+        let start = (piece.offset - folio.offset()) as usize;
+        let n = piece.bytes.len().min(folio.len() - start).min(STEP_MAX);
+        let (range, bytes) = (start..start + n, &piece.bytes[..n]);
+        match decision(&folio, &range, piece) {
+            Modify::FlushGroup => return Step::OtherGroup(folio.range()),
+            Modify::ReadFirst => return Step::ReadFirst(folio.range()),
+            Modify::Overlay => {
+                if folio.with_dirt(|d| d.is_none_or(|d| d.overlay.is_none())) {
+                    return Step::NeedsOverlay(folio);
+                }
+                if !content.write_overlay(piece.offset, bytes) {
+                    return Step::Shared(folio);
+                }
+            }
+            Modify::InPlace | Modify::Whole | Modify::Extent | Modify::Clear => {
+                if !content.write_in_place(piece.offset, bytes) {
+                    return Step::Shared(folio);
+                }
+            }
+        }
+        let dirtied = self.note_dirty(&mut content, &folio, range, piece);
+        drop(content);
+        Step::Wrote { bytes: n, dirtied }
+    }
+
+    /// Indexes new folios, in order, up to the first whose place is taken. `data_gen` is from before
+    /// it was decided what the file has around the write: nothing is inserted if something was dropped
+    /// since. Returns the bytes written, counted from the first folio.
+    pub(crate) fn insert_written(
+        &self,
+        folios: Vec<Written>,
+        piece: &Piece<'_>,
+        data_gen: u64,
+    ) -> usize {
+        let mut bytes = 0;
+        let mut rest = folios.into_iter();
+        let mut content = self.content.write();
+        if self.data_gen() == data_gen {
+            for new in rest.by_ref() {
+                if !content.slots.is_free(new.offset..new.offset + new.mem.len() as u64) {
+                    break;
+                }
+                bytes += new.range.len();
+                self.insert_one(&mut content, new, piece);
+            }
+        }
+        drop(content);
+        // What was not used is freed outside the lock.
+        drop(rest);
+        self.dirtied(bytes);
+        bytes
+    }
+
+    fn insert_one(&self, content: &mut Content, new: Written, piece: &Piece<'_>) {
+        let Written { offset, mem, range, uptodate } = new;
+        if let Some(charge) = mem.charge() {
+            charge.move_to(Account::Indexed);
+        }
+        let mut dirt = Dirt::new(piece.now, piece.group);
+        dirt.dirty = Extents::of(range, piece.writer);
+        let this = Weak::clone(&self.this);
+        let folio = Folio::written(offset, mem, self.id, this, uptodate, Box::new(dirt));
+        content.slots.insert(&folio);
+        content.dirty.insert(offset);
+    }
+
+    /// All of a folio's bytes as they are now. As long as the slice lives nobody changes them.
+    pub(crate) fn pin(&self, folio: &Arc<Folio>) -> Slice {
+        let _held = self.content.read();
+        let mem = folio.with_dirt(|d| d.and_then(|d| d.overlay.clone()));
+        let mem = mem.unwrap_or_else(|| Arc::clone(folio.mem_arc()));
+        let len = mem.len();
+        Slice::settled(mem, 0..len)
+    }
+
+    /// Gives a folio whose memory somebody holds (or its overlay) a copy in `new`, which is as long. No
+    /// effect if the folio is not indexed any more, or its memory not held: look again.
+    pub(crate) fn unshare(&self, folio: &Arc<Folio>, new: NewMem) {
+        // Pinned, so that nobody writes to it between the copy and the exchange.
+        let pinned = self.pin(folio);
+        let mem = settled(new);
+        if !in_place::copy_with(pinned.mem(), &mem, None) {
+            return;
+        }
+        let mut content = self.content.write();
+        let overlay = folio.with_dirt(|d| d.and_then(|d| d.overlay.clone()));
+        let is_of = |other: &Arc<FolioMem>| Arc::ptr_eq(other, pinned.mem());
+        let old = if !content.slots.holds(folio) {
+            None
+        } else if overlay.as_ref().is_some_and(is_of) {
+            move_to_indexed(&mem);
+            folio.change_dirt(|d| d.as_mut().map(|d| d.overlay.replace(mem)));
+            None
+        } else if overlay.is_none() && !folio.is_locked() && is_of(folio.mem_arc()) {
+            Some(self.exchange(&mut content, folio, mem))
+        } else {
+            None
+        };
+        drop(content);
+        if old.is_some() {
+            folio.account_removed();
+        }
+        drop((pinned, overlay));
+    }
+
+    /// Puts a folio with other memory in a folio's place.
+    fn exchange(&self, content: &mut Content, old: &Arc<Folio>, mem: Arc<FolioMem>) -> Arc<Folio> {
+        move_to_indexed(&mem);
+        let (partial, dirt) = (old.is_partial(), old.change_dirt(Option::take));
+        let dirty = dirt.is_some();
+        let dirt = dirt.unwrap_or_else(|| Box::new(Dirt::new(BootTime::ZERO, None)));
+        let this = Weak::clone(&self.this);
+        let new = Folio::written(old.offset(), mem, self.id, this, !partial, dirt);
+        new.inherit(old);
+        content.slots.remove(old);
+        content.slots.insert(&new);
+        self.cache.withdraw(std::slice::from_ref(old));
+        if !dirty {
+            new.change_dirt(|d| *d = None);
+            self.cache.admit(&new);
+        }
+        new
+    }
+
+    /// Gives a folio that is being filled memory (as long) for what is written meanwhile.
+    pub(crate) fn attach_overlay(&self, folio: &Arc<Folio>, new: NewMem, now: BootTime) {
+        let mem = settled(new);
+        let mut content = self.content.write();
+        if content.slots.holds(folio) && folio.is_locked() {
+            let none = folio.change_dirt(|d| {
+                let dirt = d.get_or_insert_with(|| Box::new(Dirt::new(now, None)));
+                let none = dirt.overlay.is_none();
+                if none {
+                    move_to_indexed(&mem);
+                    dirt.overlay = Some(mem);
+                }
+                none
+            });
+            if none {
+                content.dirty.insert(folio.offset());
+            }
+        }
+        drop(content);
+    }
+
+    /// Notes `range` of a folio as written; returns how many bytes were not dirty before.
+    fn note_dirty(
+        &self,
+        content: &mut Content,
+        folio: &Arc<Folio>,
+        range: Range<usize>,
+        piece: &Piece<'_>,
+    ) -> usize {
+        let known_whole = folio.is_uptodate();
+        let (dirtied, first, whole) = folio.change_dirt(|dirt| {
+            let first = dirt.is_none();
+            let dirt = dirt.get_or_insert_with(|| Box::new(Dirt::new(piece.now, piece.group)));
+            if dirt.dirty.is_empty() {
+                (dirt.since, dirt.group) = (piece.now, piece.group);
+            }
+            let mut dirtied = dirt.dirty.insert(range, piece.writer);
+            while known_whole && dirt.dirty.count() > Extents::limit(folio.len()) {
+                let before = dirt.dirty.bytes();
+                dirt.dirty.join_nearest();
+                dirtied += dirt.dirty.bytes() - before;
+            }
+            let whole = folio.is_partial() && dirt.all().covers(&(0..folio.len()));
+            (dirtied, first, whole)
+        });
+        if whole {
+            folio.completed();
+        }
+        if first {
+            content.dirty.insert(folio.offset());
+            // What is dirty is not evicted: the policy need not look at it.
+            self.cache.withdraw(std::slice::from_ref(folio));
+        }
+        self.dirtied(dirtied);
+        dirtied
+    }
+
+    pub(super) fn dirtied(&self, bytes: usize) {
+        self.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.cache.dirtied(bytes as u64);
+    }
+
+    pub(super) fn cleaned(&self, bytes: usize) {
+        self.dirty_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.cache.cleaned(bytes as u64);
+    }
+}
+
+impl Content {
+    /// The pages from the one of `at` on, up to `end` or the next folio; not beyond the granule of
+    /// `at` and the seven after it.
+    fn free_run(&self, at: u64, end: u64) -> Range<u64> {
+        let start = at & !(PAGE_SIZE as u64 - 1);
+        let most = (granule_of(at) + 8).saturating_mul(GRANULE as u64);
+        let end = page_up(end).min(most);
+        let mut stop = start + PAGE_SIZE as u64;
+        while stop < end && self.slots.get(stop).is_none() {
+            stop += PAGE_SIZE as u64;
+        }
+        start..stop
+    }
+}
+
+fn decision(folio: &Folio, range: &Range<usize>, piece: &Piece<'_>) -> Modify {
+    folio.with_dirt(|dirt| {
+        let dirty = dirt.filter(|d| !d.dirty.is_empty());
+        let other_group = dirty.is_some_and(|d| d.group != piece.group);
+        let known = if folio.is_partial() { dirt.map(Dirt::all) } else { None };
+        let place = match &known {
+            Some(known) => Place::Partial(known),
+            None if folio.is_locked() => Place::Fetching,
+            None => Place::Uptodate,
+        };
+        decide(place, range, piece.writer, folio.len(), false, other_group)
+    })
+}
+
+/// Memory whose undefined bytes nobody will fill.
+fn settled(new: NewMem) -> Arc<FolioMem> {
+    let len = new.len();
+    let (fill, mem) = FillBuf::whole(new, len);
+    drop(fill);
+    mem
+}
+
+fn move_to_indexed(mem: &Arc<FolioMem>) {
+    if let Some(charge) = mem.charge() {
+        charge.move_to(Account::Indexed);
+    }
+}

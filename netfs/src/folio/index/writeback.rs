@@ -1,0 +1,230 @@
+//! What a file's dirt goes through on its way to the server.
+//!
+//! [`take_dirty`](FolioIndex::take_dirty) makes a snapshot: slices of what is dirty now. Whoever writes
+//! to those folios meanwhile gets other memory (W1), so what is sent is neither torn nor lost. Then each
+//! range comes back as [`written`](FolioIndex::written) or [`redirty`](FolioIndex::redirty).
+
+use std::ops::Range;
+
+use super::{Content, FolioIndex, Removed};
+use crate::{
+    clock::BootTime,
+    folio::{
+        Slice, Writer,
+        dirt::{Dirt, Group},
+        state::Folio,
+    },
+    sync::{Arc, Weak},
+};
+
+/// Bytes on their way to the server.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// Where in the file.
+    pub(crate) range: Range<u64>,
+    pub(crate) data: Slice,
+    pub(crate) writer: Writer,
+    pub(crate) group: Option<Group>,
+    /// Where its folio ends: a segment border.
+    pub(crate) folio_end: u64,
+}
+
+impl FolioIndex {
+    /// Dirty bytes and bytes on their way.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes.load(crate::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// When the oldest dirty bytes were written.
+    pub(crate) fn oldest_dirty(&self) -> Option<BootTime> {
+        let content = self.content.read();
+        let since = |offset: &u64| {
+            let folio = content.slots.get(*offset)?;
+            folio.with_dirt(|d| d.filter(|d| !d.dirty.is_empty()).map(|d| d.since))
+        };
+        content.dirty.iter().filter_map(since).min()
+    }
+
+    /// Where the last dirty or sent byte ends, 0 if there is none.
+    pub(crate) fn dirty_end(&self) -> u64 {
+        let content = self.content.read();
+        let last = content.dirty.iter().next_back().and_then(|offset| content.slots.get(*offset));
+        last.map_or(0, |folio| {
+            folio.with_dirt(|d| d.map_or(0, |d| folio.offset() + d.all().end() as u64))
+        })
+    }
+
+    /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
+    pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64) -> Vec<Sent> {
+        let content = self.content.write();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        // The folio that holds the start may begin before it.
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        for offset in content.dirty.range(first..range.end) {
+            let Some(folio) = content.slots.get(*offset) else { continue };
+            if bytes >= max {
+                break;
+            }
+            bytes += folio.change_dirt(|dirt| match dirt {
+                Some(dirt) => take_of(folio, dirt, range, &mut taken),
+                None => 0,
+            });
+        }
+        taken
+    }
+
+    /// The server has the bytes of `range` that were on their way: what is not dirty again is clean.
+    pub(crate) fn written(&self, range: &Range<u64>) {
+        self.end_sent(range, |_, _| ());
+    }
+
+    /// The server does not have them: they are dirty again, except what was written since.
+    pub(crate) fn redirty(&self, range: &Range<u64>) {
+        self.end_sent(range, |dirt, within| {
+            let back = dirt.sent.within(within);
+            dirt.dirty.union_under(&back);
+        });
+    }
+
+    fn end_sent(&self, range: &Range<u64>, mut end: impl FnMut(&mut Dirt, &Range<usize>)) {
+        let mut clean = Vec::new();
+        let mut content = self.content.write();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        let offsets: Vec<u64> = content.dirty.range(first..range.end).copied().collect();
+        let mut cleaned = 0;
+        for offset in offsets {
+            let Some(folio) = content.slots.get(offset).cloned() else { continue };
+            let within = within(&folio, range);
+            cleaned += folio.change_dirt(|slot| {
+                let Some(dirt) = slot else { return 0 };
+                let before = dirt.dirty.bytes() + dirt.sent.bytes();
+                end(dirt, &within);
+                dirt.sent.remove(&within);
+                before - dirt.dirty.bytes() - dirt.sent.bytes()
+            });
+            clean.extend(self.settle_dirt(&mut content, &folio));
+        }
+        drop(content);
+        self.cleaned(cleaned);
+        for folio in &clean {
+            folio.account_removed();
+        }
+    }
+
+    /// If nothing of a folio's dirt is left: it is clean, or (known in those bytes only) leaves.
+    fn settle_dirt(&self, content: &mut Content, folio: &Arc<Folio>) -> Option<Arc<Folio>> {
+        let empty = folio.with_dirt(|d| d.is_some_and(Dirt::is_empty));
+        if !empty {
+            return None;
+        }
+        folio.change_dirt(|d| *d = None);
+        content.dirty.remove(&folio.offset());
+        if folio.is_partial() {
+            content.slots.remove(folio);
+            return Some(Arc::clone(folio));
+        }
+        if folio.is_uptodate() {
+            self.cache.admit(folio);
+        }
+        None
+    }
+
+    /// The file ends at `size` now: what lies beyond is gone, dirt included, and will read as zeros.
+    /// Nothing may be on its way.
+    pub(crate) fn truncate(&self, size: u64) -> Removed {
+        self.cut(size..u64::MAX)
+    }
+
+    /// Forgets `range`, dirt included: a folio of which something is left keeps its dirt and nothing
+    /// else. Nothing of the range may be on its way.
+    pub(crate) fn cut(&self, range: Range<u64>) -> Removed {
+        let mut cleaned = 0;
+        let mut content = self.content.write();
+        let mut taken = content.slots.take(range.clone());
+        for folio in &taken {
+            cleaned += folio.change_dirt(|slot| {
+                let Some(dirt) = slot else { return 0 };
+                let before = dirt.dirty.bytes() + dirt.sent.bytes();
+                let within = within(folio, &range);
+                dirt.dirty.remove(&within);
+                dirt.sent.remove(&within);
+                let left = dirt.dirty.bytes() + dirt.sent.bytes();
+                if left == 0 {
+                    *slot = None;
+                }
+                before - left
+            });
+        }
+        let kept = self.keep_dirt(&mut content, &mut taken);
+        self.data_gen.fetch_add(1, crate::sync::atomic::Ordering::Release);
+        drop(content);
+        self.cleaned(cleaned);
+        let removed = self.let_go(&taken);
+        self.let_go_demoted(&kept);
+        removed
+    }
+
+    /// Of folios taken out of the slots: those with dirt are demoted to it and put back. Takes them
+    /// out of `taken`; returns those whose place another one has now.
+    pub(super) fn keep_dirt(
+        &self,
+        content: &mut Content,
+        taken: &mut Vec<Arc<Folio>>,
+    ) -> Vec<Arc<Folio>> {
+        let mut demoted = Vec::new();
+        taken.retain(|folio| {
+            let Some(mut dirt) = folio.change_dirt(Option::take).filter(|d| !d.is_empty()) else {
+                content.dirty.remove(&folio.offset());
+                return true;
+            };
+            let overlay = dirt.overlay.take();
+            let mem = overlay.unwrap_or_else(|| Arc::clone(folio.mem_arc()));
+            let this = Weak::clone(&self.this);
+            let partial = Folio::written(folio.offset(), mem, self.id, this, false, dirt);
+            content.slots.insert(&partial);
+            demoted.push(Arc::clone(folio));
+            false
+        });
+        demoted
+    }
+
+    /// Ends demoted folios: who waits for them looks again.
+    pub(super) fn let_go_demoted(&self, demoted: &[Arc<Folio>]) {
+        for folio in demoted {
+            if folio.is_uptodate() {
+                self.unread_gone(folio);
+            }
+            let locked = folio.settle(crate::folio::state::Unlocked::Failed);
+            if locked {
+                // The memory was its own; that of the others goes on with the dirt.
+                folio.account_removed();
+            }
+            folio.wake();
+        }
+    }
+}
+
+fn take_of(folio: &Folio, dirt: &mut Dirt, range: &Range<u64>, into: &mut Vec<Sent>) -> u64 {
+    let within = within(folio, range);
+    let part = dirt.dirty.within(&within);
+    dirt.dirty.remove(&within);
+    dirt.sent.union(&part);
+    let mem = dirt.overlay.as_ref().unwrap_or(folio.mem_arc());
+    for (r, writer) in part.iter() {
+        into.push(Sent {
+            range: folio.offset() + r.start as u64..folio.offset() + r.end as u64,
+            data: Slice::settled(Arc::clone(mem), r),
+            writer,
+            group: dirt.group,
+            folio_end: folio.range().end,
+        });
+    }
+    part.bytes() as u64
+}
+
+/// The part of `range` that falls into a folio, relative to it.
+fn within(folio: &Folio, range: &Range<u64>) -> Range<usize> {
+    let at = |n: u64| n.clamp(folio.offset(), folio.range().end) - folio.offset();
+    at(range.start) as usize..at(range.end) as usize
+}
