@@ -209,7 +209,7 @@ impl File {
         let want = end.saturating_sub(offset);
         let slice = match inode.pages.slice_uptodate(offset, want) {
             // Not even an empty piece: "no slices" is how a caller knows the end.
-            Some(slice) if slice.len() as u64 == want && want > 0 => slice,
+            Some(slice) if want > 0 => slice,
             _ => return self.slices_now(offset, want, mark),
         };
         if !inode.unchanged(mark) {
