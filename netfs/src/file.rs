@@ -284,10 +284,10 @@ impl File {
         inode.core.counters.read_bytes.add(len);
         let range = offset..offset.saturating_add(len);
         // Only what nobody had read before moves a stream on: hot pages cost no decision.
-        if inode.pages.count_first_read(range.clone()) > 0 {
-            if let Some(window) = self.note_stream(&range) {
-                self.ahead.push(&self.who, self.cookie(), window);
-            }
+        if inode.pages.count_first_read(range.clone()) > 0
+            && let Some(window) = self.note_stream(&range)
+        {
+            self.ahead.push(&self.who, self.cookie(), window);
         }
     }
 
