@@ -209,7 +209,7 @@ impl File {
         let want = end.saturating_sub(offset);
         let slice = match inode.pages.slice_uptodate(offset, want) {
             // Not even an empty piece: "no slices" is how a caller knows the end.
-            Some(slice) if slice.len() as u64 == want && want > 0 => slice,
+            Some(slice) if want > 0 => slice,
             _ => return self.slices_now(offset, want, mark),
         };
         if !inode.unchanged(mark) {
@@ -284,10 +284,10 @@ impl File {
         inode.core.counters.read_bytes.add(len);
         let range = offset..offset.saturating_add(len);
         // Only what nobody had read before moves a stream on: hot pages cost no decision.
-        if inode.pages.count_first_read(range.clone()) > 0 {
-            if let Some(window) = self.note_stream(&range) {
-                self.ahead.push(&self.who, self.cookie(), window);
-            }
+        if inode.pages.count_first_read(range.clone()) > 0
+            && let Some(window) = self.note_stream(&range)
+        {
+            self.ahead.push(&self.who, self.cookie(), window);
         }
     }
 

@@ -15,6 +15,9 @@ const SIZE: usize = 300_001;
 const PAGE: u64 = 4096;
 const BYPASS: ReadOptions = ReadOptions { memory: MemoryUse::Bypass, unbuffered: false };
 
+/// The counter of a reason.
+type Counted = fn(&Stats) -> u64;
+
 /// "a" is on disk and not in memory.
 fn on_disk() -> (Arc<MemoryFs>, Arc<MemCache>, Bench) {
     let cache = MemCache::new();
@@ -63,7 +66,7 @@ fn without_memory(bench: &Bench, fs: &MemoryFs) -> Stats {
 
 #[test]
 fn n_c02_bytes_of_a_failed_disk_read_count_under_its_reason_without_memory_and_past_it() {
-    let cases: [(CacheMiss, fn(&Stats) -> u64); 4] = [
+    let cases: [(CacheMiss, Counted); 4] = [
         (CacheMiss::Corrupt, |s| s.miss_corruption_bytes),
         (CacheMiss::Io, |s| s.miss_fault_bytes),
         (CacheMiss::Stale, |s| s.miss_coherency_bytes),

@@ -26,9 +26,9 @@ struct HoldUp {
 
 impl Wake for HoldUp {
     fn wake(self: Arc<Self>) {
-        self.begun.lock().unwrap().send(()).expect("the test waits for it");
+        self.begun.lock().expect("one waker").send(()).expect("the test waits for it");
         // An error is the test's end.
-        let _ = self.go_on.lock().unwrap().recv();
+        let _ = self.go_on.lock().expect("one waker").recv();
     }
 }
 

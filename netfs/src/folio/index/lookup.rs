@@ -16,10 +16,6 @@ use crate::{
 /// Zero-copy pieces of a read, in file order.
 pub(crate) type Slices = SmallVec<[Slice; 8]>;
 
-/// Copies up to this size are made while looking at the index; longer ones pin their folios and
-/// copy without it, so that a large read does not hold up an insertion.
-const COPY_LOCKED_MAX: usize = 16 * 1024;
-
 /// What is at an offset.
 #[derive(Debug)]
 pub(crate) enum Lookup {
@@ -44,15 +40,15 @@ impl FolioIndex {
     /// Copies what is uptodate from `offset` on into `into`, up to the first byte that is not, and
     /// returns how much that was. Nothing that is invalidated during the call is mixed with what came
     /// before: the copy ends there.
+    ///
+    /// Folios are pinned and copied without the index: the caller's buffer may be anything, and a page
+    /// fault there may take for ever (memory of a guest, a file mapped from a mount that we serve), which
+    /// a writer of the index would have to wait for.
     pub(crate) fn copy_uptodate(&self, offset: u64, into: &mut [u8]) -> usize {
-        if into.len() <= COPY_LOCKED_MAX {
-            return self.content.glance(|content| {
-                content.for_uptodate(offset, into.len(), |folio, range, done| {
-                    let bytes = folio.mem().read_settled(range);
-                    into[done..done + bytes.len()].copy_from_slice(bytes);
-                    true
-                })
-            });
+        // Nearly all small reads: nothing to gather.
+        if let Some(slice) = self.slice_uptodate(offset, into.len() as u64) {
+            into.copy_from_slice(&slice);
+            return into.len();
         }
         let data_gen = self.data_gen();
         let mut done = 0;
@@ -83,14 +79,17 @@ impl FolioIndex {
         })
     }
 
-    /// One immutable slice of what is uptodate at `offset`: up to `len` bytes, not beyond its folio.
-    /// The quickest way to a small zero-copy read.
+    /// All `len` bytes at `offset` as one immutable slice, if they are uptodate and in one folio; else
+    /// nothing is noted of the look. The quickest way to a small zero-copy read.
     #[inline]
     pub(crate) fn slice_uptodate(&self, offset: u64, len: u64) -> Option<Slice> {
         self.content.glance(|content| {
             let folio = content.slots.get(offset).filter(|f| f.is_uptodate())?;
             let start = (offset - folio.offset()) as usize;
-            let range = start..start + len.min((folio.len() - start) as u64) as usize;
+            if len > (folio.len() - start) as u64 {
+                return None;
+            }
+            let range = start..start + len as usize;
             folio.touch(range.clone());
             Some(Slice::settled(Arc::clone(folio.mem_arc()), range))
         })

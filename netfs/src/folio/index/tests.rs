@@ -313,3 +313,16 @@ fn a_scan_in_small_steps_of_ten_times_the_budget_does_not_evict_the_hot_set() {
     }
     assert!(hot.absent_runs(0..2 * MIB).is_empty());
 }
+
+#[test]
+fn a_look_for_one_slice_that_finds_two_folios_counts_as_no_use() {
+    let cache = cache(16 * MIB);
+    let index = cache.new_index();
+    load(&index, &cache, 0..3 * PAGE, 1);
+    let Lookup::Uptodate(first) = index.get(0) else { panic!("just loaded") };
+    assert_eq!(first.range(), 0..2 * PAGE);
+    assert!(index.slice_uptodate(100, 3 * PAGE - 100).is_none());
+    assert_eq!(first.frequency(), 0, "the read that follows counts it");
+    assert_eq!(index.slice_uptodate(100, PAGE).map(|s| s.len()), Some(PAGE_SIZE));
+    assert_eq!(first.frequency(), 1);
+}
