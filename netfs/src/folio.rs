@@ -34,7 +34,10 @@ use std::ops::{Deref, Range};
 pub(crate) use cache::FolioCache;
 pub use cache::MemoryUsage;
 pub(crate) use extents::{Extents, Writer};
-pub(crate) use index::{AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, count_origin};
+pub(crate) use index::{
+    AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, Piece, Sent, Step, Written,
+    count_origin,
+};
 pub(crate) use state::{Folio, Held, Origin, shares};
 
 use crate::sync::Arc;
@@ -58,6 +61,10 @@ impl Slice {
     pub(crate) fn settled(mem: Arc<memory::FolioMem>, range: Range<usize>) -> Slice {
         assert!(range.start <= range.end && range.end <= mem.len(), "slice beyond the folio");
         Slice { mem, start: range.start, len: range.len() }
+    }
+
+    pub(crate) fn mem(&self) -> &Arc<memory::FolioMem> {
+        &self.mem
     }
 
     /// A slice over memory of its own, for tests of a backend.

@@ -42,6 +42,8 @@ pub struct MemoryUsage {
     pub metadata: u64,
     /// Evicted or invalidated, but still held by slices.
     pub pinned: u64,
+    /// Of `indexed`: written and not on the server yet, or on its way there.
+    pub dirty: u64,
     /// Read past the cache because the budget was exhausted or the caller asked for it.
     pub transient: u64,
     /// Mapped by the arena, in use or kept for reuse.
@@ -66,6 +68,8 @@ pub(crate) struct FolioCache {
     counters: Arc<Counters>,
     readers: Arc<Readers>,
     next_index: AtomicU64,
+    /// Bytes dirty or on their way to a server, of all files.
+    dirty: AtomicU64,
 }
 
 impl FolioCache {
@@ -79,6 +83,7 @@ impl FolioCache {
             counters,
             readers: Readers::new(),
             next_index: AtomicU64::new(0),
+            dirty: AtomicU64::new(0),
         })
     }
 
@@ -141,10 +146,24 @@ impl FolioCache {
             abandoned: self.accounts.bytes(Account::Abandoned),
             metadata: folios * FOLIO_OVERHEAD,
             pinned: self.accounts.bytes(Account::Pinned),
+            dirty: self.dirty(),
             transient: self.accounts.bytes(Account::Transient),
             mapped: self.arena.usage().mapped,
             folios,
         }
+    }
+
+    /// Bytes that are dirty or on their way to a server.
+    pub(crate) fn dirty(&self) -> u64 {
+        self.dirty.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn dirtied(&self, bytes: u64) {
+        self.dirty.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn cleaned(&self, bytes: u64) {
+        self.dirty.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn counters(&self) -> &Counters {

@@ -10,6 +10,7 @@
 
 mod first_read;
 mod history;
+mod in_place;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod lookup;
@@ -20,8 +21,10 @@ mod slots;
 mod stress;
 #[cfg(all(test, not(shuttle)))]
 mod tests;
+mod write;
+mod writeback;
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use crossbeam::utils::CachePadded;
 pub(crate) use first_read::{AheadSoFar, count_origin};
@@ -31,6 +34,8 @@ pub(crate) use lookup::Lookup;
 #[cfg(test)]
 use lookup::Slices;
 use slots::Slots;
+pub(crate) use write::{Piece, Step, Written};
+pub(crate) use writeback::Sent;
 
 use super::{
     budget::Account,
@@ -74,6 +79,8 @@ pub(crate) struct FolioIndex {
     /// On lines of its own: those who have to use the plain lock write to it.
     content: CachePadded<BiasedLock<Content>>,
     data_gen: AtomicU64,
+    /// Bytes that are dirty or on their way to the server.
+    dirty_bytes: AtomicU64,
     /// Pages of published folios that no reader has had yet.
     unread: AtomicU64,
     /// Bytes that were fetched ahead of their readers.
@@ -85,6 +92,8 @@ pub(crate) struct FolioIndex {
 #[derive(Default)]
 struct Content {
     slots: Slots,
+    /// Offsets of the folios with dirt.
+    dirty: BTreeSet<u64>,
     history: History,
 }
 
@@ -100,6 +109,7 @@ impl FolioIndex {
             )),
             cache,
             data_gen: AtomicU64::new(0),
+            dirty_bytes: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             started_ahead: AtomicU64::new(0),
             wasted_ahead: AtomicU64::new(0),
@@ -121,12 +131,18 @@ impl FolioIndex {
         let mut content = self.content.write();
         for NewFolio { offset, mem } in window {
             let len = mem.len();
-            if !content.slots.is_free(offset..offset + len as u64) {
+            let range = offset..offset + len as u64;
+            let partial = content.slots.get(offset).cloned();
+            let partial = partial.filter(|f| f.is_partial() && f.range() == range);
+            if partial.is_none() && !content.slots.is_free(range) {
                 overlapping.push(mem);
                 continue;
             }
             let (fill, mem) = FillBuf::whole(mem, len);
             let folio = Folio::locked(offset, mem, self.id, Weak::clone(&self.this));
+            if let Some(partial) = partial {
+                content.fill_over(&partial, &folio);
+            }
             content.slots.insert(&folio);
             locked.push(LockedFolio { folio, fill });
         }
@@ -146,7 +162,24 @@ impl FolioIndex {
     /// clear that goes with the change, a folio of the old version is never left behind. It MUST NOT
     /// use the index.
     pub(crate) fn publish_if(&self, folio: &Arc<Folio>, current: impl FnOnce() -> bool) -> bool {
+        self.publish_letting_go(folio, &mut None::<()>, current)
+    }
+
+    /// The same where the caller holds a slice of the folio's memory on its way to the disk cache, taken
+    /// before anybody could write to it. If the folio has been written to meanwhile, that is laid over the
+    /// memory, so the slice is dropped first: what is stored is what was fetched, or nothing (W6).
+    pub(crate) fn publish_letting_go<H>(
+        &self,
+        folio: &Arc<Folio>,
+        held: &mut Option<H>,
+        current: impl FnOnce() -> bool,
+    ) -> bool {
         let content = self.content.read();
+        if folio.is_dirty() {
+            drop(content);
+            *held = None;
+            return self.publish_over(folio, current);
+        }
         let may = content.slots.holds(folio) && folio.mem().is_complete() && current();
         if may {
             // Before anybody can read it: what readers take off must have been added.
@@ -171,15 +204,40 @@ impl FolioIndex {
         published
     }
 
+    /// [`publish_if`](FolioIndex::publish_if) of a folio that was written to while it was being filled:
+    /// what was written is laid over what arrived.
+    fn publish_over(&self, folio: &Arc<Folio>, current: impl FnOnce() -> bool) -> bool {
+        let mut content = self.content.write();
+        let may = content.slots.holds(folio) && folio.mem().is_complete() && current();
+        let laid = may && content.lay_dirt_over(folio);
+        let published = laid && folio.settle(Unlocked::Uptodate);
+        if published {
+            if let Some(charge) = folio.mem().charge() {
+                charge.move_to(Account::Indexed);
+            }
+            self.unread_added(folio);
+            self.settle_overlay(&mut content, folio);
+        }
+        drop(content);
+        if published {
+            folio.wake();
+        } else {
+            self.fail(folio);
+        }
+        published
+    }
+
     /// Gives up a locked folio: out of the index, unlocked, not uptodate. Its waiters plan again. No
     /// effect on a folio that was published, except that the bytes of one failed before are accounted
     /// as free of their fetch.
     pub(crate) fn fail(&self, folio: &Arc<Folio>) {
         let mut content = self.content.write();
-        let failed = folio.settle(Unlocked::Failed);
-        if failed && content.slots.holds(folio) {
+        if folio.is_locked() && content.slots.holds(folio) {
             content.slots.remove(folio);
+            // What was written meanwhile stays.
+            self.keep_dirt(&mut content, &mut vec![Arc::clone(folio)]);
         }
+        folio.settle(Unlocked::Failed);
         drop(content);
         if !folio.is_uptodate() {
             folio.account_removed();
@@ -221,7 +279,12 @@ impl FolioIndex {
 
     /// Removes everything as if evicted: the file has not changed.
     pub(crate) fn evict_all(&self) -> Removed {
-        self.remove_with(MissReason::Capacity, Slots::take_all)
+        self.remove_with(MissReason::Capacity, |slots| {
+            let (kept, taken): (Vec<_>, Vec<_>) =
+                slots.take_all().into_iter().partition(|f| f.is_dirty());
+            kept.iter().for_each(|folio| slots.insert(folio));
+            taken
+        })
     }
 
     /// Removes every folio that overlaps `range`, as [`clear`](FolioIndex::clear) does.
@@ -259,13 +322,16 @@ impl FolioIndex {
         take: impl FnOnce(&mut Slots) -> Vec<Arc<Folio>>,
     ) -> Removed {
         let mut content = self.content.write();
-        let taken = take(&mut content.slots);
+        let mut taken = take(&mut content.slots);
         for folio in &taken {
             content.history.note(folio.offset(), why);
         }
+        let demoted = self.keep_dirt(&mut content, &mut taken);
         self.data_gen.fetch_add(1, Ordering::Release);
         drop(content);
-        self.let_go(&taken)
+        let removed = self.let_go(&taken);
+        self.let_go_demoted(&demoted);
+        removed
     }
 
     /// Ends folios that were taken out of the slots. Nobody can find them any more, so this needs no
@@ -292,5 +358,7 @@ impl Drop for FolioIndex {
     fn drop(&mut self) {
         let taken = self.content.write().slots.take_all();
         self.let_go(&taken);
+        let left = self.dirty_bytes();
+        self.cleaned(left as usize);
     }
 }

@@ -239,7 +239,7 @@ impl Folio {
     pub(super) fn inherit(&self, from: &Folio) {
         self.access.store(from.access.load(Ordering::Relaxed), Ordering::Relaxed);
         self.brought.store(from.brought.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.unread.copy(&from.unread);
+        self.unread.take_over(&from.unread);
     }
 
     /// A piece of the folio, without a copy. `range` is relative to the folio. The index MUST be held:
@@ -249,6 +249,16 @@ impl Folio {
     /// If the folio is not uptodate or shorter: bugs of this crate.
     pub(super) fn slice(&self, range: Range<usize>) -> Slice {
         assert!(self.is_uptodate(), "slice of a folio that is not uptodate");
+        Slice::settled(Arc::clone(&self.mem), range)
+    }
+
+    /// The same for the fetch that has filled the folio and not published it yet: nobody writes to that
+    /// memory before.
+    ///
+    /// # Panics
+    /// If the memory is not complete or shorter: bugs of this crate.
+    pub(crate) fn slice_filled(&self, range: Range<usize>) -> Slice {
+        assert!(self.mem.is_complete(), "slice of a folio that is not filled");
         Slice::settled(Arc::clone(&self.mem), range)
     }
 

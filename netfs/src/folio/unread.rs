@@ -38,9 +38,9 @@ impl Unread {
         self.0.fetch_and(!pages, Ordering::Relaxed) & pages
     }
 
-    /// The same pages as another's.
-    pub(super) fn copy(&self, from: &Unread) {
-        self.0.store(from.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// Another's pages are this one's from now on.
+    pub(super) fn take_over(&self, from: &Unread) {
+        self.0.store(from.0.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// How many pages nobody has had.

@@ -26,6 +26,15 @@ use crate::{
     waits::WaitKind,
 };
 
+/// What sort of run is fetched.
+#[derive(Clone, Copy)]
+struct Run {
+    /// A folio of which only what was written is known.
+    partial: bool,
+    /// Nobody has asked for it yet.
+    ahead: bool,
+}
+
 /// What gathering came to.
 enum Gathered {
     Done(Slices),
@@ -105,7 +114,7 @@ impl Reader<'_> {
             };
             match self.wait(&held).await? {
                 Waited::Uptodate => {
-                    let slices = slices_of(&held, &range);
+                    let slices = self.inode().pages.slices_held(&held, &range);
                     if self.inode().unchanged(mark) {
                         self.inode().count_read(&held, &range);
                         return Ok(Gathered::Done(slices));
@@ -141,9 +150,15 @@ impl Reader<'_> {
         }
         let start = plan::page_out(&range).start;
         let tally = Tally::of(&read.sources, &range);
-        let slices = read.reaching(range.end - start)?;
+        let slices = trim(read.reaching(range.end - start)?, start, &range);
+        // What was written here is not there yet. A write that got there meanwhile moved the mark before
+        // its bytes became clean.
+        let slices = self.inode().pages.with_dirt_over(slices, &range);
+        if !self.inode().unchanged(mark) {
+            return Ok(Gathered::Changed);
+        }
         tally.count(self.inode());
-        Ok(Gathered::Done(trim(slices, start, &range)))
+        Ok(Gathered::Done(slices))
     }
 
     /// Every folio of `range`, missing ones started (and added to `ours`). `None` if there is no memory
@@ -161,7 +176,7 @@ impl Reader<'_> {
             let (folio, uptodate) = match pages.get(at) {
                 Lookup::Uptodate(folio) => (folio, true),
                 Lookup::Locked(folio) => (folio, false),
-                Lookup::Absent => {
+                Lookup::Absent | Lookup::Partial => {
                     let window = self.window(&(at..range.end), sizes);
                     let Some(started) = self.start(&window, sizes, false).await? else {
                         return Ok(None);
@@ -244,15 +259,21 @@ impl Reader<'_> {
         sizes: &Sizes,
         ahead: bool,
     ) -> Result<Option<Vec<Arc<Folio>>>> {
-        let runs = self.inode().pages.absent_runs(window.clone());
+        let pages = &self.inode().pages;
+        let absent = pages.absent_runs(window.clone()).into_iter().map(|run| (run, false));
+        let mut runs: SmallVec<[_; 4]> = absent.collect();
+        if !ahead && pages.dirty_bytes() > 0 {
+            runs.extend(pages.partial_in(window.clone()).into_iter().map(|place| (place, true)));
+        }
         if runs.is_empty() {
             return Ok(Some(Vec::new()));
         }
         self.inode().core.check_open()?;
         let access = self.access().await;
         let mut started = Vec::new();
-        for run in runs {
-            match self.start_run(&run, sizes, access.as_ref(), ahead) {
+        for (run, partial) in runs {
+            let kind = Run { partial, ahead };
+            match self.start_run(&run, sizes, access.as_ref(), kind) {
                 Some(folios) => started.extend(folios),
                 None if started.is_empty() => return Ok(None),
                 None => break,
@@ -285,7 +306,7 @@ impl Reader<'_> {
         run: &Range<u64>,
         sizes: &Sizes,
         access: Option<&Arc<Access>>,
-        ahead: bool,
+        Run { partial, ahead }: Run,
     ) -> Option<Vec<Arc<Folio>>> {
         let inode = self.inode();
         // Before anything is looked at: what the cache says holds for this epoch.
@@ -294,7 +315,13 @@ impl Reader<'_> {
         let parts = layout::parts(&slices);
         let ranges: Vec<_> = parts.iter().map(|p| p.range.clone()).collect();
         // All memory before any folio is locked (never wait for memory while holding one).
-        let window = inode.core.folios.alloc_window(&ranges, sizes.i_size, GRANULE)?;
+        let folios = &inode.core.folios;
+        let window = if partial {
+            // In the very place of the one that is there, whatever the plan cuts it into.
+            folios.alloc_window(std::slice::from_ref(run), u64::MAX, len_of(run))?
+        } else {
+            folios.alloc_window(&ranges, sizes.i_size, GRANULE)?
+        };
         inode.core.counters.read_folio.inc();
         // What somebody else locked meanwhile is missing here: the run may fall apart.
         let locked = inode.pages.lock_window(window);
@@ -374,16 +401,6 @@ fn clip(slices: &[Planned], range: &Range<u64>) -> Vec<Planned> {
 fn origin_at(parts: &[layout::Part], at: u64, reason: Origin) -> Origin {
     let part = parts.iter().find(|p| p.range.contains(&at));
     part.map_or(reason, |p| Origin::of_source(p.source, reason))
-}
-
-/// The bytes of `range` in folios that cover it.
-fn slices_of(held: &[Held], range: &Range<u64>) -> Slices {
-    shares(held, range)
-        .map(|(held, r)| {
-            let start = held.folio.offset();
-            held.folio.slice(len_of(&(start..r.start))..len_of(&(start..r.end)))
-        })
-        .collect()
 }
 
 /// The part of `slices`, which lie one after the other from `start`, that is inside `range`.

@@ -54,11 +54,27 @@ impl Reader<'_> {
             let here = len_of(&(offset..at));
             if let Lookup::Uptodate(folio) = inode.pages.get(at) {
                 let stop = folio.range().end.min(end);
-                buf[here..here + len_of(&(at..stop))].copy_from_slice(
-                    &folio.slice(len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop))),
-                );
+                let within = len_of(&(folio.offset()..at))..len_of(&(folio.offset()..stop));
+                buf[here..here + len_of(&(at..stop))]
+                    .copy_from_slice(&inode.pages.slice_of(&folio, within));
                 tally.found(folio, at..stop);
                 at = stop;
+                continue;
+            }
+            if let Some(place) = inode.pages.dirty_place(at) {
+                // Only memory knows what was written here: through it.
+                let n = len_of(&(at..place.end.min(end)));
+                let mut reader = Reader { who: self.who, cookie: self.cookie, ahead: None };
+                let slices = Box::pin(reader.gather(at, n as u64)).await?;
+                let mut to = here;
+                for slice in &slices {
+                    buf[to..to + slice.len()].copy_from_slice(slice);
+                    to += slice.len();
+                }
+                if to < here + n {
+                    return Ok(None); // the file has shrunk
+                }
+                at += n as u64;
                 continue;
             }
             let run = self.run_at(at..end, access.as_ref());
@@ -97,8 +113,9 @@ impl Reader<'_> {
         // Pages in memory save the trip.
         let mut page = plan::page_out(&(range.start..range.start + 1)).end;
         while page < stop {
-            if let Lookup::Uptodate(folio) = self.who.inode.pages.get(page) {
-                stop = folio.range().start.max(page);
+            let pages = &self.who.inode.pages;
+            if matches!(pages.get(page), Lookup::Uptodate(_)) || pages.dirty_place(page).is_some() {
+                stop = page;
                 break;
             }
             page += crate::folio::PAGE_SIZE as u64;

@@ -75,7 +75,7 @@ impl Span {
     /// The first `n` bytes, which are settled.
     fn slice(&self, n: usize) -> Slice {
         match &self.target {
-            Target::Folio(folio) => folio.slice(0..n),
+            Target::Folio(folio) => folio.slice_filled(0..n),
             Target::Transient(mem) => Slice::settled(Arc::clone(mem), 0..n),
         }
     }

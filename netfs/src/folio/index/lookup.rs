@@ -9,7 +9,7 @@ use super::{
     slots::{Slot, granule_of},
 };
 use crate::{
-    folio::{GRANULE, PAGE_SIZE, Slice, state::Folio, window::page_up},
+    folio::{GRANULE, Held, PAGE_SIZE, Slice, shares, state::Folio, window::page_up},
     sync::Arc,
 };
 
@@ -23,6 +23,8 @@ pub(crate) enum Lookup {
     Absent,
     /// A folio that is being filled.
     Locked(Arc<Folio>),
+    /// A folio of which only what was written is known: for a reader, absent.
+    Partial,
     /// A folio with its content.
     Uptodate(Arc<Folio>),
 }
@@ -33,6 +35,7 @@ impl FolioIndex {
         self.content.glance(|content| match content.slots.get(offset) {
             None => Lookup::Absent,
             Some(folio) if folio.is_uptodate() => Lookup::Uptodate(Arc::clone(folio)),
+            Some(folio) if folio.is_partial() => Lookup::Partial,
             Some(folio) => Lookup::Locked(Arc::clone(folio)),
         })
     }
@@ -120,6 +123,76 @@ impl FolioIndex {
             }
         });
         runs
+    }
+
+    /// The place of the folio at byte `at`, if something was written to it and it is not uptodate.
+    pub(crate) fn dirty_place(&self, at: u64) -> Option<Range<u64>> {
+        if self.dirty_bytes() == 0 {
+            return None;
+        }
+        self.content.glance(|content| {
+            let folio = content.slots.get(at)?;
+            (folio.is_dirty() && !folio.is_uptodate()).then(|| folio.range())
+        })
+    }
+
+    /// The places of partial folios in `range`: what they lack has to be fetched into a folio of the
+    /// very same place.
+    pub(crate) fn partial_in(&self, range: Range<u64>) -> SmallVec<[Range<u64>; 4]> {
+        let mut places = SmallVec::new();
+        let content = self.content.read();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        for offset in content.dirty.range(first..range.end) {
+            let partial = content.slots.get(*offset).filter(|f| f.is_partial());
+            places.extend(partial.map(|f| f.range()));
+        }
+        places
+    }
+
+    /// Bytes read past this cache, with what was written here and is not on the server laid over them.
+    /// `slices` lie one after the other and cover `range`.
+    pub(crate) fn with_dirt_over(&self, slices: Slices, range: &Range<u64>) -> Slices {
+        if self.dirty_bytes() == 0 {
+            return slices;
+        }
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|s| s.iter().copied()).collect();
+        let content = self.content.read();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        for offset in content.dirty.range(first..range.end) {
+            let Some(folio) = content.slots.get(*offset) else { continue };
+            folio.with_dirt(|dirt| {
+                let Some(dirt) = dirt else { return };
+                let mem = dirt.overlay.as_ref().unwrap_or(folio.mem_arc());
+                for (r, _) in dirt.all().iter() {
+                    let here = offset + r.start as u64..offset + r.end as u64;
+                    let cut = here.start.max(range.start)..here.end.min(range.end);
+                    if cut.start < cut.end {
+                        let from = (cut.start - offset) as usize..(cut.end - offset) as usize;
+                        let to =
+                            (cut.start - range.start) as usize..(cut.end - range.start) as usize;
+                        bytes[to].copy_from_slice(mem.read_settled(from));
+                    }
+                }
+            });
+        }
+        drop(content);
+        Slices::from_iter([Slice::from_bytes(&bytes)])
+    }
+
+    /// The bytes of an uptodate folio, for a reader that copies them. `range` is relative to it.
+    pub(crate) fn slice_of(&self, folio: &Folio, range: Range<usize>) -> Slice {
+        let _content = self.content.read();
+        folio.slice(range)
+    }
+
+    /// Slices of folios a reader holds: the bytes of `range`, which they cover.
+    pub(crate) fn slices_held(&self, held: &[Held], range: &Range<u64>) -> Slices {
+        let _content = self.content.read();
+        let part = |(held, r): (&Held, Range<u64>)| {
+            let start = held.folio.offset();
+            held.folio.slice((r.start - start) as usize..(r.end - start) as usize)
+        };
+        shares(held, range).map(part).collect()
     }
 
     /// Whether there is any folio in `range`, uptodate or not. For ranges of a read, at most.

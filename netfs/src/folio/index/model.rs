@@ -271,6 +271,7 @@ impl World {
             let there = match files[k.file].get(k.range.start) {
                 Lookup::Absent => false,
                 Lookup::Locked(f) | Lookup::Uptodate(f) => Arc::ptr_eq(&f, &k.real),
+                Lookup::Partial => false,
             };
             if !there {
                 assert!(k.uptodate, "only uptodate folios are evicted");

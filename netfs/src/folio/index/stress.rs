@@ -66,6 +66,7 @@ impl World {
             match index.get(at) {
                 Lookup::Uptodate(_) => {}
                 Lookup::Locked(folio) => drop(pollster::block_on(folio.wait_unlocked())),
+                Lookup::Partial => unreachable!("nobody writes"),
                 Lookup::Absent => {
                     if !self.fetch(file, at..offset + len as u64, rng) {
                         self.transients.fetch_add(1, Ordering::Relaxed);

@@ -130,6 +130,14 @@ impl FolioIndex {
         None
     }
 
+    /// A folio with an overlay has been published: the overlay's bytes are in it.
+    pub(super) fn settle_overlay(&self, content: &mut Content, folio: &Arc<Folio>) {
+        folio.change_dirt(|d| d.as_mut().map(|d| d.overlay.take()));
+        if let Some(clean) = self.settle_dirt(content, folio) {
+            clean.account_removed();
+        }
+    }
+
     /// The file ends at `size` now: what lies beyond is gone, dirt included, and will read as zeros.
     /// Nothing may be on its way.
     pub(crate) fn truncate(&self, size: u64) -> Removed {
@@ -202,6 +210,26 @@ impl FolioIndex {
             }
             folio.wake();
         }
+    }
+}
+
+impl Content {
+    /// A partial folio is being filled from now on, through `locked`, which takes its place.
+    pub(super) fn fill_over(&mut self, partial: &Arc<Folio>, locked: &Arc<Folio>) {
+        self.slots.remove(partial);
+        let dirt = partial.change_dirt(Option::take).map(|mut dirt| {
+            dirt.overlay = Some(Arc::clone(partial.mem_arc()));
+            dirt
+        });
+        locked.change_dirt(|d| *d = dirt);
+    }
+
+    /// Lays a folio's overlay over what was filled in. False if the filled memory is on its way to the
+    /// disk cache: then it cannot be changed.
+    pub(super) fn lay_dirt_over(&mut self, folio: &Arc<Folio>) -> bool {
+        let over = folio.with_dirt(|d| d.and_then(|d| Some((d.overlay.clone()?, d.all()))));
+        let Some((overlay, extents)) = over else { return true };
+        self.lay_over(folio.offset(), &overlay, &extents)
     }
 }
 

@@ -28,10 +28,10 @@ impl Fetch {
                     if stores && self.intent.is_none() {
                         self.intent = Some(inode.core.intents.begin());
                     }
-                    let published =
-                        inode.pages.publish_if(&folio, || self.may_publish(&span.range, &subs));
-                    if published {
-                        let fill = self.fill_of(&subs, span);
+                    // Before anybody can write to the folio: what is stored is what was fetched (W6).
+                    let mut fill = if folio.is_dirty() { None } else { self.fill_of(&subs, span) };
+                    let may = || self.may_publish(&span.range, &subs);
+                    if inode.pages.publish_letting_go(&folio, &mut fill, may) {
                         self.fills.extend(fill);
                     }
                 }
