@@ -35,6 +35,7 @@ use crate::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     waits::{Wait, WaitInfo, WaitKind},
+    writeback::Writeback,
 };
 
 /// Replies in a row that may be older than what is known before a validation gives up (P-D71).
@@ -49,6 +50,7 @@ pub(crate) struct Inode {
     pub(crate) sizes: SizeCell,
     pub(crate) pages: Arc<FolioIndex>,
     pub(crate) io: Arc<IoMode>,
+    pub(crate) wb: Writeback,
     pub(crate) disk_misses: DiskMisses,
     attr: Mutex<Option<Attr>>,
     /// Moves when owner, mode or change time move: what cached access answers depend on.
@@ -99,6 +101,7 @@ impl Inode {
             sizes: SizeCell::new(Sizes::default()),
             pages: core.folios.new_index(),
             io: Arc::default(),
+            wb: Writeback::default(),
             disk_misses: DiskMisses::default(),
             attr: Mutex::new(None),
             attr_gen: AtomicU64::new(0),
@@ -217,11 +220,25 @@ impl Inode {
         }
     }
 
+    /// This client changed the file, from the version known last to what `facts` say. What memory holds
+    /// stays; a reader that gathers past memory begins again (the mark moves).
+    pub(crate) fn own_change(&self, facts: &Facts) {
+        self.begin_change();
+        self.cell.own_write(facts.version.clone());
+        self.commit_attr(facts);
+        self.update_cookie();
+        self.end_change();
+    }
+
     fn commit_facts(&self, facts: &Facts) {
         if let Some(size) = facts.stated_size() {
-            self.sizes.update(|s| *s = Sizes::clean(size));
+            self.sizes.server_says(size);
             self.size_known.store(true, Ordering::Relaxed);
         }
+        self.commit_attr(facts);
+    }
+
+    fn commit_attr(&self, facts: &Facts) {
         if let Some(new) = facts.attr {
             let mut attr = self.attr.lock();
             let moved = attr.is_none_or(|old| {

@@ -41,7 +41,8 @@ pub(crate) struct SizeCell {
     i_size: AtomicU64,
     remote_i_size: AtomicU64,
     zero_point: AtomicU64,
-    writer: Mutex<()>,
+    /// Where the last byte ends that was written here and is not on the server. Under the lock, too.
+    writer: Mutex<u64>,
 }
 
 impl SizeCell {
@@ -79,13 +80,54 @@ impl SizeCell {
     /// Changes them together. Writers exclude one another; the zero point never exceeds what is known
     /// of the server (N-C22).
     pub(crate) fn update(&self, change: impl FnOnce(&mut Sizes)) {
-        let _writer = self.writer.lock();
+        self.update_with(|sizes, _| change(sizes));
+    }
+
+    /// What the server says the size is. Local writes beyond it stay (they have not got there yet).
+    pub(crate) fn server_says(&self, size: u64) {
+        self.update_with(|sizes, local_end| {
+            *sizes = Sizes { i_size: size.max(*local_end), ..Sizes::clean(size) };
+        });
+    }
+
+    /// A local write ends at `end`, after its bytes are in memory (N-C37).
+    pub(crate) fn wrote(&self, end: u64) {
+        self.update_with(|sizes, local_end| {
+            *local_end = (*local_end).max(end);
+            sizes.i_size = sizes.i_size.max(end);
+        });
+    }
+
+    /// The server has all up to `end` of what was sent: it is to be asked for that again once it has
+    /// left memory (row 49, N-C22). `clean` is asked whether nothing is left to send.
+    pub(crate) fn sent(&self, end: u64, clean: impl FnOnce() -> bool) {
+        self.update_with(|sizes, local_end| {
+            sizes.remote_i_size = sizes.remote_i_size.max(end);
+            sizes.zero_point = sizes.zero_point.max(end);
+            // A write that comes after this answer states its end after it, too.
+            if clean() {
+                *local_end = 0;
+            }
+        });
+    }
+
+    /// The file was cut or extended, here and on the server.
+    pub(crate) fn resized(&self, size: u64) {
+        self.update_with(|sizes, local_end| {
+            *local_end = (*local_end).min(size);
+            let zero_point = sizes.zero_point.min(size);
+            *sizes = Sizes { i_size: size, remote_i_size: size, zero_point };
+        });
+    }
+
+    fn update_with(&self, change: impl FnOnce(&mut Sizes, &mut u64)) {
+        let mut local_end = self.writer.lock();
         let mut sizes = Sizes {
             i_size: self.i_size.load(Ordering::Relaxed),
             remote_i_size: self.remote_i_size.load(Ordering::Relaxed),
             zero_point: self.zero_point.load(Ordering::Relaxed),
         };
-        change(&mut sizes);
+        change(&mut sizes, &mut local_end);
         let seq = self.seq.load(Ordering::Relaxed);
         self.seq.store(seq + 1, Ordering::Relaxed);
         fence(Ordering::Release);

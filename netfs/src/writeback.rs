@@ -1,3 +1,159 @@
-//! From dirty folios to the server.
+//! From dirty folios to the server (rows 70 to 85, B8, B11).
+//!
+//! | part | does |
+//! |---|---|
+//! | [`flush`](mod@flush) | rounds over one file: takes what is dirty, has it uploaded, settles it |
+//! | [`upload`] | one upload: what [`request::write`](crate::request::write) decides, done |
+//! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
+//! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
+//! | [`room`] | how much may be dirty, and who waits when it is |
+//!
+//! One round of a file at a time, in order of arrival (B11, N-C36). What is taken is a snapshot: slices,
+//! whose bytes no later write changes. A range comes back clean only when the server has acknowledged it
+//! on stable storage; else it is dirty again. **A failed upload loses nothing**: the bytes stay, fsync and
+//! close report the error, new writes to the file get it, until an upload succeeds or the owner
+//! [discards](crate::File::discard_dirty) them.
 
 pub(crate) mod chain;
+pub(crate) mod flush;
+pub(crate) mod flusher;
+pub(crate) mod room;
+mod upload;
+
+use crate::{
+    error::{Errno, Error},
+    folio::Writer,
+    remote::{Cx, DynFile},
+    sync::{Arc, Mutex, Weak},
+};
+
+/// One inode's part in it.
+#[derive(Default)]
+pub(crate) struct Writeback {
+    /// One writer at a time changes a file's bytes and size (row 88: as the kernel's inode lock).
+    pub(crate) write: tokio::sync::Mutex<()>,
+    /// One round at a time.
+    queue: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    owners: Vec<Owner>,
+    next_writer: u32,
+    /// Why the last round failed for good.
+    parked: Option<Error>,
+    /// What was discarded, and how often that happened.
+    lost: Option<(u64, Error)>,
+}
+
+/// On whose behalf bytes were written.
+struct Owner {
+    writer: Writer,
+    remote: DynFile,
+    cx: Cx,
+    /// Gone with the open file: then the owner is forgotten once nothing is dirty.
+    open: Weak<()>,
+}
+
+/// What an open file knows of its writing.
+#[derive(Default)]
+pub(crate) struct Writing {
+    writer: Mutex<Option<(Writer, Arc<()>)>>,
+    /// Losses reported to this opener (N-C32).
+    lost_seen: Mutex<u64>,
+}
+
+impl Writeback {
+    /// The number under which an open file's bytes are kept.
+    pub(crate) fn writer(&self, of: &Writing, remote: &DynFile, cx: &Cx) -> Writer {
+        let mut own = of.writer.lock();
+        if let Some((writer, _)) = &*own {
+            return *writer;
+        }
+        let open = Arc::new(());
+        let mut state = self.state.lock();
+        let writer = Writer(state.next_writer);
+        state.next_writer = state.next_writer.wrapping_add(1);
+        let (remote, cx) = (Arc::clone(remote), cx.clone());
+        state.owners.push(Owner { writer, remote, cx, open: Arc::downgrade(&open) });
+        drop(state);
+        *own = Some((writer, open));
+        writer
+    }
+
+    /// Whom to ask the server as for bytes of `writer`: first the writer, then the others, whose
+    /// credentials may still be good when the writer's are not any more (A3.11).
+    fn owners_for(&self, writer: Writer) -> Vec<(DynFile, Cx)> {
+        let state = self.state.lock();
+        let mut owners: Vec<&Owner> = state.owners.iter().collect();
+        owners.sort_by_key(|o| o.writer != writer);
+        owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
+    }
+
+    /// Nothing is dirty: who has closed the file is forgotten.
+    fn forget_closed(&self) {
+        let mut state = self.state.lock();
+        let closed: Vec<Owner> =
+            state.owners.extract_if(.., |o| o.open.strong_count() == 0).collect();
+        drop(state);
+        // An adapter's file and token go outside the lock.
+        drop(closed);
+    }
+
+    /// Why bytes of this file could not be uploaded, if the last attempt failed for good.
+    pub(crate) fn parked(&self) -> Option<Error> {
+        self.state.lock().parked.clone()
+    }
+
+    fn set_parked(&self, error: Option<Error>) {
+        self.state.lock().parked = error;
+    }
+
+    /// Bytes were given up that had failed with `error`.
+    pub(crate) fn note_lost(&self, error: Error) {
+        let mut state = self.state.lock();
+        let times = state.lost.as_ref().map_or(0, |(n, _)| *n) + 1;
+        state.lost = Some((times, error));
+        state.parked = None;
+    }
+
+    /// The loss an opener has not heard of yet; it has now.
+    pub(crate) fn take_lost(&self, of: &Writing) -> Option<Error> {
+        let state = self.state.lock();
+        let (times, error) = state.lost.as_ref()?;
+        let mut seen = of.lost_seen.lock();
+        (std::mem::replace(&mut *seen, *times) < *times).then(|| error.clone())
+    }
+
+    /// What was lost before an opener came is none of its business.
+    pub(crate) fn opened(&self, of: &Writing) {
+        let times = self.state.lock().lost.as_ref().map_or(0, |(n, _)| *n);
+        *of.lost_seen.lock() = times;
+    }
+}
+
+/// Whether an upload that failed so is worth another try by itself.
+pub(crate) fn is_transient(error: &Error) -> bool {
+    matches!(
+        error.errno(),
+        Errno::EAGAIN
+            | Errno::EINTR
+            | Errno::ENOMEM
+            | Errno::ETIMEDOUT
+            | Errno::ECONNRESET
+            | Errno::ECONNREFUSED
+            | Errno::ECONNABORTED
+            | Errno::ENOTCONN
+            | Errno::EPIPE
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+            | Errno::ENETDOWN
+            | Errno::ECANCELED
+    )
+}
+
+/// Whether the error is about credentials, so that another writer's may do.
+fn is_personal(error: &Error) -> bool {
+    matches!(error.errno(), Errno::EACCES | Errno::EPERM | Errno::EKEYEXPIRED)
+}

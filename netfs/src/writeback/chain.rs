@@ -9,7 +9,9 @@ use crate::remote::{Facts, Version};
 /// What the changes of a round come to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Outcome {
-    /// No reply said anything about versions.
+    /// Nothing was changed.
+    Nothing,
+    /// Something was, and no reply said anything about versions.
     Silent,
     /// All ours: the file is as these facts say, with nothing in between by anybody else.
     Ours(Facts),
@@ -27,6 +29,11 @@ impl Chain {
     /// A reply of the round.
     pub(crate) fn add(&mut self, before: Option<Version>, after: Facts) {
         self.changes.push((before, after));
+    }
+
+    /// Whether one of the changes led to `version`.
+    pub(crate) fn leads_to(&self, version: Option<&Version>) -> bool {
+        version.is_some() && self.changes.iter().any(|(_, after)| after.version.as_ref() == version)
     }
 
     /// Puts the changes in order, from the version known before the round.
@@ -96,6 +103,6 @@ mod tests {
         let mut c = Chain::default();
         c.add(None, Facts::default());
         assert_eq!(c.resolve(Some(&v(0))), Outcome::Silent);
-        assert_eq!(Chain::default().resolve(None), Outcome::Silent);
+        assert_eq!(Chain::default().resolve(None), Outcome::Nothing);
     }
 }

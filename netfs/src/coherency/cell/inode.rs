@@ -136,6 +136,14 @@ impl InodeCell {
         Applied { action: decision.action, adopt: decision.adopt, drop }
     }
 
+    /// This client itself moved the file from the version known last to `version` (unknown if the
+    /// server did not say).
+    pub(crate) fn own_write(&self, version: Option<Version>) {
+        let mut state = self.state.lock();
+        state.model.on_own_write(&mut self.volume.lock(), version);
+        self.publish(&state.model);
+    }
+
     /// Whether bytes of a reply with this version and epoch may be published to the page cache now.
     /// See [`InodeCoherency::is_current`].
     pub(crate) fn is_current(&self, version: Option<&Version>, epoch: &Epoch) -> bool {

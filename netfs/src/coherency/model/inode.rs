@@ -96,7 +96,6 @@ impl InodeCoherency {
         self.promise = None;
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the model"))]
     /// This client changed the file: `version` is what the server calls the result, `None` if it
     /// did not say. Replies issued before may describe the file as it was: they become late.
     ///

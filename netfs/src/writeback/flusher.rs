@@ -1,0 +1,161 @@
+//! Which files are flushed when nobody asks.
+//!
+//! A file stays listed, and alive, as long as it has dirty bytes. The flusher goes round the files while
+//! more than the background limit is dirty, or somebody waits for memory, and takes those whose oldest bytes
+//! are over age. A file whose upload failed is left alone for a while, longer each time.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::sync::Notify;
+
+use super::flush::{Wait, flush};
+use crate::{
+    clock::BootTime,
+    context::Core,
+    inode::Inode,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// First pause after a failed upload of a file, and the longest.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// The dirty files of one context.
+#[derive(Default)]
+pub(crate) struct Flusher {
+    files: Mutex<HashMap<u64, Dirty>>,
+    wake: Notify,
+    /// Whoever waits for memory hears of every round.
+    pub(crate) cleaned: Notify,
+    pressed: AtomicUsize,
+}
+
+struct Dirty {
+    inode: Arc<Inode>,
+    /// Failed so often in a row; not tried before.
+    failed: u32,
+    not_before: BootTime,
+}
+
+impl Flusher {
+    /// A file has dirty bytes.
+    pub(crate) fn note(&self, inode: &Arc<Inode>) {
+        let mut files = self.files.lock();
+        let new = !files.contains_key(&inode.id);
+        if new {
+            let inode = Arc::clone(inode);
+            files.insert(inode.id, Dirty { inode, failed: 0, not_before: BootTime::ZERO });
+        }
+        drop(files);
+        if new {
+            self.wake.notify_one();
+        }
+    }
+
+    /// More is dirty than should be.
+    pub(crate) fn kick(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Somebody waits for memory, until the guard is dropped.
+    pub(crate) fn press(&self) -> Pressed<'_> {
+        self.pressed.fetch_add(1, Ordering::AcqRel);
+        self.wake.notify_one();
+        Pressed(self)
+    }
+
+    /// All dirty files.
+    pub(crate) fn dirty_files(&self) -> Vec<Arc<Inode>> {
+        self.files.lock().values().map(|d| Arc::clone(&d.inode)).collect()
+    }
+
+    /// Forgets everything (the end of the context). Returns the dirty bytes given up.
+    pub(crate) fn clear(&self) -> u64 {
+        let files = std::mem::take(&mut *self.files.lock());
+        files.values().map(|d| d.inode.pages.dirty_bytes()).sum()
+    }
+
+    /// A file that is clean is listed no longer.
+    fn tidy(&self, inode: &Arc<Inode>, ended_well: bool, now: BootTime) {
+        let mut files = self.files.lock();
+        let clean = inode.pages.dirty_bytes() == 0;
+        let gone = if clean { files.remove(&inode.id) } else { None };
+        if let Some(dirty) = files.get_mut(&inode.id) {
+            dirty.failed = if ended_well { 0 } else { dirty.failed + 1 };
+            let pause = BACK_OFF.0 * 2u32.pow(dirty.failed.min(10)) / 2;
+            dirty.not_before = now + if ended_well { Duration::ZERO } else { pause.min(BACK_OFF.1) };
+        }
+        drop(files);
+        drop(gone);
+        // Written to between the look and the removal.
+        if clean && inode.pages.dirty_bytes() > 0 {
+            self.note(inode);
+        }
+    }
+
+    fn due(&self, core: &Core, now: BootTime) -> Vec<Arc<Inode>> {
+        let pressed = self.pressed.load(Ordering::Acquire) > 0;
+        let all = pressed || core.folios.room().dirty() > core.options.dirty_background;
+        let files = self.files.lock();
+        let listed: Vec<Arc<Inode>> = files
+            .values()
+            .filter(|d| d.not_before <= now)
+            .map(|d| Arc::clone(&d.inode))
+            .collect();
+        drop(files);
+        let old = |inode: &Arc<Inode>| {
+            inode.pages.oldest_dirty().is_some_and(|at| at + core.options.dirty_expire <= now)
+        };
+        listed.into_iter().filter(|inode| all || old(inode)).collect()
+    }
+}
+
+/// See [`Flusher::press`].
+pub(crate) struct Pressed<'a>(&'a Flusher);
+
+impl Drop for Pressed<'_> {
+    fn drop(&mut self) {
+        self.0.pressed.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Uploads a file and keeps the list.
+pub(crate) async fn flush_listed(inode: &Arc<Inode>, wait: Wait) -> crate::error::Result<()> {
+    let result = flush(inode, 0..u64::MAX, wait).await;
+    let core = &inode.core;
+    core.flusher.tidy(inode, result.is_ok(), inode.now());
+    core.flusher.cleaned.notify_waiters();
+    result
+}
+
+/// The flusher's task.
+pub(crate) async fn run(core: Weak<Core>) {
+    loop {
+        let Some(core) = core.upgrade() else { return };
+        let now = core.clock.now();
+        let due = core.flusher.due(&core, now);
+        if due.is_empty() {
+            let tick = core.options.dirty_expire / 4;
+            let idle = core.flusher.files.lock().is_empty();
+            let (flusher, clock) = (Arc::clone(&core.flusher), Arc::clone(&core.clock));
+            // Asleep it keeps nothing alive.
+            drop(core);
+            if idle {
+                flusher.wake.notified().await;
+            } else {
+                let woken = flusher.wake.notified();
+                let tick = clock.sleep_until(now + tick.min(BACK_OFF.0));
+                futures_util::future::select(std::pin::pin!(woken), tick).await;
+            }
+            continue;
+        }
+        let rounds = due.iter().map(|inode| flush_listed(inode, Wait::No));
+        for result in futures_util::future::join_all(rounds).await {
+            if let Err(error) = result {
+                tracing::warn!(%error, "writeback failed; the bytes are kept");
+            }
+        }
+    }
+}
