@@ -291,7 +291,8 @@ fn n_c78_hung_reads_of_the_disk_are_listed_each_with_its_range() {
         assert_eq!(ranges, [0..4096, 40_960..45_056], "{memory:?}");
         cache.faults().release_oldest(FaultPoint::Read);
         eventually("the first has returned", || hung().len() == 1);
-        assert_eq!(hung(), [40_960..45_056], "{memory:?}");
+        let left = hung().first().cloned();
+        assert_eq!(left, Some(40_960..45_056), "{memory:?}");
         cache.faults().release(FaultPoint::Read);
         eventually("both have returned", || hung().is_empty());
         // The disk is asked again.
