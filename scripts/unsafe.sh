@@ -46,14 +46,16 @@ sanitized() {
     cargo "+$nightly" test "${std[@]}" --target "$host" --locked --target-dir "target/$sanitizer" "$@"
 }
 
+# Skipped: the cookie machine, explored at length and pure: no thread, no unsafe.
 run_thread() {
-  sanitized thread -p netfs --lib -- folio iomode sizes sync coherency stats clock fscache read request
+  sanitized thread -p netfs --lib -- \
+    folio iomode sizes sync coherency stats clock fscache read request --skip cookie_state
   NETFS_MODEL_RUNS=2 sanitized thread -p netfs --test model -- concurrent
   NETFS_MODEL_RUNS=2 sanitized thread -p netfs --test faults
 }
 
 run_address() {
-  sanitized address -p netfs --lib -- folio request read sync stats fscache
+  sanitized address -p netfs --lib -- folio request read sync stats fscache --skip cookie_state
   NETFS_MODEL_RUNS=4 sanitized address -p netfs --test model
 }
 
