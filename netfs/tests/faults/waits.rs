@@ -234,6 +234,7 @@ fn n_c78_a_request_that_waits_for_room_in_the_fill_queue_is_listed() {
     let _end = AtLast(|| cache.faults().release(FaultPoint::Write));
     // The first fill is let in alone; the second read's finds no room. Neither reader waits for that.
     read(&file, 0, 4096).expect("read");
+    eventually("the first is being stored", || cache.faults().waiting(FaultPoint::Write) == 1);
     read(&file, 8192, 8192).expect("read");
     eventually("the second one waits", || kinds(&bench).contains(&WaitKind::FillRoom));
     let wait = the_one(&bench, WaitKind::FillRoom);
