@@ -39,12 +39,10 @@ sanitized() {
   local sanitizer="$1"
   shift
   echo "== ${sanitizer} sanitizer: $*"
-  # Frame pointers and line tables, so that a report says where; a finding ends the run. Leaks are not
-  # looked for: tests of cookies end with volumes and their registry holding each other, as they do until a
-  # context is shut down or dropped (FsCache::abort).
+  # Frame pointers and line tables, so that a report says where; a finding ends the run.
   RUSTFLAGS="-Zsanitizer=$sanitizer -Cforce-frame-pointers=yes -Cdebuginfo=line-tables-only" \
     TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 ${TSAN_OPTIONS:-}" \
-    ASAN_OPTIONS="detect_stack_use_after_return=1 detect_leaks=0 ${ASAN_OPTIONS:-}" \
+    ASAN_OPTIONS="detect_stack_use_after_return=1 ${ASAN_OPTIONS:-}" \
     cargo "+$nightly" test "${std[@]}" --target "$host" --locked --target-dir "target/$sanitizer" "$@"
 }
 
