@@ -27,15 +27,15 @@ flags=(--cfg fuzzing -Cdebug-assertions -Coverflow-checks -Cpasses=sancov-module
 for arg in level=4 inline-8bit-counters pc-table trace-compares; do
   flags+=("-Cllvm-args=-sanitizer-coverage-$arg")
 done
-RUSTFLAGS="${flags[*]}" cargo "+$nightly" build --manifest-path fuzz/Cargo.toml --locked --release \
-  --target "$host" --target-dir target/fuzz
+RUSTFLAGS="${flags[*]}" cargo "+$nightly" build --manifest-path fuzz/Cargo.toml --locked \
+  --profile smoke --target "$host" --target-dir target/fuzz
 
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 pids=()
 for fuzzer in "${fuzzers[@]}"; do
   mkdir -p "$scratch/$fuzzer" "fuzz/artifacts/$fuzzer"
-  "target/fuzz/$host/release/$fuzzer" -max_total_time="$seconds" -max_len=4096 -timeout=10 \
+  "target/fuzz/$host/smoke/$fuzzer" -max_total_time="$seconds" -max_len=4096 -timeout=10 \
     -print_final_stats=1 -artifact_prefix="fuzz/artifacts/$fuzzer/" \
     "$scratch/$fuzzer" "fuzz/corpus/$fuzzer" >"$scratch/$fuzzer.log" 2>&1 &
   pids+=($!)

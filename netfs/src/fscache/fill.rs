@@ -225,7 +225,7 @@ impl FillQueue {
     }
 
     /// Queues the fill, or gives it back if there is no room.
-    fn try_fill(&self, fill: Fill) -> Result<Pushed, Fill> {
+    fn try_fill(&self, fill: Box<Fill>) -> Result<Pushed, Box<Fill>> {
         let bytes = fill.len();
         if bytes == 0 || !fill.is_whole_pages() {
             return Ok(Pushed::Refused);

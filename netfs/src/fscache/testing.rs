@@ -69,6 +69,13 @@ impl Rig {
     }
 }
 
+impl Drop for Rig {
+    /// As the context's end does: volumes and their registry hold each other until then.
+    fn drop(&mut self) {
+        self.fscache.abort();
+    }
+}
+
 pub(super) fn backend(cache: &Arc<MemCache>) -> Arc<dyn CacheBackend> {
     Arc::clone(cache) as Arc<dyn CacheBackend>
 }

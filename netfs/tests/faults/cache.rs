@@ -1,7 +1,7 @@
 //! A cache that fails, hangs or lies never shows in what is read.
 
 use netfs::{
-    Errno,
+    Errno, FillWhenFull,
     fscache::{CacheMiss, FaultPoint, MemCache, Refusal},
 };
 use netfs_memory::{Fault, Gate, Op, SnapshotAt};
@@ -64,7 +64,10 @@ fn n_c02_a_cache_that_refuses_everything_changes_nothing() {
             let cache = MemCache::new();
             cache.faults().refuse(point, Some(refusal));
             cache.faults().never_inline(true);
-            let bench = Bench::new(&fs, Some(cache.clone()));
+            // A cache that says it is busy is asked again for as long as this: for ever, here.
+            let bench = Bench::with(&fs, Some(cache.clone()), |b| {
+                b.fill_queue(8 << 20, FillWhenFull::Drop)
+            });
             bench.check("a", 0, 300_000);
             bench.drain();
             bench.netfs().drop_memory();

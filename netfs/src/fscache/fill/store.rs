@@ -31,10 +31,16 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    pub(super) fn new(cookie: &Arc<Cookie>, offset: u64, data: Vec<Slice>, tag: FillTag) -> Fill {
+    /// Boxed: it is handed back and forth while there is no room.
+    pub(super) fn new(
+        cookie: &Arc<Cookie>,
+        offset: u64,
+        data: Vec<Slice>,
+        tag: FillTag,
+    ) -> Box<Fill> {
         let user = cookie.use_cookie(false);
         let access = cookie.try_begin();
-        Fill { cookie: Arc::clone(cookie), user, access, offset, data, tag }
+        Box::new(Fill { cookie: Arc::clone(cookie), user, access, offset, data, tag })
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -68,7 +74,7 @@ impl Store {
 
 impl Shared {
     /// Stores one fill, or counts why not.
-    pub(super) async fn run(self: Arc<Self>, fill: Fill, ticket: Ticket) {
+    pub(super) async fn run(self: Arc<Self>, fill: Box<Fill>, ticket: Ticket) {
         let Some(mut store) = self.with_object(fill, ticket).await else { return };
         let mut busy_until = None;
         loop {
@@ -90,8 +96,8 @@ impl Shared {
     }
 
     /// Waits for the fill's object.
-    async fn with_object(&self, fill: Fill, ticket: Ticket) -> Option<Store> {
-        let Fill { cookie, user, access, offset, data, tag } = fill;
+    async fn with_object(&self, fill: Box<Fill>, ticket: Ticket) -> Option<Store> {
+        let Fill { cookie, user, access, offset, data, tag } = *fill;
         let access = match access {
             Some(access) => access,
             None => match cookie.begin_by(self.fscache.now() + self.config.patience()).await {
