@@ -2,7 +2,7 @@
 
 mod builder;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 pub(crate) use builder::Options;
 pub use builder::{Builder, FillPolicy};
@@ -23,6 +23,7 @@ use crate::{
     },
     timer,
     waits::{WaitInfo, Waits},
+    writeback::flusher::{self, Flusher},
 };
 
 /// One cache: memory, optional disk backend and driver threads, shared by any number of mounts.
@@ -39,6 +40,33 @@ pub struct Netfs {
     runtime: Option<Runtime>,
 }
 
+/// What [`Netfs::shutdown`] gave up because its deadline passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Undone {
+    /// Bytes that were not copied to the disk cache: they will be fetched again.
+    pub fill_bytes: u64,
+    /// Bytes that were written and are not on the server: they are lost.
+    pub dirty_bytes: u64,
+}
+
+impl Undone {
+    /// Whether all was done.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Undone::default()
+    }
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Undone { fill_bytes, dirty_bytes } = self;
+        write!(
+            f,
+            "{fill_bytes} bytes not copied to the disk cache, {dirty_bytes} written bytes lost"
+        )
+    }
+}
+
 /// What everything below a [`Netfs`] shares.
 pub(crate) struct Core {
     pub(crate) options: Options,
@@ -48,6 +76,7 @@ pub(crate) struct Core {
     pub(crate) driver: Handle,
     pub(crate) fscache: Arc<FsCache>,
     pub(crate) fills: FillQueue,
+    pub(crate) flusher: Arc<Flusher>,
     pub(crate) intents: Arc<Intents>,
     /// Fetches under way, and readahead that is about to become one.
     pub(crate) fetches: Arc<Intents>,
@@ -105,7 +134,9 @@ impl Netfs {
     }
 
     fn start(runtime: Runtime, core: Core) -> Netfs {
-        Netfs { core: Arc::new(core), runtime: Some(runtime) }
+        let core = Arc::new(core);
+        drop(core.driver.spawn(flusher::run(Arc::downgrade(&core))));
+        Netfs { core, runtime: Some(runtime) }
     }
 
     /// Attaches an adapter. Mounts whose adapters report the same [`VolumeId`] share inodes, cached
@@ -184,15 +215,17 @@ impl Netfs {
         }
     }
 
-    /// Drains fills, commits and closes the disk cache, and stops the driver threads. Reads in
-    /// flight fail with `ESHUTDOWN` or `ECANCELED`. Returns the bytes whose copy to the disk cache was
-    /// given up because `deadline` passed.
-    pub async fn shutdown(mut self, deadline: Duration) -> u64 {
+    /// Uploads what was written, drains fills, commits and closes the disk cache, and stops the driver
+    /// threads. Reads in flight fail with `ESHUTDOWN` or `ECANCELED`. Says what was given up because
+    /// `deadline` passed: nothing, if all went well.
+    pub async fn shutdown(mut self, deadline: Duration) -> Undone {
         self.core.closed.store(true, Ordering::Release);
         let (core, driver) = (Arc::clone(&self.core), self.core.driver.clone());
         let until = core.clock.now() + deadline;
         // On the driver, so that a caller's runtime (or none) does not matter.
         let work = driver.spawn(async move {
+            flusher::flush_all(&core, until).await;
+            let deadline = until.since(core.clock.now());
             let left = core.fills.shutdown(deadline).await;
             let patience = until.since(core.clock.now()).max(core.options.close_patience);
             if let Err(error) = core.fscache.withdraw(patience).await {
@@ -200,16 +233,16 @@ impl Netfs {
             }
             left
         });
-        let left = work.await.unwrap_or(0);
+        let fill_bytes = work.await.unwrap_or(0);
         self.core.fscache.abort();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-        left
+        Undone { fill_bytes, dirty_bytes: self.core.flusher.clear() }
     }
 
     /// [`shutdown`](Netfs::shutdown) for threads.
-    pub fn blocking_shutdown(self, deadline: Duration) -> u64 {
+    pub fn blocking_shutdown(self, deadline: Duration) -> Undone {
         driver::block_on(self.shutdown(deadline))
     }
 }
@@ -225,6 +258,10 @@ impl Drop for Netfs {
             // Never blocks: a Netfs may be dropped inside somebody's runtime.
             runtime.shutdown_background();
             self.core.fscache.abort();
+            let lost = self.core.flusher.clear();
+            if lost > 0 {
+                tracing::error!(lost, "dropped without shutdown: written bytes not on the server");
+            }
         }
     }
 }

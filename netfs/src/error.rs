@@ -71,6 +71,30 @@ errnos! {
     ENOBUFS = libc::ENOBUFS;
     /// Timed out.
     ETIMEDOUT = libc::ETIMEDOUT;
+    /// Bad file descriptor: not open for this.
+    EBADF = libc::EBADF;
+    /// Broken pipe.
+    EPIPE = libc::EPIPE;
+    /// Network is down.
+    ENETDOWN = libc::ENETDOWN;
+    /// Network unreachable.
+    ENETUNREACH = libc::ENETUNREACH;
+    /// Connection aborted.
+    ECONNABORTED = libc::ECONNABORTED;
+    /// Connection reset.
+    ECONNRESET = libc::ECONNRESET;
+    /// Not connected.
+    ENOTCONN = libc::ENOTCONN;
+    /// Connection refused.
+    ECONNREFUSED = libc::ECONNREFUSED;
+    /// No route to host.
+    EHOSTUNREACH = libc::EHOSTUNREACH;
+    /// The key (credential) has expired.
+    EKEYEXPIRED = libc::EKEYEXPIRED;
+    /// Directory not empty.
+    ENOTEMPTY = libc::ENOTEMPTY;
+    /// Quota exceeded.
+    EDQUOT = libc::EDQUOT;
     /// Stale file handle: the file was deleted, or kept changing under a bounded retry.
     ESTALE = libc::ESTALE;
     /// Cancelled: the operation was dropped before it ended.

@@ -1,6 +1,7 @@
 //! [`File`]: an open file, the one interface all fronts use.
 
 mod blocking;
+mod writing;
 
 use std::{fmt, ops::Range, sync::OnceLock};
 
@@ -19,6 +20,10 @@ use crate::{
     request::plan,
     sizes::Sizes,
     sync::{Arc, Mutex},
+    writeback::{
+        Writing,
+        flush::{Wait, flush},
+    },
 };
 
 /// Whether a read leaves its pages in memory.
@@ -61,13 +66,17 @@ pub struct File {
     who: Who,
     streams: Mutex<Streams>,
     ahead: Arc<Ahead>,
+    writable: bool,
+    writing: Writing,
 }
 
 impl File {
-    pub(crate) fn new(node: Node, cx: Cx) -> File {
+    pub(crate) fn new(node: Node, cx: Cx, writable: bool) -> File {
         let who = Who { inode: node.inode, remote: node.remote, cx };
-        let file =
-            File { cookie: OnceLock::new(), who, streams: Mutex::default(), ahead: Arc::default() };
+        let writing = Writing::default();
+        who.inode.wb.opened(&writing);
+        let (streams, ahead) = (Mutex::default(), Arc::default());
+        let file = File { cookie: OnceLock::new(), who, streams, ahead, writable, writing };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file
@@ -346,6 +355,11 @@ impl File {
         validate: bool,
     ) -> Result<Slices> {
         if options.unbuffered {
+            // N-C17: it sees what was written before.
+            if self.who.inode.pages.dirty_bytes() > 0 {
+                let range = offset..offset.saturating_add(len);
+                flush(&self.who.inode, range, Wait::Turn).await?;
+            }
             let slices = read::direct::read(&self.who, offset, len).await?;
             self.count_read(slices.iter().map(|s| s.len() as u64).sum());
             return Ok(slices);

@@ -230,6 +230,31 @@ impl Inode {
         self.end_change();
     }
 
+    /// Somebody else changed the file too, nobody knows in which order: nothing is vouched for any more.
+    pub(crate) fn others_wrote(&self) {
+        self.begin_change();
+        self.cell.expire();
+        self.end_change();
+    }
+
+    /// The file ends at `size` now, here as on the server; `adopt` takes over what it said.
+    pub(crate) fn cut(&self, size: u64, adopt: impl FnOnce()) {
+        self.begin_change();
+        self.sizes.resized(size);
+        self.pages.truncate(size);
+        adopt();
+        self.end_change();
+    }
+
+    /// Gives up what is dirty. Nothing is on its way.
+    pub(crate) fn discard_dirty(&self) {
+        self.begin_change();
+        self.pages.cut_dirty();
+        let size = self.sizes.load().remote_i_size;
+        self.sizes.discarded(size);
+        self.end_change();
+    }
+
     fn commit_facts(&self, facts: &Facts) {
         if let Some(size) = facts.stated_size() {
             self.sizes.server_says(size);

@@ -54,7 +54,7 @@ mod waits;
 mod write;
 mod writeback;
 
-pub use context::{Builder, FillPolicy, Netfs};
+pub use context::{Builder, FillPolicy, Netfs, Undone};
 pub use error::{Errno, Error, Result};
 pub use file::{Blocking, File, MemoryUse, ReadOptions, TryReadAt};
 pub use fscache::FillWhenFull;

@@ -120,6 +120,14 @@ impl SizeCell {
         });
     }
 
+    /// Local writes were given up: the file is as the server has it.
+    pub(crate) fn discarded(&self, size: u64) {
+        self.update_with(|sizes, local_end| {
+            *local_end = 0;
+            *sizes = Sizes { zero_point: sizes.zero_point.min(size), ..Sizes::clean(size) };
+        });
+    }
+
     fn update_with(&self, change: impl FnOnce(&mut Sizes, &mut u64)) {
         let mut local_end = self.writer.lock();
         let mut sizes = Sizes {

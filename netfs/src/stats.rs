@@ -92,6 +92,18 @@ counters! {
     origin_bytes: Counter,
     /// Bytes readers asked for and got.
     read_bytes: HotCounter,
+    /// Bytes written through the page cache.
+    write_bytes: Counter,
+    /// Writes that had to wait because too much was dirty.
+    write_throttled: Counter,
+    /// Upload calls issued (UL).
+    upload: Counter,
+    /// Bytes the server acknowledged.
+    upload_bytes: Counter,
+    /// Rounds of sending again what the server had not taken (wq).
+    upload_retry: Counter,
+    /// Uploads that met somebody else's change of the file.
+    write_conflicts: Counter,
     /// DIO and unbuffered reads (DR).
     dio_reads: Counter,
     /// Readahead requests (RA).

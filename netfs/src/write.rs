@@ -1,3 +1,9 @@
 //! The writer's side of the page cache.
+//!
+//! - [`modify`] decides how a write changes one folio (rows 51 to 58);
+//! - [`buffered`] does it, with the memory it takes;
+//! - [`resize`] cuts and extends files.
 
+pub(crate) mod buffered;
 pub(crate) mod modify;
+pub(crate) mod resize;

@@ -112,8 +112,8 @@ impl Bed {
         // Its files have been dropped by now; the mount goes last.
         let Bed { mount: _mount, netfs, .. } = self;
         match netfs.blocking_shutdown(PATIENCE) {
-            0 => Ok(()),
-            left => Err(MicroError::NotDone(format!("{left} bytes were not stored at shutdown"))),
+            left if left.is_nothing() => Ok(()),
+            left => Err(MicroError::NotDone(format!("shutdown: {left}"))),
         }
     }
 

@@ -152,8 +152,8 @@ impl<'a> Session<'a> {
         drop(self.files);
         drop(self.mount);
         let left = self.netfs.blocking_shutdown(PATIENCE);
-        if left > 0 {
-            watch.note(&format!("{left} bytes were not stored in time"));
+        if !left.is_nothing() {
+            watch.note(&format!("out of time: {left}"));
         }
     }
 }

@@ -109,8 +109,8 @@ impl<'a> Session<'a> {
     pub(crate) fn close(self) {
         drop(self.mount);
         let left = self.netfs.blocking_shutdown(PATIENCE);
-        if left > 0 {
-            say(&format!("{left} bytes were not stored in time"));
+        if !left.is_nothing() {
+            say(&format!("out of time: {left}"));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     clock::{Clock, SystemClock},
     driver,
     error::{Errno, Error, Result},
-    folio::{FolioCache, GRANULE},
+    folio::{FolioCache, GRANULE, PAGE_SIZE},
     fscache::{CacheBackend, FillConfig, FillQueue, FillWhenFull, FsCache, FsCacheConfig},
     read::readahead::Tuning,
     stats::Counters,
@@ -39,6 +39,10 @@ pub(crate) struct Options {
     pub(crate) remote_timeout: Duration,
     pub(crate) inode_capacity: u64,
     pub(crate) dentry_capacity: u64,
+    /// Above this much the flusher works.
+    pub(crate) dirty_background: u64,
+    /// Older dirty bytes are flushed.
+    pub(crate) dirty_expire: Duration,
 }
 
 /// Builds a [`Netfs`]. Every option has a default that suits a desktop or a small server.
@@ -46,6 +50,7 @@ pub struct Builder {
     options: Options,
     readahead_max: u64,
     memory_bytes: u64,
+    dirty_limits: Option<(u64, u64)>,
     driver_threads: usize,
     clock: Arc<dyn Clock>,
     backend: Option<Arc<dyn CacheBackend>>,
@@ -64,9 +69,12 @@ impl Default for Builder {
                 remote_timeout: Duration::from_secs(120),
                 inode_capacity: 100_000,
                 dentry_capacity: 200_000,
+                dirty_background: 0,
+                dirty_expire: Duration::from_secs(30),
             },
             readahead_max: 4 << 20,
             memory_bytes: 256 << 20,
+            dirty_limits: None,
             driver_threads: 2,
             clock: Arc::new(SystemClock),
             backend: None,
@@ -88,6 +96,21 @@ impl Builder {
     #[must_use]
     pub fn cache(mut self, backend: Arc<dyn CacheBackend>) -> Builder {
         self.backend = Some(backend);
+        self
+    }
+
+    /// How much may be dirty: above `background` bytes files are flushed, at `limit` writers wait, each in
+    /// turn (default: an eighth and a half of the budget, which they are part of).
+    #[must_use]
+    pub fn dirty_bytes(mut self, background: u64, limit: u64) -> Builder {
+        self.dirty_limits = Some((background, limit));
+        self
+    }
+
+    /// Age at which dirty bytes are flushed (default 30 s).
+    #[must_use]
+    pub fn dirty_expire(mut self, age: Duration) -> Builder {
+        self.options.dirty_expire = age;
         self
     }
 
@@ -217,9 +240,13 @@ impl Builder {
             drop(driver::block_on(attach));
         }
         let readahead = Tuning::new(self.options.fill, self.readahead_max, folio_bytes);
+        let (background, limit) = self.dirty_limits.unwrap_or((folio_bytes / 8, folio_bytes / 2));
+        let limit = limit.clamp(PAGE_SIZE as u64, (folio_bytes / 2).max(PAGE_SIZE as u64));
+        let dirty_background = background.min(limit);
         let core = Core {
-            folios: FolioCache::new(folio_bytes, Arc::clone(&counters)),
-            options: Options { readahead, ..self.options },
+            folios: FolioCache::with_dirty_limit(folio_bytes, limit, Arc::clone(&counters)),
+            options: Options { readahead, dirty_background, ..self.options },
+            flusher: Arc::default(),
             clock: self.clock,
             counters,
             driver,

@@ -21,6 +21,7 @@ use crate::{
         Arc, Mutex, Readers,
         atomic::{AtomicU64, Ordering},
     },
+    writeback::room::Room,
 };
 
 /// Memory of one context, in bytes. `budgeted` never exceeds `budget`; `pinned` and `transient`
@@ -68,13 +69,23 @@ pub(crate) struct FolioCache {
     counters: Arc<Counters>,
     readers: Arc<Readers>,
     next_index: AtomicU64,
-    /// Bytes dirty or on their way to a server, of all files.
-    dirty: AtomicU64,
+    /// What is dirty or on its way to a server, of all files.
+    room: Room,
 }
 
 impl FolioCache {
-    /// A cache that keeps at most `budget` bytes.
+    /// A cache that keeps at most `budget` bytes, half of them dirty.
+    #[cfg(test)]
     pub(crate) fn new(budget: u64, counters: Arc<Counters>) -> Arc<FolioCache> {
+        FolioCache::with_dirty_limit(budget, budget / 2, counters)
+    }
+
+    /// A cache that keeps at most `budget` bytes, at most `dirty_limit` of them dirty.
+    pub(crate) fn with_dirty_limit(
+        budget: u64,
+        dirty_limit: u64,
+        counters: Arc<Counters>,
+    ) -> Arc<FolioCache> {
         Arc::new(FolioCache {
             // An eighth is kept against the cost of mapping and first touch when load comes in waves.
             arena: Arena::new(budget / 8),
@@ -83,7 +94,7 @@ impl FolioCache {
             counters,
             readers: Readers::new(),
             next_index: AtomicU64::new(0),
-            dirty: AtomicU64::new(0),
+            room: Room::new(dirty_limit),
         })
     }
 
@@ -146,24 +157,16 @@ impl FolioCache {
             abandoned: self.accounts.bytes(Account::Abandoned),
             metadata: folios * FOLIO_OVERHEAD,
             pinned: self.accounts.bytes(Account::Pinned),
-            dirty: self.dirty(),
+            dirty: self.room.dirty(),
             transient: self.accounts.bytes(Account::Transient),
             mapped: self.arena.usage().mapped,
             folios,
         }
     }
 
-    /// Bytes that are dirty or on their way to a server.
-    pub(crate) fn dirty(&self) -> u64 {
-        self.dirty.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn dirtied(&self, bytes: u64) {
-        self.dirty.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn cleaned(&self, bytes: u64) {
-        self.dirty.fetch_sub(bytes, Ordering::Relaxed);
+    /// What is dirty, and how much may be.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     pub(super) fn counters(&self) -> &Counters {

@@ -12,7 +12,7 @@ use super::{Extents, memory::FolioMem};
 use crate::{clock::BootTime, sync::Arc};
 
 /// Which ordering group bytes belong to (rows 52, 76, 85).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Group(pub(crate) u64);
 
 /// The dirt of one folio.

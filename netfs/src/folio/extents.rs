@@ -70,11 +70,6 @@ impl Extents {
         self.0.iter().map(|e| (e.range(), e.writer))
     }
 
-    /// The end of the last range, 0 if there is none.
-    pub(crate) fn end(&self) -> usize {
-        self.0.last().map_or(0, |e| e.end as usize)
-    }
-
     /// Whether every byte of `range` is in.
     pub(crate) fn covers(&self, range: &Range<usize>) -> bool {
         let mut at = range.start;
@@ -273,7 +268,6 @@ mod tests {
                 well_formed(&extents);
                 prop_assert_eq!(set(&extents), model);
                 prop_assert_eq!(extents.bytes(), model.iter().filter(|b| b.is_some()).count());
-                prop_assert_eq!(extents.end(), model.iter().rposition(|b| b.is_some()).map_or(0, |i| i + 1));
             }
         }
     }

@@ -81,6 +81,8 @@ pub(crate) struct FolioIndex {
     data_gen: AtomicU64,
     /// Bytes that are dirty or on their way to the server.
     dirty_bytes: AtomicU64,
+    /// All that ever became dirty.
+    dirtied_ever: AtomicU64,
     /// Pages of published folios that no reader has had yet.
     unread: AtomicU64,
     /// Bytes that were fetched ahead of their readers.
@@ -110,6 +112,7 @@ impl FolioIndex {
             cache,
             data_gen: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
+            dirtied_ever: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             started_ahead: AtomicU64::new(0),
             wasted_ahead: AtomicU64::new(0),
@@ -161,6 +164,7 @@ impl FolioIndex {
     /// happen: if it looks at a version that is changed before or [with](FolioIndex::clear_with) the
     /// clear that goes with the change, a folio of the old version is never left behind. It MUST NOT
     /// use the index.
+    #[cfg(test)]
     pub(crate) fn publish_if(&self, folio: &Arc<Folio>, current: impl FnOnce() -> bool) -> bool {
         self.publish_letting_go(folio, &mut None::<()>, current)
     }

@@ -101,11 +101,6 @@ impl<'a> Exclusive<'a> {
         self.range(at..at + bytes.len()).copy_from_slice(bytes);
     }
 
-    /// Zeroes `range`.
-    pub(super) fn zero(&mut self, range: Range<usize>) {
-        self.range(range).fill(0);
-    }
-
     fn range(&mut self, range: Range<usize>) -> &mut [u8] {
         assert!(range.start <= range.end && range.end <= self.0.len(), "write beyond the folio");
         // SAFETY: in bounds; nobody else reads or writes the memory (W1, and `of`'s contract).

@@ -388,7 +388,18 @@ impl Mount {
         if node.kind() == Some(FileKind::Dir) {
             return Err(Error::new(Errno::EISDIR, "is a directory"));
         }
-        self.open_any(node, cx).await
+        self.open_any(node, OpenIntent::Read, cx).await
+    }
+
+    /// Opens a regular file for reading and writing.
+    ///
+    /// # Errors
+    /// As [`open`](Mount::open); `EACCES` without the right to write, `EROFS` if the adapter cannot.
+    pub async fn open_rw(&self, node: &Node, cx: &Cx) -> Result<File> {
+        if node.kind() != Some(FileKind::File) {
+            return Err(Error::new(Errno::EISDIR, "only a regular file can be written to"));
+        }
+        self.open_any(node, OpenIntent::ReadWrite, cx).await
     }
 
     /// Opens a directory or symbolic link whose content is one blob to be read whole with
@@ -397,23 +408,27 @@ impl Mount {
     /// # Errors
     /// As [`open`](Mount::open).
     pub async fn open_single(&self, node: &Node, cx: &Cx) -> Result<File> {
-        self.open_any(node, cx).await
+        self.open_any(node, OpenIntent::Read, cx).await
     }
 
     /// All of it in one trip to the driver: each call of its own would cost the caller two thread
     /// switches more.
-    async fn open_any(&self, node: &Node, cx: &Cx) -> Result<File> {
+    async fn open_any(&self, node: &Node, intent: OpenIntent, cx: &Cx) -> Result<File> {
         let (mount, node, cx) = (self.clone(), node.clone(), cx.clone());
-        self.on_driver(async move { mount.open_here(node, cx).await }).await
+        self.on_driver(async move { mount.open_here(node, intent, cx).await }).await
     }
 
     /// The check comes last, because the open's own reply often makes it needless: what it says of the
     /// file is as fresh, and if it brings a promise the server need not be asked again.
-    async fn open_here(&self, node: Node, cx: Cx) -> Result<File> {
+    async fn open_here(&self, node: Node, intent: OpenIntent, cx: Cx) -> Result<File> {
         let inode = &node.inode;
-        self.require(&node, AccessMask::READ, &cx).await?;
+        let mut mask = AccessMask::READ;
+        if intent.writes() {
+            mask = mask.union(AccessMask::WRITE);
+        }
+        self.require(&node, mask, &cx).await?;
         let epoch = self.sample();
-        let opened = self.0.fs.open(&node.remote, OpenIntent::Read, cx.clone()).await;
+        let opened = self.0.fs.open(&node.remote, intent, cx.clone()).await;
         let (token, facts) = opened.inspect_err(|e| {
             if e.errno() == Errno::ESTALE {
                 inode.mark_deleted();
@@ -423,7 +438,7 @@ impl Mount {
             inode.apply(&facts, &epoch, &[]);
         }
         inode.ensure_valid(&node.remote, &cx).await?;
-        Ok(File::new(node, cx.with_token(token)))
+        Ok(File::new(node, cx.with_token(token), intent.writes()))
     }
 
     /// Space and file counts.

@@ -14,9 +14,7 @@ use super::{
 use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
-    folio::{
-        Folio, GRANULE, Held, LockedFolio, Lookup, MissReason, Origin, memory::FillBuf, shares,
-    },
+    folio::{Folio, GRANULE, Held, LockedFolio, Lookup, MissReason, Origin, memory::FillBuf},
     fscache::{Access, Cookie, Extents, Found},
     inode::Inode,
     request::plan::{self, Slice as Planned},

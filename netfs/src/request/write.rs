@@ -108,10 +108,7 @@ impl WriteRequest {
         written: u64,
     ) -> Range<u64> {
         let sub = &mut self.subs[index];
-        if sub.state != State::InFlight {
-            // Given up before: its bytes are dirty again and will be sent again.
-            return sub.range.start..sub.range.start;
-        }
+        debug_assert_eq!(sub.state, State::InFlight, "a sub ends once");
         let written = written.min(sub.range.end - sub.range.start);
         let stop = sub.range.start + written;
         let (acknowledged, rest) = (sub.range.start..stop, stop..sub.range.end);
@@ -133,14 +130,6 @@ impl WriteRequest {
 
     fn fail(&mut self, rest: Range<u64>, error: Error) {
         self.subs.push(Sub { range: rest, state: State::Failed, idle_tries: 0 });
-        self.error.get_or_insert(error);
-    }
-
-    /// Gives everything in flight up from outside (a deadline passed, a shutdown).
-    pub(crate) fn abandon(&mut self, error: Error) {
-        for sub in self.subs.iter_mut().filter(|s| s.state == State::InFlight) {
-            sub.state = State::Failed;
-        }
         self.error.get_or_insert(error);
     }
 

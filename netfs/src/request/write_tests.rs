@@ -87,16 +87,6 @@ fn a_server_that_takes_nothing_is_given_up_after_bounded_tries() {
     assert_eq!((tries, r.error().map(Error::errno)), (MAX_IDLE_TRIES, Some(Errno::EIO)));
 }
 
-#[test]
-fn what_was_abandoned_is_not_acknowledged_by_a_late_reply() {
-    let mut r = WriteRequest::new(&[0..K], vec![], &limits(K), false);
-    r.next_issue();
-    r.abandon(Errno::ETIMEDOUT.into());
-    assert!(r.finished(0, &WriteOutcome::Done, K).is_empty());
-    assert!(r.complete());
-    assert_eq!(r.unwritten(), [0..K]);
-}
-
 proptest! {
     #[test]
     fn n_c31_every_byte_is_acknowledged_exactly_once_whatever_the_server_does(

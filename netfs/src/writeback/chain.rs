@@ -42,7 +42,7 @@ impl Chain {
         // A call that changed no version (nothing written, or the server does not count it).
         left.retain(|(before, after)| before.is_none() || *before != after.version);
         let Some(last) = left.last().map(|(_, facts)| facts.clone()) else {
-            return Outcome::Silent;
+            return Outcome::Nothing;
         };
         if left.iter().all(|(before, after)| before.is_none() && after.version.is_none()) {
             return Outcome::Silent;

@@ -43,18 +43,18 @@ async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result
             Err(_) => return Ok(()),
         },
     };
-    in_turn(inode, range).await
+    in_turn(inode, range, wait == Wait::Turn).await
 }
 
 /// The same for who has the turn already.
-async fn in_turn(inode: &Arc<Inode>, range: Range<u64>) -> Result<()> {
+async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
     // One pass: what is written behind it is for the next one.
     let mut at = range.start;
     while at < range.end {
         let sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX);
         let Some(last) = sent.last() else { break };
         at = last.range.end;
-        if let Err(error) = round(inode, sent).await {
+        if let Err(error) = round(inode, sent, awaited).await {
             if !is_transient(&error) {
                 inode.wb.set_parked(Some(error.clone()));
             }
@@ -73,13 +73,13 @@ pub(crate) async fn quiesce(inode: &Inode) -> tokio::sync::MutexGuard<'_, ()> {
     inode.wb.queue.lock().await
 }
 
-async fn round(inode: &Arc<Inode>, sent: Vec<Sent>) -> Result<()> {
+async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<()> {
     let known = inode.cell.version();
     let mut chain = Chain::default();
     let mut error = None;
     let mut settled = Vec::new();
     for batch in batches(sent) {
-        let up = if error.is_none() { send(inode, &batch).await } else { unsent(&batch) };
+        let up = if error.is_none() { send(inode, &batch, awaited).await } else { unsent(&batch) };
         for change in &up.changes {
             chain.add(change.before.clone(), change.after.clone());
         }
@@ -125,11 +125,11 @@ fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>) {
 
 /// Sends a batch with its writer's credentials, or those of another writer if the server does not
 /// accept them any more (A3.11). The error of the writer's own stands.
-async fn send(inode: &Inode, batch: &[Sent]) -> Uploaded {
+async fn send(inode: &Inode, batch: &[Sent], awaited: bool) -> Uploaded {
     let Some(first) = batch.first() else { return Uploaded::default() };
     let mut result = unsent(batch);
     for (remote, cx) in inode.wb.owners_for(first.writer) {
-        let up = upload(inode, (&remote, &cx), batch, false).await;
+        let up = upload(inode, (&remote, &cx), batch, awaited).await;
         let refused = up.stable.is_empty() && up.error.as_ref().is_some_and(is_personal);
         let first_error = result.error.take();
         result = up;

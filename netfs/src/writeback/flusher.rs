@@ -8,7 +8,10 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::sync::Notify;
 
-use super::flush::{Wait, flush};
+use super::{
+    flush::{Wait, flush},
+    is_transient,
+};
 use crate::{
     clock::BootTime,
     context::Core,
@@ -17,6 +20,7 @@ use crate::{
         Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    timer,
 };
 
 /// First pause after a failed upload of a file, and the longest.
@@ -85,7 +89,8 @@ impl Flusher {
         if let Some(dirty) = files.get_mut(&inode.id) {
             dirty.failed = if ended_well { 0 } else { dirty.failed + 1 };
             let pause = BACK_OFF.0 * 2u32.pow(dirty.failed.min(10)) / 2;
-            dirty.not_before = now + if ended_well { Duration::ZERO } else { pause.min(BACK_OFF.1) };
+            dirty.not_before =
+                now + if ended_well { Duration::ZERO } else { pause.min(BACK_OFF.1) };
         }
         drop(files);
         drop(gone);
@@ -99,11 +104,8 @@ impl Flusher {
         let pressed = self.pressed.load(Ordering::Acquire) > 0;
         let all = pressed || core.folios.room().dirty() > core.options.dirty_background;
         let files = self.files.lock();
-        let listed: Vec<Arc<Inode>> = files
-            .values()
-            .filter(|d| d.not_before <= now)
-            .map(|d| Arc::clone(&d.inode))
-            .collect();
+        let listed: Vec<Arc<Inode>> =
+            files.values().filter(|d| d.not_before <= now).map(|d| Arc::clone(&d.inode)).collect();
         drop(files);
         let old = |inode: &Arc<Inode>| {
             inode.pages.oldest_dirty().is_some_and(|at| at + core.options.dirty_expire <= now)
@@ -157,5 +159,29 @@ pub(crate) async fn run(core: Weak<Core>) {
                 tracing::warn!(%error, "writeback failed; the bytes are kept");
             }
         }
+    }
+}
+
+/// Uploads all there is, until `deadline`.
+pub(crate) async fn flush_all(core: &Arc<Core>, deadline: BootTime) {
+    loop {
+        let files = core.flusher.dirty_files();
+        if files.is_empty() {
+            return;
+        }
+        let rounds = files.iter().map(|inode| flush_listed(inode, Wait::Turn));
+        let all = futures_util::future::join_all(rounds);
+        let Some(results) = timer::until(&core.driver, &*core.clock, deadline, all).await else {
+            return;
+        };
+        let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        if !errors.is_empty() && !errors.iter().any(is_transient) {
+            return;
+        }
+        let again = core.clock.now() + BACK_OFF.0;
+        if deadline <= again {
+            return;
+        }
+        core.clock.sleep_until(again).await;
     }
 }

@@ -3,7 +3,10 @@
 
 use tokio::sync::Semaphore;
 
-use crate::sync::{Mutex, atomic::{AtomicU64, Ordering}};
+use crate::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// The allowance of one context, in bytes.
 pub(crate) struct Room {

@@ -42,18 +42,18 @@ impl WriteSink for Sink {
     }
 }
 
-/// Sends `pieces` (ascending, of one writer) as `cx`. Never gives a sub up: a write that came to the
+/// Sends `pieces` (ascending, of one writer) as `cx`. `awaited`: somebody waits for stable storage. Never gives a sub up: a write that came to the
 /// server late would overwrite what was sent after it. An adapter whose server does not answer ends its
 /// subs itself.
 pub(super) async fn upload(
     inode: &Inode,
     (remote, cx): (&DynFile, &Cx),
     pieces: &[Sent],
-    serial: bool,
+    awaited: bool,
 ) -> Uploaded {
     let runs = runs_of(pieces);
     let ends = pieces.iter().map(|p| p.folio_end.min(p.range.end)).collect();
-    let mut req = WriteRequest::new(&runs, ends, &remote.limits(), serial);
+    let mut req = WriteRequest::new(&runs, ends, &remote.limits(), false);
     let (tx, mut rx) = mpsc::unbounded_channel();
     let sink: Arc<dyn WriteSink> = Arc::new(Sink(tx));
     let mut up = Uploaded::default();
@@ -65,8 +65,9 @@ pub(super) async fn upload(
         {
             let range = req.range(index);
             counters.upload.inc();
-            let sub =
-                WriteSub::new(index, range.start, slices(pieces, &range), cx.clone(), Arc::clone(&sink));
+            let data = slices(pieces, &range);
+            let sub = WriteSub::new(index, range.start, data, cx.clone(), Arc::clone(&sink));
+            let sub = sub.stable(awaited);
             inode.core.driver.spawn(Arc::clone(remote).write(sub));
         }
         if let Some(tries) = req.retry_waits() {

@@ -49,8 +49,8 @@ impl<'a> Piece<'a> {
 /// What a step came to.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// So many bytes are in; `dirtied` of them were not dirty before.
-    Wrote { bytes: usize, dirtied: usize },
+    /// So many bytes are in.
+    Wrote(usize),
     /// There is no folio in this range (whole pages, from the piece's first one): make some
     /// ([`Written::new`]) and [`insert`](FolioIndex::insert_written) them.
     Absent(Range<u64>),
@@ -89,7 +89,9 @@ impl Written {
         fill.zero(len - end);
         fill.advance(len - end);
         drop(fill);
-        Written { offset, mem, range: start..end, uptodate: clear || end - start == len }
+        let how = decide(Place::Absent, &(start..end), piece.writer, len, clear, false);
+        let uptodate = matches!(how, Modify::Clear | Modify::Whole);
+        Written { offset, mem, range: start..end, uptodate }
     }
 
     /// Bytes of the write in it.
@@ -125,9 +127,9 @@ impl FolioIndex {
                 }
             }
         }
-        let dirtied = self.note_dirty(&mut content, &folio, range, piece);
+        self.note_dirty(&mut content, &folio, range, piece);
         drop(content);
-        Step::Wrote { bytes: n, dirtied }
+        Step::Wrote(n)
     }
 
     /// Indexes new folios, in order, up to the first whose place is taken. `data_gen` is from before
@@ -250,14 +252,14 @@ impl FolioIndex {
         drop(content);
     }
 
-    /// Notes `range` of a folio as written; returns how many bytes were not dirty before.
+    /// Notes `range` of a folio as written.
     fn note_dirty(
         &self,
         content: &mut Content,
         folio: &Arc<Folio>,
         range: Range<usize>,
         piece: &Piece<'_>,
-    ) -> usize {
+    ) {
         let known_whole = folio.is_uptodate();
         let (dirtied, first, whole) = folio.change_dirt(|dirt| {
             let first = dirt.is_none();
@@ -283,17 +285,22 @@ impl FolioIndex {
             self.cache.withdraw(std::slice::from_ref(folio));
         }
         self.dirtied(dirtied);
-        dirtied
+    }
+
+    /// All bytes that ever became dirty: the write lock's holder sees how many are its own.
+    pub(crate) fn dirtied_ever(&self) -> u64 {
+        self.dirtied_ever.load(Ordering::Relaxed)
     }
 
     pub(super) fn dirtied(&self, bytes: usize) {
         self.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.cache.dirtied(bytes as u64);
+        self.dirtied_ever.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.cache.room().dirtied(bytes as u64);
     }
 
     pub(super) fn cleaned(&self, bytes: usize) {
         self.dirty_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
-        self.cache.cleaned(bytes as u64);
+        self.cache.room().cleaned(bytes as u64);
     }
 }
 

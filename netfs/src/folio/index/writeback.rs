@@ -45,15 +45,6 @@ impl FolioIndex {
         content.dirty.iter().filter_map(since).min()
     }
 
-    /// Where the last dirty or sent byte ends, 0 if there is none.
-    pub(crate) fn dirty_end(&self) -> u64 {
-        let content = self.content.read();
-        let last = content.dirty.iter().next_back().and_then(|offset| content.slots.get(*offset));
-        last.map_or(0, |folio| {
-            folio.with_dirt(|d| d.map_or(0, |d| folio.offset() + d.all().end() as u64))
-        })
-    }
-
     /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
     pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64) -> Vec<Sent> {
         let content = self.content.write();
@@ -142,6 +133,14 @@ impl FolioIndex {
     /// Nothing may be on its way.
     pub(crate) fn truncate(&self, size: u64) -> Removed {
         self.cut(size..u64::MAX)
+    }
+
+    /// Forgets every folio with dirt.
+    pub(crate) fn cut_dirty(&self) {
+        let dirty: Vec<u64> = self.content.read().dirty.iter().copied().collect();
+        for offset in dirty {
+            self.cut(offset..offset + 1);
+        }
     }
 
     /// Forgets `range`, dirt included: a folio of which something is left keeps its dirt and nothing

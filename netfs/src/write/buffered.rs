@@ -1,0 +1,202 @@
+//! Writes into the page cache.
+
+use std::ops::Range;
+
+use crate::{
+    error::{Errno, Error, Result},
+    folio::{Folio, GRANULE, PAGE_SIZE, Piece, Step, Written, cache::NewFolio, memory::NewMem},
+    fscache::Cookie,
+    inode::Inode,
+    read::{Who, buffered::Reader},
+    request::plan,
+    sync::Arc,
+    writeback::{
+        Writing,
+        flush::{Wait, flush},
+        room::Taken,
+    },
+};
+
+/// Bytes of one step of a long write: other writers come to their turn in between.
+const CHUNK: usize = 1 << 20;
+/// Tries in a row that bring no byte in, before a write gives up.
+const IDLE_MAX: usize = 64;
+
+/// One writer at work. Its file's write lock is held.
+pub(crate) struct Buffered<'a> {
+    pub(crate) who: &'a Who,
+    pub(crate) cookie: Option<&'a Arc<Cookie>>,
+    pub(crate) writing: &'a Writing,
+}
+
+impl Buffered<'_> {
+    fn inode(&self) -> &Arc<Inode> {
+        &self.who.inode
+    }
+
+    /// Writes all of `bytes` at `offset`, or says how many of them, if at least one, went in before
+    /// something failed.
+    pub(crate) async fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+        let mut done = 0;
+        for chunk in bytes.chunks(CHUNK.min(self.most())) {
+            match self.write_chunk(offset + done as u64, chunk).await {
+                Ok(n) => done += n,
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+
+    fn most(&self) -> usize {
+        usize::try_from(self.inode().core.folios.room().most()).unwrap_or(usize::MAX)
+    }
+
+    async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+        let inode = self.inode();
+        let room = inode.core.folios.room();
+        let taken = self.take_room(bytes.len() as u64).await;
+        let before = inode.pages.dirtied_ever();
+        let result = self.copy_in(offset, bytes).await;
+        room.settle(taken, inode.pages.dirtied_ever() - before);
+        let done = match &result {
+            Ok(()) => bytes.len(),
+            Err((done, _)) => *done,
+        };
+        if done > 0 {
+            inode.sizes.wrote(offset + done as u64);
+            inode.core.counters.write_bytes.add(done as u64);
+            inode.core.flusher.note(inode);
+            if room.dirty() > inode.core.options.dirty_background {
+                inode.core.flusher.kick();
+            }
+        }
+        match result {
+            Err((0, error)) => Err(error),
+            _ => Ok(done),
+        }
+    }
+
+    /// Waits, in turn, until not too much is dirty.
+    async fn take_room(&self, bytes: u64) -> Taken {
+        let core = &self.inode().core;
+        if let Some(taken) = core.folios.room().try_take(bytes) {
+            return taken;
+        }
+        core.counters.write_throttled.inc();
+        let _pressed = core.flusher.press();
+        core.folios.room().take(bytes).await
+    }
+
+    /// Step by step; on an error says how many bytes are in.
+    async fn copy_in(&self, offset: u64, bytes: &[u8]) -> Result<(), (usize, Error)> {
+        let inode = self.inode();
+        let writer = inode.wb.writer(self.writing, &self.who.remote, &self.who.cx);
+        let (now, group) = (inode.now(), None);
+        let whole = Piece { offset, bytes, writer, group, now };
+        let (mut done, mut idle) = (0, 0);
+        while done < bytes.len() {
+            let rest = whole.after(done);
+            let step = self.step(&rest).await.map_err(|e| (done, e))?;
+            idle = if step == 0 { idle + 1 } else { 0 };
+            done += step;
+            if idle > IDLE_MAX {
+                let told = "what is written to changes faster than it can be written; try again";
+                return Err((done, Error::new(Errno::EAGAIN, told)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the front of `rest`, or does what has to be done first (then 0).
+    async fn step(&self, rest: &Piece<'_>) -> Result<usize> {
+        let pages = &self.inode().pages;
+        match pages.write_step(rest) {
+            Step::Wrote(bytes) => Ok(bytes),
+            Step::Absent(run) => self.write_new(run, rest).await,
+            Step::Shared(folio) => {
+                let mem = self.memory_like(&folio).await?;
+                pages.unshare(&folio, mem);
+                Ok(0)
+            }
+            Step::NeedsOverlay(folio) => {
+                let mem = self.memory_like(&folio).await?;
+                pages.attach_overlay(&folio, mem, rest.now);
+                Ok(0)
+            }
+            Step::ReadFirst(range) => {
+                let mut reader = Reader { who: self.who, cookie: self.cookie, ahead: None };
+                reader.gather(range.start, range.end - range.start).await?;
+                Ok(0)
+            }
+            Step::OtherGroup(range) => {
+                flush(self.inode(), range, Wait::Turn).await?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Writes where there is no folio: into new ones, before anybody sees them.
+    async fn write_new(&self, run: Range<u64>, rest: &Piece<'_>) -> Result<usize> {
+        let inode = self.inode();
+        let end = rest.offset + rest.bytes.len() as u64;
+        let window = self.memory(&run, end).await?;
+        // What is dropped from here on may change what the file has around the write.
+        let data_gen = inode.pages.data_gen();
+        let zero_point = inode.sizes.load().zero_point;
+        let make = |NewFolio { offset, mem }| Written::new(offset, mem, rest, offset >= zero_point);
+        let new = window.into_iter().map(make).filter(|w| w.bytes() > 0).collect();
+        Ok(inode.pages.insert_written(new, rest, data_gen))
+    }
+
+    async fn memory_like(&self, folio: &Arc<Folio>) -> Result<NewMem> {
+        let new = self.memory(&folio.range(), u64::MAX).await?;
+        let first = new.into_iter().next().map(|n| n.mem);
+        first.ok_or_else(|| Error::new(Errno::ENOMEM, "no memory for a folio"))
+    }
+
+    /// Memory for `run`, waiting (with no lock but the file's write lock) until enough is clean.
+    async fn memory(&self, run: &Range<u64>, end: u64) -> Result<Vec<NewFolio>> {
+        let core = &self.inode().core;
+        let runs = std::slice::from_ref(run);
+        if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
+            return Ok(window);
+        }
+        let pressed = core.flusher.press();
+        for _ in 0..IDLE_MAX {
+            core.check_open()?;
+            let cleaned = core.flusher.cleaned.notified();
+            if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
+                return Ok(window);
+            }
+            if core.folios.room().dirty() == 0 {
+                // Readers have it all: less at a time.
+                let page = run.start..run.start + PAGE_SIZE as u64;
+                let least = core.folios.alloc_window(&[page], end, PAGE_SIZE);
+                if let Some(window) = least.filter(|_| run.end - run.start > PAGE_SIZE as u64) {
+                    return Ok(window);
+                }
+            }
+            let a_while = core.clock.sleep_until(core.clock.now() + A_WHILE);
+            futures_util::future::select(std::pin::pin!(cleaned), a_while).await;
+        }
+        drop(pressed);
+        Err(Error::new(Errno::ENOMEM, "the memory budget is exhausted by what cannot be uploaded"))
+    }
+}
+
+/// How long a writer without memory waits for news before it looks again.
+const A_WHILE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// The largest file a write may make.
+pub(crate) fn check_end(who: &Who, offset: u64, len: u64) -> Result<()> {
+    let most = who.remote.limits().max_size.min(i64::MAX as u64);
+    let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
+    let end = end.ok_or_else(|| Error::new(Errno::EINVAL, "the range ends past 2^63-1"))?;
+    if end > most {
+        let told = format!("byte {end} is past the largest file this server takes ({most})");
+        return Err(Error::new(Errno::EFBIG, told));
+    }
+    // The last page must be one.
+    plan::page_out(&(offset..end)).end.checked_add(1).map(drop).ok_or_else(|| Errno::EFBIG.into())
+}
