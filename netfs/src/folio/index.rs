@@ -22,6 +22,8 @@ mod stress;
 #[cfg(all(test, not(shuttle)))]
 mod tests;
 mod write;
+#[cfg(all(test, not(shuttle)))]
+mod write_model;
 mod writeback;
 
 use std::{collections::BTreeSet, ops::Range};
