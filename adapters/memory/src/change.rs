@@ -14,7 +14,7 @@ use crate::{
     fs::MemoryFs,
     ledger::Event,
     origin::key_bytes,
-    tree::{KEY_LEN, Node, NodeId, Removed, Tree},
+    tree::{KEY_LEN, Node, NodeId, Removed, Renamed, Tree},
 };
 
 /// A change of one path, begun with [`MemoryFs::change`] and done by the method that names it.
@@ -45,6 +45,15 @@ impl fmt::Debug for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Changed(version {}, {} tickets)", self.version, self.tickets.len())
     }
+}
+
+/// What a change of data is made from.
+struct Edit {
+    /// Of the pattern.
+    seed: u64,
+    version: u64,
+    /// The file's size before.
+    size: u64,
 }
 
 /// What a change did, to be told.
@@ -83,8 +92,8 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As every change: `ENOENT` if there is no such file, `EISDIR` for a directory.
     pub fn rewrite(self) -> Result<Changed> {
-        self.edit(|content, seed, version| {
-            *content = Content::pattern(seed, version, content.size());
+        self.edit(0..u64::MAX, |content, to| {
+            *content = Content::pattern(to.seed, to.version, to.size);
             Ok(())
         })
     }
@@ -94,8 +103,8 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As [`rewrite`](Change::rewrite).
     pub fn rewrite_sized(self, size: u64) -> Result<Changed> {
-        self.edit(|content, seed, version| {
-            *content = Content::pattern(seed, version, size);
+        self.edit(0..u64::MAX, |content, to| {
+            *content = Content::pattern(to.seed, to.version, size);
             Ok(())
         })
     }
@@ -105,8 +114,8 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As [`rewrite`](Change::rewrite).
     pub fn rewrite_range(self, range: Range<u64>) -> Result<Changed> {
-        self.edit(|content, seed, version| {
-            content.put_pattern(range, seed, version);
+        self.edit(range.clone(), |content, to| {
+            content.put_pattern(range.clone(), to.seed, to.version);
             Ok(())
         })
     }
@@ -116,8 +125,10 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As [`rewrite`](Change::rewrite).
     pub fn write(self, offset: u64, bytes: impl Into<Bytes>) -> Result<Changed> {
-        self.edit(|content, _, _| {
-            content.put_bytes(offset, bytes);
+        let bytes = bytes.into();
+        let range = offset..offset.saturating_add(bytes.len() as u64);
+        self.edit(range, |content, _| {
+            content.put_bytes(offset, bytes.clone());
             Ok(())
         })
     }
@@ -127,9 +138,9 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As [`rewrite`](Change::rewrite); `EFBIG` if the size does not fit 64 bits.
     pub fn append(self, n: u64) -> Result<Changed> {
-        self.edit(|content, seed, version| {
-            let end = content.size().checked_add(n).ok_or(Errno::EFBIG)?;
-            content.put_pattern(content.size()..end, seed, version);
+        self.edit(0..0, |content, to| {
+            let end = to.size.checked_add(n).ok_or(Errno::EFBIG)?;
+            content.put_pattern(to.size..end, to.seed, to.version);
             Ok(())
         })
     }
@@ -139,7 +150,7 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As [`rewrite`](Change::rewrite).
     pub fn truncate(self, size: u64) -> Result<Changed> {
-        self.edit(|content, _, _| {
+        self.edit(size..u64::MAX, |content, _| {
             content.resize(size);
             Ok(())
         })
@@ -150,7 +161,7 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As [`rewrite`](Change::rewrite).
     pub fn punch(self, range: Range<u64>) -> Result<Changed> {
-        self.edit(|content, _, _| {
+        self.edit(range.clone(), |content, _| {
             let end = range.end.min(content.size());
             content.put_hole(range.start.min(end)..end);
             Ok(())
@@ -162,7 +173,7 @@ impl<'a> Change<'a> {
     /// # Errors
     /// As [`rewrite`](Change::rewrite).
     pub fn touch(self) -> Result<Changed> {
-        self.edit(|_, _, _| Ok(()))
+        self.edit(0..0, |_, _| Ok(()))
     }
 
     /// Other permission bits.
@@ -220,8 +231,9 @@ impl<'a> Change<'a> {
     /// # Errors
     /// `ENOENT`, `EEXIST`, or `EPERM` for a directory.
     pub fn link(self, target: impl AsRef<[u8]>) -> Result<Changed> {
+        let move_version = self.fs.settings().attr_moves_version;
         self.apply(|tree, path| {
-            let (dir, file) = tree.link(target.as_ref(), path)?;
+            let (dir, file) = tree.link(target.as_ref(), path, move_version)?;
             let events = vec![broken(tree, dir)?, broken(tree, file)?];
             Ok(Done { version: tree.node(file)?.now.version, events })
         })
@@ -232,9 +244,10 @@ impl<'a> Change<'a> {
     /// # Errors
     /// `ENOENT`, or `EINVAL` for the root.
     pub fn remove(self) -> Result<Changed> {
+        let move_version = self.fs.settings().attr_moves_version;
         self.apply(|tree, path| {
             let file = tree.at(path)?.id;
-            let Removed { dir, gone } = tree.remove(path)?;
+            let Removed { dir, gone } = tree.remove(path, move_version)?;
             let mut events = deleted(&gone);
             // Another link of the file lives on; its link count changed.
             events.extend(broken(tree, file).ok());
@@ -248,20 +261,26 @@ impl<'a> Change<'a> {
     /// # Errors
     /// `ENOENT`, or `EINVAL` if a directory would move into itself.
     pub fn rename(self, to: impl AsRef<[u8]>) -> Result<Changed> {
+        let move_version = self.fs.settings().attr_moves_version;
         self.apply(|tree, path| {
             let file = tree.at(path)?.id;
-            let (from_dir, Removed { dir, gone }) = tree.rename(path, to.as_ref())?;
+            let Renamed { from, to, gone } = tree.rename(path, to.as_ref(), move_version)?;
             let mut events = deleted(&gone);
-            events.push(broken(tree, from_dir)?);
-            if dir != from_dir {
-                events.push(broken(tree, dir)?);
+            events.push(broken(tree, from)?);
+            if to != from {
+                events.push(broken(tree, to)?);
             }
             events.push(broken(tree, file)?);
             Ok(Done { version: tree.node(file)?.now.version, events })
         })
     }
 
-    fn edit(self, change: impl FnOnce(&mut Content, u64, u64) -> Result<()>) -> Result<Changed> {
+    /// `settled`: where this leaves nothing of what was uncommitted.
+    fn edit(
+        self,
+        settled: Range<u64>,
+        change: impl Fn(&mut Content, &Edit) -> Result<()>,
+    ) -> Result<Changed> {
         let keep_version = self.keep_version;
         self.apply(|tree, path| {
             let node = tree.at(path)?;
@@ -269,11 +288,12 @@ impl<'a> Change<'a> {
             if node.kind != FileKind::File {
                 return Err(Error::new(Errno::EISDIR, "memory origin: only a file has data"));
             }
-            let (mut content, next) = (node.now.content.clone(), node.now.version + 1);
+            let (size, next) = (node.now.content.size(), node.now.version + 1);
             // The pattern of a lying server changes too: it takes a number no version will have.
-            let pattern = if keep_version { !tree.next_tick() } else { next };
-            change(&mut content, id, pattern)?;
-            let version = tree.set_content(id, content, keep_version)?;
+            let version = if keep_version { !tree.next_tick() } else { next };
+            let edit = Edit { seed: id, version, size };
+            let version =
+                tree.edit(id, keep_version, &settled, |content| change(content, &edit))?;
             Ok(Done { version, events: vec![broken(tree, id)?] })
         })
     }

@@ -9,6 +9,7 @@
 //! shows. (A single byte may agree by chance, one time in 256.)
 
 mod layout;
+mod pieces;
 
 use std::fmt;
 

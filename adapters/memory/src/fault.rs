@@ -17,7 +17,7 @@ mod gate;
 mod plan;
 mod rule;
 
-pub use effect::{Effect, Lie, OverLong};
+pub use effect::{Conflict, Effect, Lie, OverLong};
 pub use gate::Gate;
 pub(crate) use gate::WATCHDOG;
 pub(crate) use plan::Verdict;
@@ -65,4 +65,46 @@ ops! {
     Read = "read",
     /// [`RemoteFile::validate`](netfs::remote::RemoteFile::validate).
     Validate = "validate",
+    /// [`RemoteFile::write`](netfs::remote::RemoteFile::write).
+    Write = "write",
+    /// [`RemoteFile::commit`](netfs::remote::RemoteFile::commit).
+    Commit = "commit",
+    /// [`RemoteFile::set_size`](netfs::remote::RemoteFile::set_size).
+    SetSize = "set_size",
+    /// [`RemoteFile::allocate`](netfs::remote::RemoteFile::allocate).
+    Allocate = "allocate",
+    /// [`RemoteFile::deallocate`](netfs::remote::RemoteFile::deallocate).
+    Deallocate = "deallocate",
+    /// [`RemoteFile::release_promise`](netfs::remote::RemoteFile::release_promise).
+    ReleasePromise = "release_promise",
+    /// [`RemoteFs::set_attr`](netfs::remote::RemoteFs::set_attr).
+    SetAttr = "set_attr",
+    /// [`RemoteFs::create`](netfs::remote::RemoteFs::create).
+    Create = "create",
+    /// [`RemoteFs::link`](netfs::remote::RemoteFs::link).
+    Link = "link",
+    /// [`RemoteFs::remove`](netfs::remote::RemoteFs::remove).
+    Remove = "remove",
+    /// [`RemoteFs::rename`](netfs::remote::RemoteFs::rename).
+    Rename = "rename",
+}
+
+impl Op {
+    /// Calls with a sub.
+    fn moves_data(self) -> bool {
+        matches!(self, Op::Read | Op::Write)
+    }
+
+    /// Calls that change one file and say from which version to which.
+    fn changes_file(self) -> bool {
+        matches!(
+            self,
+            Op::Write | Op::Commit | Op::SetSize | Op::Allocate | Op::Deallocate | Op::SetAttr
+        )
+    }
+
+    /// Calls that change names.
+    fn changes_names(self) -> bool {
+        matches!(self, Op::Create | Op::Link | Op::Remove | Op::Rename)
+    }
 }

@@ -1,29 +1,36 @@
-//! One file as the core sees it, and the delivery of read replies.
+//! One file as the core sees it, and the delivery of read replies. [Writes](crate::write) are next door.
 
 use std::{fmt, ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use netfs::{
     Errno, Error, Result,
-    remote::{AccessMask, BoxFuture, Cx, Facts, FileKind, IoLimits, Outcome, ReadSub, RemoteFile},
+    remote::{
+        AccessMask, BoxFuture, Change, Cx, Facts, FileKind, IoLimits, OpenIntent, Outcome, ReadSub,
+        RemoteFile, WriteSub,
+    },
 };
 
 use crate::{
     content::Run,
     fault::{Effect, Op, OverLong},
-    origin::{Origin, Reply, Site, State},
+    origin::{Client, Origin, Reply, Site, State},
     tree::{KEY_LEN, Node, NodeId, Snapshot},
+    write,
 };
 
 /// A file of a [`MemoryFs`](crate::MemoryFs).
 pub struct MemoryFile {
     pub(crate) origin: Arc<Origin>,
+    /// The client that found it, whom no event tells of its own changes. Weak: the core keeps files.
+    pub(crate) client: Client,
     pub(crate) id: NodeId,
     key: [u8; KEY_LEN],
 }
 
 impl MemoryFile {
-    pub(crate) fn new(origin: &Arc<Origin>, node: &Node) -> Arc<MemoryFile> {
-        Arc::new(MemoryFile { origin: Arc::clone(origin), id: node.id, key: node.key })
+    pub(crate) fn new(origin: &Arc<Origin>, client: Client, node: &Node) -> Arc<MemoryFile> {
+        Arc::new(MemoryFile { origin: Arc::clone(origin), client, id: node.id, key: node.key })
     }
 }
 
@@ -52,7 +59,7 @@ impl RemoteFile for MemoryFile {
         if let Some(hook) = hook {
             limits = hook(&path, asked);
         }
-        self.origin.state.lock().ledger.limits_told(self.id, limits.rsize, limits.max_segments);
+        self.origin.state.lock().ledger.limits_told(self.id, &limits);
         limits
     }
 
@@ -74,6 +81,48 @@ impl RemoteFile for MemoryFile {
     fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
         Box::pin(async move { self.stat(Op::Validate, &cx).await })
     }
+
+    fn write(self: Arc<Self>, sub: WriteSub) -> BoxFuture<'static, ()> {
+        Box::pin(write::write(self, sub))
+    }
+
+    fn commit(
+        self: Arc<Self>,
+        range: Range<u64>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<(Bytes, Option<Change>)>> {
+        Box::pin(async move { self.do_commit(range, cx).await })
+    }
+
+    fn set_size(self: Arc<Self>, size: u64, cx: Cx) -> BoxFuture<'static, Result<Change>> {
+        Box::pin(async move { self.do_set_size(size, cx).await })
+    }
+
+    /// A hole stays a hole: only the size and the quota are looked at, and nothing is set aside.
+    fn allocate(
+        self: Arc<Self>,
+        range: Range<u64>,
+        keep_size: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        Box::pin(async move { self.do_allocate(range, keep_size, cx).await })
+    }
+
+    fn deallocate(
+        self: Arc<Self>,
+        range: Range<u64>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        Box::pin(async move { self.do_deallocate(range, cx).await })
+    }
+
+    fn release_promise(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let id = self.id;
+            let site = Site::new(Op::ReleasePromise, id, &cx);
+            self.origin.call(site, move |state| state.tree.node(id).map(drop)).await.end()
+        })
+    }
 }
 
 impl MemoryFile {
@@ -82,9 +131,9 @@ impl MemoryFile {
         let site = Site::new(op, self.id, cx);
         let id = self.id;
         let answer = move |state: &State| state.tree.node(id).map(|n| state.facts(n));
-        let mut reply = self.origin.call(site, 0, answer).await;
+        let mut reply = self.origin.call(site, answer).await;
         if let Ok(facts) = &mut reply.answer {
-            reply.verdict.lies.iter().for_each(|lie| lie.tell(facts));
+            reply.verdict.lie(facts);
         }
         reply.end()
     }
@@ -99,10 +148,10 @@ struct Readable {
 }
 
 async fn read(file: Arc<MemoryFile>, mut sub: ReadSub) {
-    let segments = sub.buffers().count();
     let site = Site { range: Some(sub.range()), ..Site::new(Op::Read, file.id, sub.cx()) };
+    let site = Site { segments: sub.buffers().count(), ..site };
     let cx = sub.cx().clone();
-    let reply = file.origin.call(site, segments, |state| readable(state, file.id, &cx)).await;
+    let reply = file.origin.call(site, |state| readable(state, file.id, &cx)).await;
     let Reply { answer, verdict, in_flight } = reply;
     let mut readable = match answer {
         Ok(readable) => readable,
@@ -111,7 +160,7 @@ async fn read(file: Arc<MemoryFile>, mut sub: ReadSub) {
             return sub.fail(e);
         }
     };
-    verdict.lies.iter().for_each(|lie| lie.tell(&mut readable.facts));
+    verdict.lie(&mut readable.facts);
     sub.facts(readable.facts.clone());
 
     let available = readable.snapshot.content.size().saturating_sub(sub.offset());
@@ -239,11 +288,23 @@ fn length(range: &Range<u64>) -> usize {
 pub(crate) struct Opened {
     origin: Arc<Origin>,
     number: u64,
+    file: NodeId,
+    intent: OpenIntent,
 }
 
 impl Opened {
-    pub(crate) fn new(origin: Arc<Origin>, number: u64) -> Opened {
-        Opened { origin, number }
+    pub(crate) fn new(
+        origin: Arc<Origin>,
+        number: u64,
+        file: NodeId,
+        intent: OpenIntent,
+    ) -> Opened {
+        Opened { origin, number, file, intent }
+    }
+
+    /// Whether it was opened for writing this file.
+    pub(crate) fn writes(&self, file: NodeId) -> bool {
+        self.file == file && self.intent.writes()
     }
 
     pub(crate) fn number(&self) -> u64 {

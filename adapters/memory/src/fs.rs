@@ -15,7 +15,7 @@ use crate::{
     fault::{Fault, FaultPlan, Injected},
     file::MemoryFile,
     ledger::{Call, Counts, Event, Opens},
-    origin::{EventSlot, Origin, key_bytes},
+    origin::{Client, EventSlot, Origin, key_bytes},
     settings::{FileSettings, Settings},
     tree::{Node, Snapshot, display},
 };
@@ -43,6 +43,11 @@ impl MemoryFs {
         Arc::new(MemoryFs { origin, events })
     }
 
+    /// This client, as its calls name it.
+    pub(crate) fn as_client(&self) -> Client {
+        Arc::downgrade(&self.events)
+    }
+
     /// Another client of the same server.
     #[must_use]
     pub fn client(&self) -> Arc<MemoryFs> {
@@ -63,7 +68,7 @@ impl MemoryFs {
     /// # Errors
     /// `ENOENT`.
     pub fn file(&self, path: impl AsRef<[u8]>) -> Result<Arc<MemoryFile>> {
-        self.node(path.as_ref(), |node| MemoryFile::new(&self.origin, node))
+        self.node(path.as_ref(), |node| MemoryFile::new(&self.origin, self.as_client(), node))
     }
 
     /// The current version of a file, with its content.
@@ -200,6 +205,28 @@ impl MemoryFs {
     }
 }
 
+/// Restarting.
+impl MemoryFs {
+    /// Restarts the server: the bytes of [unstable](Settings::unstable) writes that were not committed are
+    /// lost, as a new version of each file that had some; commits answer with another verifier from now
+    /// on; every promise is gone, which every client is told ([`BreakReason::ServerReset`]). Calls already
+    /// under way are answered as decided before.
+    pub fn restart_server(&self) -> Vec<Ticket> {
+        {
+            let mut state = self.origin.state.lock();
+            state.starts += 1;
+            state.tree.restart();
+        }
+        self.origin.send(&Event::BreakAll, BreakReason::ServerReset)
+    }
+
+    /// Whether any file has bytes that a restart would lose.
+    #[must_use]
+    pub fn has_uncommitted(&self) -> bool {
+        self.origin.state.lock().tree.has_uncommitted()
+    }
+}
+
 /// Settings and faults.
 impl MemoryFs {
     /// Changes the settings; calls already under way keep what they saw.
@@ -292,8 +319,10 @@ impl MemoryFs {
         self.origin.state.lock().ledger.take_events()
     }
 
-    /// What the core did against the adapter contract since the last time: reads longer than any stated
-    /// limit, zero-length reads, reads without asking limits. A core's tests should find it empty.
+    /// What the core did against the adapter contract since the last time: reads and writes longer than any
+    /// stated limit, empty ones, ones without asking limits; writes past the largest size, of bytes that
+    /// another write in flight has too, on an open that is not for writing that file. A core's tests should
+    /// find it empty.
     #[must_use]
     pub fn take_breaches(&self) -> Vec<String> {
         self.origin.state.lock().ledger.take_breaches()

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use netfs::remote::IoLimits;
 
 use crate::{
     fault::Op,
@@ -23,6 +24,8 @@ pub struct Counts {
     calls: [u64; Op::ALL.len()],
     bytes: u64,
     holes: u64,
+    uploaded: u64,
+    written: u64,
 }
 
 impl Counts {
@@ -50,6 +53,18 @@ impl Counts {
         self.holes
     }
 
+    /// Bytes of file data received in writes, whatever became of them.
+    #[must_use]
+    pub fn uploaded(&self) -> u64 {
+        self.uploaded
+    }
+
+    /// Bytes of those that were applied.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
     /// What was counted since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Counts) -> Counts {
@@ -57,6 +72,8 @@ impl Counts {
             calls: std::array::from_fn(|i| self.calls[i].saturating_sub(earlier.calls[i])),
             bytes: self.bytes.saturating_sub(earlier.bytes),
             holes: self.holes.saturating_sub(earlier.holes),
+            uploaded: self.uploaded.saturating_sub(earlier.uploaded),
+            written: self.written.saturating_sub(earlier.written),
         }
     }
 }
@@ -67,12 +84,12 @@ impl Counts {
 pub struct Call {
     /// What kind.
     pub op: Op,
-    /// The file's path at that time; for a lookup the directory's. Bytes that are not UTF-8 are
-    /// replaced.
+    /// The file's path at that time; for a lookup or a change of names the directory's (for a link the
+    /// file's). Bytes that are not UTF-8 are replaced.
     pub path: String,
-    /// The name of a lookup.
+    /// The name of a lookup or a change of names; of a move the old one.
     pub name: Option<String>,
-    /// The range of a read.
+    /// The range of a read, a write, and the like.
     pub range: Option<Range<u64>>,
     /// On whose behalf.
     pub uid: u32,
@@ -130,6 +147,9 @@ pub(crate) struct Ledger {
     pub(crate) in_flight: usize,
     pub(crate) opens: Opens,
     limits: HashMap<NodeId, Asked>,
+    /// Ranges of the writes in flight, by number.
+    writing: HashMap<NodeId, Vec<(u64, Range<u64>)>>,
+    last_write: u64,
 }
 
 /// What the core was told about a file's limits.
@@ -137,6 +157,8 @@ pub(crate) struct Ledger {
 struct Asked {
     times: u64,
     rsize_max: u64,
+    wsize_max: u64,
+    size_max: u64,
     segments_max: usize,
 }
 
@@ -195,35 +217,77 @@ impl Ledger {
         self.limits.get(&file).map_or(0, |a| a.times)
     }
 
-    pub(crate) fn limits_told(&mut self, file: NodeId, rsize: u64, segments: usize) {
+    pub(crate) fn limits_told(&mut self, file: NodeId, limits: &IoLimits) {
         let asked = self.limits.entry(file).or_default();
         asked.times += 1;
-        asked.rsize_max = asked.rsize_max.max(rsize);
-        asked.segments_max = asked.segments_max.max(segments);
+        asked.rsize_max = asked.rsize_max.max(limits.rsize);
+        asked.wsize_max = asked.wsize_max.max(limits.wsize);
+        asked.size_max = asked.size_max.max(limits.max_size);
+        asked.segments_max = asked.segments_max.max(limits.max_segments);
     }
 
-    /// Checks a read against every limit that was ever stated: with concurrent calls the origin cannot
-    /// tell which answer a read was cut by, so only a read that no answer allows is a breach.
-    pub(crate) fn check_read(&mut self, site: &Site, segments: usize) {
+    /// So many bytes of a write were applied.
+    pub(crate) fn written(&mut self, file: NodeId, bytes: u64) {
+        let per_file = self.per_file.entry(file).or_default();
+        for counts in [&mut self.counts, per_file] {
+            counts.written += bytes;
+        }
+    }
+
+    /// Counts a write and its place among those in flight; returns the number to end it with.
+    pub(crate) fn begin_write(&mut self, site: &Site) -> u64 {
+        self.check_transfer(site);
+        self.last_write += 1;
+        let Some(range) = site.range.clone() else { return self.last_write };
+        let per_file = self.per_file.entry(site.file).or_default();
+        for counts in [&mut self.counts, per_file] {
+            counts.uploaded += range.end - range.start;
+        }
+        let path = display(&site.path);
+        let limit = self.limits.get(&site.file).map_or(u64::MAX, |a| a.size_max);
+        if range.end > limit {
+            self.breach(format!("write of {path} up to {}, largest size {limit}", range.end));
+        }
+        let others = self.writing.entry(site.file).or_default();
+        let met = others.iter().find(|(_, r)| r.start < range.end && range.start < r.end).cloned();
+        others.push((self.last_write, range.clone()));
+        if let Some((_, other)) = met {
+            self.breach(format!("write of {path} at {range:?} while {other:?} is being written"));
+        }
+        self.last_write
+    }
+
+    pub(crate) fn end_write(&mut self, file: NodeId, number: u64) {
+        if let Some(writing) = self.writing.get_mut(&file) {
+            writing.retain(|(n, _)| *n != number);
+            if writing.is_empty() {
+                self.writing.remove(&file);
+            }
+        }
+    }
+
+    /// Checks a read or write against every limit that was ever stated: with concurrent calls the origin
+    /// cannot tell which answer it was cut by, so only what no answer allows is a breach.
+    pub(crate) fn check_transfer(&mut self, site: &Site) {
         let Some(range) = &site.range else { return };
+        let (path, op) = (display(&site.path), site.op.name());
         let len = range.end - range.start;
         if len == 0 {
-            self.breach(format!("zero-length read of {} at {}", display(&site.path), range.start));
+            self.breach(format!("zero-length {op} of {path} at {}", range.start));
         }
         let Some(asked) = self.limits.get(&site.file).copied() else {
-            return self
-                .breach(format!("read of {} without asking its limits", display(&site.path)));
+            return self.breach(format!("{op} of {path} without asking its limits"));
         };
-        if len > asked.rsize_max {
-            let max = asked.rsize_max;
-            self.breach(format!("read of {len} bytes of {}, rsize {max}", display(&site.path)));
+        let (name, max) = match site.op {
+            Op::Write => ("wsize", asked.wsize_max),
+            _ => ("rsize", asked.rsize_max),
+        };
+        if len > max {
+            self.breach(format!("{op} of {len} bytes of {path}, {name} {max}"));
         }
-        if segments > asked.segments_max {
-            let max = asked.segments_max;
-            self.breach(format!(
-                "read of {segments} segments of {}, limit {max}",
-                display(&site.path)
-            ));
+        let (segments, max) = (site.segments, asked.segments_max);
+        if segments > max {
+            self.breach(format!("{op} of {segments} segments of {path}, limit {max}"));
         }
     }
 }

@@ -13,6 +13,10 @@
 //! | know what should be read | [`MemoryFs::expected`], [`MemoryFs::verify`], [`MemoryFs::snapshot`] |
 //! | set promises, versions, limits, latency | [`MemoryFs::configure`], [`MemoryFs::configure_file`] |
 //! | break, scrub, switch snapshots | [`MemoryFs::send_break`], [`MemoryFs::break_all`], [`MemoryFs::scrub`], [`MemoryFs::stage`] |
+//! | write, make and move files as a client | the traits' own calls; other [clients](MemoryFs::client) are told |
+//! | keep writes uncommitted, and lose them | [`Settings::unstable`], [`MemoryFs::restart_server`] |
+//! | run out of space, refuse changes | [`Settings::quota_bytes`], [`Settings::read_only`] |
+//! | let a third party meet a client's write | [`Effect::Conflict`], [`Effect::Bump`] |
 //! | make calls fail, lie, stop short or hang | [`MemoryFs::inject`] with [`Fault`] and [`Gate`] |
 //! | count and list calls | [`MemoryFs::counts`], [`MemoryFs::take_calls`], [`MemoryFs::wait_until`] |
 //! | see the core break the adapter contract | [`MemoryFs::take_breaches`] |
@@ -22,7 +26,7 @@
 //! are then the same. Different changes under one seed are not: version 2 would mean two contents.
 //!
 //! ```
-//! use netfs::remote::{Cred, Cx, Outcome, ReadSub, RemoteFile};
+//! use netfs::remote::{Cred, Cx, Outcome, ReadSub, RemoteFile, WriteOutcome, WriteSub};
 //! use netfs_memory::{Fault, MemoryFs, Op};
 //!
 //! let fs = MemoryFs::builder().file("dir/a", 10_000).bytes("hello", "Hello!").build()?;
@@ -46,6 +50,13 @@
 //! assert_eq!(finished.transferred, 100);
 //! fs.verify("dir/a", 4096, &bytes).expect("the new bytes");
 //! assert_eq!(fs.counts().calls(Op::Read), 2);
+//!
+//! // The core writes; the reply is lost, but the bytes are there.
+//! fs.inject(Fault::on(Op::Write).lost_reply());
+//! let (sub, done) = WriteSub::detached(0, b"new", Cx::new(Cred::new(0, 0)));
+//! futures_util::FutureExt::now_or_never(fs.file("dir/a")?.write(sub)).expect("no latency was set");
+//! assert!(matches!(done.wait().outcome, WriteOutcome::Failed(_)));
+//! assert_eq!(fs.expected("dir/a", 0, 3)?, b"new");
 //! # Ok::<(), netfs::Error>(())
 //! ```
 
@@ -57,14 +68,17 @@ mod file;
 mod fs;
 mod hash;
 mod ledger;
+mod names;
 mod origin;
 mod remote;
+mod rights;
 mod settings;
 mod tree;
+mod write;
 
 pub use builder::Builder;
 pub use change::{Change, Changed};
-pub use fault::{Effect, Fault, FaultPlan, Gate, Injected, Lie, Op, OverLong};
+pub use fault::{Conflict, Effect, Fault, FaultPlan, Gate, Injected, Lie, Op, OverLong};
 pub use file::MemoryFile;
 pub use fs::MemoryFs;
 pub use ledger::{Call, Counts, Event, Opens};

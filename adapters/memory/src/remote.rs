@@ -7,8 +7,9 @@ use netfs::{
     Errno, Error, Result,
     coherency::VolumeEvents,
     remote::{
-        AccessMask, BoxFuture, Cred, Cx, DirEntry, DirPage, Facts, FileKind, Found, LookupReply,
-        OpenIntent, OpenToken, RemoteFs, StatFs, VolumeId,
+        AccessMask, BoxFuture, Change, Created, Cred, Cx, DirEntry, DirPage, Facts, FileKind,
+        Found, LookupReply, NameChange, NewFile, OpenIntent, OpenToken, RemoteFs, RenameHow,
+        SetAttr, StatFs, VolumeId,
     },
 };
 
@@ -16,7 +17,8 @@ use crate::{
     fault::{Lie, Op},
     file::MemoryFile,
     fs::MemoryFs,
-    origin::{Origin, Site, State},
+    origin::{Site, State},
+    rights::{NAME_MAX, directory, error, permit, search, volume_writable},
     tree::{Node, NodeId},
 };
 
@@ -35,8 +37,8 @@ impl RemoteFs for MemoryFs {
         Box::pin(async move {
             let origin = &self.origin;
             let id = origin.state.lock().tree.root().id;
-            let answer = |state: &State| Ok(found(origin, state, state.tree.root()));
-            let mut reply = origin.call(Site::new(Op::Root, id, &cx), 0, answer).await;
+            let answer = |state: &State| Ok(self.found(state, state.tree.root()));
+            let mut reply = origin.call(Site::new(Op::Root, id, &cx), answer).await;
             lie(reply.answer.as_mut().ok().map(|f| &mut f.facts), &reply.verdict.lies);
             reply.end()
         })
@@ -58,8 +60,8 @@ impl RemoteFs for MemoryFs {
         Box::pin(async move {
             let origin = &self.origin;
             let site = Site { name: Some(name.clone()), ..Site::new(Op::Lookup, dir.id, &cx) };
-            let answer = |state: &State| lookup(origin, state, dir.id, &name, cx.cred());
-            let mut reply = origin.call(site, 0, answer).await;
+            let answer = |state: &State| lookup(&self, state, dir.id, &name, cx.cred());
+            let mut reply = origin.call(site, answer).await;
             let target = reply.answer.as_mut().ok().and_then(|r| r.found.as_mut());
             lie(target.map(|f| &mut f.facts), &reply.verdict.lies);
             reply.end()
@@ -75,8 +77,8 @@ impl RemoteFs for MemoryFs {
     ) -> BoxFuture<'static, Result<DirPage<MemoryFile>>> {
         Box::pin(async move {
             let origin = &self.origin;
-            let answer = |state: &State| readdir(origin, state, dir.id, cookie, plus, cx.cred());
-            let mut reply = origin.call(Site::new(Op::Readdir, dir.id, &cx), 0, answer).await;
+            let answer = |state: &State| readdir(&self, state, dir.id, cookie, plus, cx.cred());
+            let mut reply = origin.call(Site::new(Op::Readdir, dir.id, &cx), answer).await;
             if let Ok(page) = &mut reply.answer {
                 let entries = page.entries.iter_mut().filter_map(|e| e.plus.as_mut());
                 let all = entries.map(|f| &mut f.facts).chain(page.dir.as_mut());
@@ -110,7 +112,7 @@ impl RemoteFs for MemoryFs {
                 Ok((Bytes::from(content.read(0, len)), Some(state.facts(node))))
             };
             let site = Site::new(Op::Readlink, file.id, &cx);
-            let mut reply = self.origin.call(site, 0, answer).await;
+            let mut reply = self.origin.call(site, answer).await;
             lie(reply.answer.as_mut().ok().and_then(|r| r.1.as_mut()), &reply.verdict.lies);
             reply.end()
         })
@@ -127,58 +129,118 @@ impl RemoteFs for MemoryFs {
                 let node = state.tree.node(file.id)?;
                 Ok(!state.settings.check_access || node.allows(cx.cred(), mask))
             };
-            self.origin.call(Site::new(Op::Access, file.id, &cx), 0, answer).await.end()
+            self.origin.call(Site::new(Op::Access, file.id, &cx), answer).await.end()
         })
     }
 
     fn open(
         self: Arc<Self>,
         file: Arc<MemoryFile>,
-        _intent: OpenIntent,
+        intent: OpenIntent,
         cx: Cx,
     ) -> BoxFuture<'static, Result<(OpenToken, Option<Facts>)>> {
         Box::pin(async move {
             let answer = |state: &State| {
                 let node = state.tree.node(file.id)?;
-                permit(state, node, cx.cred(), AccessMask::READ)?;
+                may_open(state, node, intent, cx.cred())?;
                 Ok(state.facts(node))
             };
             let site = Site::new(Op::Open, file.id, &cx);
-            let mut reply = self.origin.call(site, 0, answer).await;
+            let mut reply = self.origin.call(site, answer).await;
             lie(reply.answer.as_mut().ok(), &reply.verdict.lies);
             let facts = reply.end()?;
-            Ok((self.origin.open_token(), Some(facts)))
+            Ok((self.origin.open_token(file.id, intent), Some(facts)))
         })
+    }
+
+    fn create(
+        self: Arc<Self>,
+        dir: Arc<MemoryFile>,
+        name: Bytes,
+        what: NewFile,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Created<MemoryFile>>> {
+        Box::pin(async move { self.do_create(dir.id, name, what, cx).await })
+    }
+
+    fn link(
+        self: Arc<Self>,
+        file: Arc<MemoryFile>,
+        dir: Arc<MemoryFile>,
+        name: Bytes,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        Box::pin(async move { self.do_link(file.id, dir.id, name, cx).await })
+    }
+
+    fn remove(
+        self: Arc<Self>,
+        dir: Arc<MemoryFile>,
+        name: Bytes,
+        dir_wanted: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        Box::pin(async move { self.do_remove(dir.id, name, dir_wanted, cx).await })
+    }
+
+    fn rename(
+        self: Arc<Self>,
+        from: (Arc<MemoryFile>, Bytes),
+        to: (Arc<MemoryFile>, Bytes),
+        how: RenameHow,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        let (from, to) = ((from.0.id, from.1), (to.0.id, to.1));
+        Box::pin(async move { self.do_rename(from, to, how, cx).await })
+    }
+
+    fn set_attr(
+        self: Arc<Self>,
+        file: Arc<MemoryFile>,
+        set: SetAttr,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        Box::pin(async move { self.do_set_attr(file.id, set, cx).await })
     }
 
     fn statfs(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<StatFs>> {
         Box::pin(async move {
             let id = self.origin.state.lock().tree.root().id;
             let site = Site::new(Op::Statfs, id, &cx);
-            self.origin.call(site, 0, |state| Ok(statfs(state))).await.end()
+            self.origin.call(site, |state| Ok(statfs(state))).await.end()
         })
     }
 }
 
+fn may_open(state: &State, node: &Node, intent: OpenIntent, cred: &Cred) -> Result<()> {
+    if intent.reads() {
+        permit(state, node, cred, AccessMask::READ)?;
+    }
+    if intent.writes() {
+        if node.kind == FileKind::Dir {
+            return Err(error(Errno::EISDIR, "a directory cannot be opened for writing"));
+        }
+        permit(state, node, cred, AccessMask::WRITE)?;
+        volume_writable(state)?;
+    }
+    Ok(())
+}
+
 fn lookup(
-    origin: &Arc<Origin>,
+    fs: &MemoryFs,
     state: &State,
     dir: NodeId,
     name: &[u8],
     cred: &Cred,
 ) -> Result<LookupReply<MemoryFile>> {
-    let dir = directory(state, dir)?;
-    permit(state, dir, cred, AccessMask::EXEC)?;
-    if name.len() > NAME_MAX {
-        return Err(Error::new(Errno::ENAMETOOLONG, "memory origin: name longer than 255 bytes"));
-    }
+    let dir = search(state, dir, name, cred)?;
     let node = dir.dir.get(name).map(|id| state.tree.node(id)).transpose()?;
-    let found = node.map(|node| found(origin, state, node));
+    let found = node.map(|node| fs.found(state, node));
     Ok(LookupReply { found, dir: Some(state.facts(dir)) })
 }
 
 fn readdir(
-    origin: &Arc<Origin>,
+    fs: &MemoryFs,
     state: &State,
     dir: NodeId,
     cookie: u64,
@@ -198,7 +260,7 @@ fn readdir(
             cookie,
             kind: node.kind,
             ino: node.id,
-            plus: plus.then(|| found(origin, state, node)),
+            plus: plus.then(|| fs.found(state, node)),
         });
     }
     Ok(DirPage { entries, eof: after.next().is_none(), dir: Some(state.facts(dir)) })
@@ -220,25 +282,11 @@ fn statfs(state: &State) -> StatFs {
     })
 }
 
-const NAME_MAX: usize = 255;
-
-fn directory(state: &State, id: NodeId) -> Result<&Node> {
-    let node = state.tree.node(id)?;
-    if node.kind != FileKind::Dir {
-        return Err(Error::new(Errno::ENOTDIR, "memory origin: not a directory"));
+impl MemoryFs {
+    pub(crate) fn found(&self, state: &State, node: &Node) -> Found<MemoryFile> {
+        let file = MemoryFile::new(&self.origin, self.as_client(), node);
+        Found { file, facts: state.facts(node) }
     }
-    Ok(node)
-}
-
-fn permit(state: &State, node: &Node, cred: &Cred, mask: AccessMask) -> Result<()> {
-    if state.settings.check_access && !node.allows(cred, mask) {
-        return Err(Error::new(Errno::EACCES, "memory origin: permission denied"));
-    }
-    Ok(())
-}
-
-fn found(origin: &Arc<Origin>, state: &State, node: &Node) -> Found<MemoryFile> {
-    Found { file: MemoryFile::new(origin, node), facts: state.facts(node) }
 }
 
 fn lie<'a>(facts: impl IntoIterator<Item = &'a mut Facts>, lies: &[Lie]) {

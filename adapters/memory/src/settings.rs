@@ -3,7 +3,10 @@
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use netfs::remote::{IoLimits, Promise, StatFs, Version, VolumeFacts};
+use netfs::{
+    Errno,
+    remote::{IoLimits, Promise, StatFs, Version, VolumeFacts},
+};
 
 use crate::hash;
 
@@ -38,10 +41,11 @@ impl VersionKind {
 /// At which moment of a delayed call the server looks at its files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SnapshotAt {
-    /// When the call arrives: a delayed reply carries old data. The harder case, so the default.
+    /// When the call arrives: a delayed reply carries old data, a delayed write is already in force. The
+    /// harder case, so the default.
     #[default]
     Issue,
-    /// When the reply leaves.
+    /// When the reply leaves: a delayed write is not in force yet.
     Release,
 }
 
@@ -108,9 +112,10 @@ pub struct Settings {
     pub expand: Option<ExpandHook>,
     /// How fast the server is. Default: at once.
     pub link: Link,
-    /// When a delayed call looks at the files.
+    /// When a delayed call looks at the files, or changes them.
     pub snapshot_at: SnapshotAt,
-    /// Read replies come in pieces of this many bytes, each reported as progress.
+    /// Read replies come in pieces of this many bytes, each reported as progress; so do the
+    /// acknowledgements of writes, which are applied as a whole.
     pub chunk: u64,
     /// Whether holes are reported as such; else they are sent as zeros. Default: yes.
     pub report_holes: bool,
@@ -122,6 +127,21 @@ pub struct Settings {
     pub statfs: Option<StatFs>,
     /// The volume's coherency data.
     pub volume_coherency: Bytes,
+    /// Whether clients may change nothing (`EROFS`). Third parties may. Default: no.
+    pub read_only: bool,
+    /// Whether writes that do not ask for stable storage wait for a commit, and are lost by
+    /// [`restart_server`](crate::MemoryFs::restart_server) until then. Default: no.
+    pub unstable: bool,
+    /// Most bytes of data in all files together that a client's write may lead to: a write stops where
+    /// it is reached and fails. Default: none.
+    pub quota_bytes: Option<u64>,
+    /// How a write past the quota fails: `ENOSPC` (the default), or `EDQUOT`.
+    pub quota_errno: Errno,
+    /// Whether replies to changes state the version before. Default: yes.
+    pub states_before: bool,
+    /// Whether the client that makes a change is told of it by an event like all others, as by a server
+    /// that does not know who it is. Default: no.
+    pub break_originator: bool,
 }
 
 impl Default for Settings {
@@ -143,6 +163,12 @@ impl Default for Settings {
             readdir_page: 256,
             statfs: None,
             volume_coherency: Bytes::new(),
+            read_only: false,
+            unstable: false,
+            quota_bytes: None,
+            quota_errno: Errno::ENOSPC,
+            states_before: true,
+            break_originator: false,
         }
     }
 }

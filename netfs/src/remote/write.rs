@@ -133,8 +133,9 @@ impl WriteSub {
         }
     }
 
-    /// Asks for stable storage.
-    pub(crate) fn stable(mut self, stable: bool) -> WriteSub {
+    /// Asks for stable storage, or not: the core's business, and that of an adapter's tests.
+    #[must_use]
+    pub fn stable(mut self, stable: bool) -> WriteSub {
         self.stable = stable;
         self
     }

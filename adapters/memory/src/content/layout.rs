@@ -4,16 +4,19 @@ use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 
-use super::Mismatch;
+use super::{
+    Mismatch,
+    pieces::{Piece, Pieces, Source, clamp},
+};
 
 /// The content of one version of a file.
 ///
-/// A sorted list of pieces; what no piece covers is a hole and reads as zeros. Cheap to copy: literal
-/// bytes are shared.
+/// A sorted list of pieces; what no piece covers is a hole and reads as zeros. Cheap to copy: bytes and
+/// most of the list are shared.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Content {
     size: u64,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
 }
 
 /// A run of bytes of one sort.
@@ -25,30 +28,11 @@ pub enum Run {
     Hole(Range<u64>),
 }
 
-#[derive(Clone, PartialEq, Eq)]
-struct Piece {
-    range: Range<u64>,
-    source: Source,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-enum Source {
-    Pattern {
-        seed: u64,
-        version: u64,
-    },
-    /// The byte at file offset `o` is `bytes[o - origin]`.
-    Literal {
-        bytes: Bytes,
-        origin: u64,
-    },
-}
-
 impl Content {
     /// A file that is one hole.
     #[must_use]
     pub fn hole(size: u64) -> Content {
-        Content { size, pieces: Vec::new() }
+        Content { size, pieces: Pieces::default() }
     }
 
     /// A file that is all pattern.
@@ -76,7 +60,7 @@ impl Content {
     /// Bytes that are not hole.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        self.pieces.iter().map(|p| p.range.end - p.range.start).sum()
+        self.pieces.covered()
     }
 
     /// Replaces `range` by pattern, growing the file if it reaches past the end.
@@ -99,7 +83,7 @@ impl Content {
     /// Cuts the file, or lets it grow by a hole.
     pub fn resize(&mut self, size: u64) {
         if size < self.size {
-            self.cut(size..self.size);
+            self.pieces.put(&(size..self.size), None);
         }
         self.size = size;
     }
@@ -159,9 +143,23 @@ impl Content {
         super::compare(offset, bytes, |at, block| self.fill(at, block))
     }
 
+    /// Makes `range` what it is in `other`, as far as that file reaches.
+    pub(crate) fn copy_range(&mut self, other: &Content, range: Range<u64>) {
+        let range = range.start..range.end.min(other.size);
+        let mut at = range.start;
+        while at < range.end {
+            let piece = other.piece_from(at).filter(|p| p.range.start < range.end);
+            let Some(piece) = piece else { return self.put_hole(at..range.end) };
+            let data = piece.range.start.max(at)..piece.range.end.min(range.end);
+            self.put_hole(at..data.start);
+            at = data.end;
+            self.put(data, Some(piece.source.clone()));
+        }
+    }
+
     /// The first piece that ends after `at`.
     fn piece_from(&self, at: u64) -> Option<&Piece> {
-        self.pieces.get(self.pieces.partition_point(|p| p.range.end <= at))
+        self.pieces.from(at)
     }
 
     fn put(&mut self, range: Range<u64>, source: Option<Source>) {
@@ -169,64 +167,16 @@ impl Content {
             return;
         }
         self.size = self.size.max(range.end);
-        let at = self.cut(range.clone());
-        if let Some(source) = source {
-            self.pieces.insert(at, Piece { range, source });
-        }
-    }
-
-    /// Removes `range` from all pieces; returns where a piece of that range belongs.
-    fn cut(&mut self, range: Range<u64>) -> usize {
-        let first = self.pieces.partition_point(|p| p.range.end <= range.start);
-        let last = self.pieces.partition_point(|p| p.range.start < range.end);
-        let mut kept = Vec::with_capacity(2);
-        let mut before = 0;
-        for piece in self.pieces.get(first..last).unwrap_or_default() {
-            if piece.range.start < range.start {
-                kept.push(piece.trimmed(piece.range.start..range.start));
-                before = 1;
-            }
-            if piece.range.end > range.end {
-                kept.push(piece.trimmed(range.end..piece.range.end));
-            }
-        }
-        self.pieces.splice(first..last.max(first), kept);
-        first + before
-    }
-}
-
-impl Piece {
-    fn trimmed(&self, range: Range<u64>) -> Piece {
-        Piece { range, source: self.source.clone() }
-    }
-
-    fn fill(&self, offset: u64, buf: &mut [u8]) {
-        match &self.source {
-            Source::Pattern { seed, version } => super::fill(*seed, *version, offset, buf),
-            Source::Literal { bytes, origin } => {
-                let from = clamp(offset - origin, bytes.len());
-                buf.copy_from_slice(&bytes[from..from + buf.len()]);
-            }
-        }
+        self.pieces.put(&range, source);
     }
 }
 
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Content({} bytes", self.size)?;
-        for Piece { range, source } in &self.pieces {
-            match source {
-                Source::Pattern { version, .. } => write!(f, ", {range:?} version {version}")?,
-                Source::Literal { .. } => write!(f, ", {range:?} literal")?,
-            }
-        }
+        self.pieces.iter().try_for_each(|piece| write!(f, ", {piece:?}"))?;
         f.write_str(")")
     }
-}
-
-/// `n`, at most `max`.
-fn clamp(n: u64, max: usize) -> usize {
-    usize::try_from(n).unwrap_or(usize::MAX).min(max)
 }
 
 #[cfg(test)]
@@ -241,6 +191,16 @@ mod tests {
         Bytes(u64, Vec<u8>),
         Hole(Range<u64>),
         Resize(u64),
+        /// A range of another file.
+        Copy(Range<u64>),
+    }
+
+    /// What [`Step::Copy`] copies from: a hole, literal bytes, a hole, pattern.
+    fn other() -> Content {
+        let mut content = Content::hole(200);
+        content.put_bytes(50, vec![7; 30]);
+        content.put_pattern(120..200, 9, 3);
+        content
     }
 
     fn range() -> impl Strategy<Value = Range<u64>> {
@@ -253,6 +213,7 @@ mod tests {
             (0u64..300, vec(any::<u8>(), 0..60)).prop_map(|(o, b)| Step::Bytes(o, b)),
             range().prop_map(Step::Hole),
             (0u64..400).prop_map(Step::Resize),
+            range().prop_map(Step::Copy),
         ]
     }
 
@@ -272,6 +233,11 @@ mod tests {
             }
             Step::Hole(r) => put(r.clone(), &|_| (0, false)),
             Step::Resize(n) => plain.resize(*n as usize, (0, false)),
+            Step::Copy(r) => put(r.start..r.end.min(200), &|o| match o {
+                50..80 => (7, true),
+                120..200 => (crate::content::byte(9, 3, o), true),
+                _ => (0, false),
+            }),
         }
     }
 
@@ -281,6 +247,7 @@ mod tests {
             Step::Bytes(at, b) => content.put_bytes(at, b),
             Step::Hole(r) => content.put_hole(r),
             Step::Resize(n) => content.resize(n),
+            Step::Copy(r) => content.copy_range(&other(), r),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a fault does to a call.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use netfs::{
     Errno,
@@ -12,13 +12,13 @@ use crate::settings::SnapshotAt;
 
 /// What a fault does to the call it hits.
 ///
-/// Effects from [`Short`](Effect::Short) to [`OverLong`](Effect::OverLong) shape a read's data and hit
-/// reads only; the others fit every call, except that [`Facts`](Effect::Facts) needs a reply with facts
-/// (not `access` and `statfs`). A fault does not match a call that one of its effects does not fit.
+/// Some effects shape the data of a read or a write, or belong to calls that change something; the others
+/// fit every call, except that [`Facts`](Effect::Facts) needs a reply with facts (not `access`, `statfs`
+/// and `release_promise`). A fault does not match a call that one of its effects does not fit.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Effect {
-    /// The call fails with this errno.
+    /// The call fails with this errno; nothing was changed.
     Errno(Errno),
     /// The call takes this much longer.
     Delay(Duration),
@@ -27,33 +27,57 @@ pub enum Effect {
     Hold {
         /// Who lets it go.
         gate: Gate,
-        /// Whether the reply says what was true when the call arrived or when it is let go.
+        /// Whether the reply says what was true when the call arrived or when it is let go; whether a
+        /// change is made before the call hangs or after.
         at: SnapshotAt,
-        /// For reads: bytes delivered before it hangs. If not 0, the reply is of issue time, because a
-        /// reply has one version.
+        /// For reads and writes: bytes delivered or acknowledged before it hangs. If not 0, the reply is
+        /// of issue time, because a reply has one version.
         after: u64,
     },
-    /// The reply's facts are not true.
+    /// The reply's facts are not true: those after the change, if it is one.
     Facts(Lie),
-    /// A read stops after so many bytes and says nothing about it: a short read. 0 = no progress.
+    /// A read or write stops after so many bytes and says nothing about it. 0 = no progress.
     Short(u64),
     /// A read stops after so many bytes and claims the end of the file.
     Eof(u64),
-    /// A read stops after so many bytes and asks for a retry.
+    /// A read or write stops after so many bytes and asks for a retry.
     Retry(u64),
     /// A read stops after so many bytes and says that the rest is zeros.
     ClearTail(u64),
-    /// A read's sub is dropped after so many bytes without being finished.
+    /// A read's or write's sub is dropped after so many bytes without being finished.
     DropSub(u64),
-    /// A read delivers so many bytes and then fails.
+    /// A read delivers, or a write applies, so many bytes and then fails.
     FailAfter(u64, Errno),
-    /// A read delivers more than was asked for.
+    /// A read delivers more than was asked for. Of a write, [`OverLong::Advance`] acknowledges more than
+    /// was given.
     OverLong(OverLong),
+    /// A change is made in full and its reply is lost: the call fails with `ETIMEDOUT`, after a
+    /// [`Hold`](Effect::Hold) if there is one.
+    LostReply,
+    /// The version moves once more right after a change of one file, without any change and untold: what
+    /// the next call finds is not what this one left.
+    Bump,
+    /// A third party changes the file right before or after a change of it.
+    Conflict(Conflict),
+    /// The reply to a change of one file states this version as the one before it, or none.
+    Before(Option<Version>),
+}
+
+/// What a third party does while a client changes a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// The range that gets new [pattern](crate::content), of the version it makes; the file grows if need
+    /// be.
+    pub range: Range<u64>,
+    /// Whether it comes just after the client's change instead of just before.
+    pub after: bool,
+    /// Whether every client is told, the one that makes the change included.
+    pub tell: bool,
 }
 
 impl Effect {
-    /// Effects on reads that cost retries only: a correct reader returns the right bytes and no error
-    /// as long as its retry limit is not reached.
+    /// Effects on reads and writes that cost retries only: a correct core moves the right bytes and
+    /// reports no error as long as its retry limit is not reached.
     #[must_use]
     pub fn recoverable() -> Vec<Effect> {
         vec![
@@ -80,17 +104,41 @@ impl Effect {
         ]
     }
 
+    /// Effects on writes that may make a write fail, or leave open what became of it; none loses
+    /// acknowledged bytes.
+    #[must_use]
+    pub fn write_failures() -> Vec<Effect> {
+        vec![
+            Effect::Errno(Errno::EIO),
+            Effect::Errno(Errno::ENOSPC),
+            Effect::Errno(Errno::ETIMEDOUT),
+            Effect::Short(0),
+            Effect::DropSub(0),
+            Effect::DropSub(4096),
+            Effect::FailAfter(1, Errno::ENOSPC),
+            Effect::FailAfter(4096, Errno::EIO),
+            Effect::LostReply,
+        ]
+    }
+
     pub(super) fn fits(&self, op: Op) -> bool {
         match self {
             Effect::Errno(_) | Effect::Delay(_) => true,
-            Effect::Hold { after, .. } => *after == 0 || op == Op::Read,
-            Effect::Facts(_) => !matches!(op, Op::Access | Op::Statfs),
-            _ => op == Op::Read,
+            Effect::Hold { after, .. } => *after == 0 || op.moves_data(),
+            Effect::Facts(_) => !matches!(op, Op::Access | Op::Statfs | Op::ReleasePromise),
+            Effect::Short(_)
+            | Effect::Retry(_)
+            | Effect::DropSub(_)
+            | Effect::FailAfter(..)
+            | Effect::OverLong(OverLong::Advance(_)) => op.moves_data(),
+            Effect::Eof(_) | Effect::ClearTail(_) | Effect::OverLong(_) => op == Op::Read,
+            Effect::LostReply => op.changes_file() || op.changes_names(),
+            Effect::Bump | Effect::Conflict(_) | Effect::Before(_) => op.changes_file(),
         }
     }
 }
 
-/// How a read delivers too much.
+/// How a read delivers, or a write acknowledges, too much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum OverLong {

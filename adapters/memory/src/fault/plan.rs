@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use netfs::Errno;
+use netfs::{
+    Errno,
+    remote::{Change, Facts, Version},
+};
 
-use super::{Effect, Fault, Gate, Lie, Op, rule::Chance};
+use super::{Conflict, Effect, Fault, Gate, Lie, Op, rule::Chance};
 use crate::{hash, origin::Site, settings::SnapshotAt};
 
 /// The faults in force, in the order they are tried.
@@ -158,8 +161,13 @@ pub(crate) struct Verdict {
     pub(crate) delay: Duration,
     pub(crate) hold: Option<Hold>,
     pub(crate) lies: Vec<Lie>,
-    /// One of the effects that shape a read's data.
+    /// One of the effects that shape the data of a read or a write.
     pub(crate) shape: Option<Effect>,
+    pub(crate) lost_reply: bool,
+    pub(crate) bump: bool,
+    pub(crate) conflicts: Vec<Conflict>,
+    /// What is stated as the version before.
+    before: Option<Option<Version>>,
 }
 
 #[derive(Debug)]
@@ -180,10 +188,27 @@ impl Verdict {
                     verdict.hold = Some(Hold { gate: gate.clone(), at: *at, after: *after });
                 }
                 Effect::Facts(lie) => verdict.lies.push(lie.clone()),
+                Effect::LostReply => verdict.lost_reply = true,
+                Effect::Bump => verdict.bump = true,
+                Effect::Conflict(conflict) => verdict.conflicts.push(conflict.clone()),
+                Effect::Before(version) => verdict.before = Some(version.clone()),
                 shape => verdict.shape = Some(shape.clone()),
             }
         }
         verdict
+    }
+
+    /// Tells the reply's lies about a file.
+    pub(crate) fn lie(&self, facts: &mut Facts) {
+        self.lies.iter().for_each(|lie| lie.tell(facts));
+    }
+
+    /// Tells the reply's lies about a change.
+    pub(crate) fn tell(&self, change: &mut Change) {
+        self.lie(&mut change.after);
+        if let Some(before) = &self.before {
+            change.before.clone_from(before);
+        }
     }
 
     /// The gate to pass before the reply, unless it comes in the middle of the data.

@@ -3,9 +3,9 @@
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
-use netfs::Errno;
+use netfs::{Errno, remote::Version};
 
-use super::{Effect, Gate, Lie, Op, OverLong};
+use super::{Conflict, Effect, Gate, Lie, Op, OverLong};
 use crate::settings::SnapshotAt;
 
 /// A fault: which calls it hits, how often, and what it does to them.
@@ -55,7 +55,8 @@ impl Fault {
         }
     }
 
-    /// Hits a share of reads by chance, for ever, each with one of `effects`. `rate` is from 0 to 1.
+    /// Hits a share of reads by chance, for ever, each with one of `effects` that fits. `rate` is from 0
+    /// to 1. [`or`](Fault::or) adds other calls.
     ///
     /// Chance is a hash of seed, file, offset and how often that offset was asked for, so it does not
     /// depend on the order in which concurrent calls arrive: the same seed gives the same faults.
@@ -71,20 +72,21 @@ impl Fault {
         self
     }
 
-    /// Only calls on the file (for lookups and readdir: the directory) that has this path then.
+    /// Only calls on the file that has this path then; for lookups, listings and changes of names that is
+    /// the directory (of a move: where it starts), but for a link the file.
     pub fn file(mut self, path: impl AsRef<[u8]>) -> Fault {
         let names = path.as_ref().split(|&b| b == b'/').filter(|n| !n.is_empty());
         self.file = Some(Bytes::from(names.collect::<Vec<_>>().join(&b'/')));
         self
     }
 
-    /// Only lookups of this name.
+    /// Only lookups and changes of this name.
     pub fn name(mut self, name: impl AsRef<[u8]>) -> Fault {
         self.name = Some(Bytes::copy_from_slice(name.as_ref()));
         self
     }
 
-    /// Only reads that touch this range of the file.
+    /// Only reads, writes and the like that touch this range of the file.
     pub fn range(mut self, range: Range<u64>) -> Fault {
         self.range = Some(range);
         self
@@ -140,7 +142,7 @@ impl Fault {
         self.effect(Effect::Hold { gate: gate.clone(), at, after: 0 })
     }
 
-    /// The read delivers `bytes` and then hangs at the gate.
+    /// The read or write delivers or acknowledges `bytes` and then hangs at the gate.
     pub fn hold_after(self, bytes: u64, gate: &Gate) -> Fault {
         let (gate, at) = (gate.clone(), SnapshotAt::Issue);
         self.effect(Effect::Hold { gate, at, after: bytes })
@@ -151,12 +153,12 @@ impl Fault {
         self.effect(Effect::Facts(lie))
     }
 
-    /// The read stops after `bytes`.
+    /// The read or write stops after `bytes`.
     pub fn short(self, bytes: u64) -> Fault {
         self.effect(Effect::Short(bytes))
     }
 
-    /// The read makes no progress.
+    /// The read or write makes no progress.
     pub fn zero_progress(self) -> Fault {
         self.effect(Effect::Short(0))
     }
@@ -166,7 +168,7 @@ impl Fault {
         self.effect(Effect::Eof(bytes))
     }
 
-    /// The read stops after `bytes` and asks for a retry.
+    /// The read or write stops after `bytes` and asks for a retry.
     pub fn retry(self, bytes: u64) -> Fault {
         self.effect(Effect::Retry(bytes))
     }
@@ -176,17 +178,42 @@ impl Fault {
         self.effect(Effect::ClearTail(bytes))
     }
 
-    /// The read's sub is dropped after `bytes`.
+    /// The sub of the read or write is dropped after `bytes`.
     pub fn drop_sub(self, bytes: u64) -> Fault {
         self.effect(Effect::DropSub(bytes))
     }
 
-    /// The read delivers `bytes` and then fails.
+    /// The read delivers, or the write applies, `bytes` and then fails.
     pub fn fail_after(self, bytes: u64, errno: Errno) -> Fault {
         self.effect(Effect::FailAfter(bytes, errno))
     }
 
-    /// The read delivers too much.
+    /// The change is made and its reply is lost.
+    pub fn lost_reply(self) -> Fault {
+        self.effect(Effect::LostReply)
+    }
+
+    /// The version moves once more after the change.
+    pub fn bump(self) -> Fault {
+        self.effect(Effect::Bump)
+    }
+
+    /// A third party gives `range` new content just before the change, and tells everybody.
+    pub fn conflict_before(self, range: Range<u64>) -> Fault {
+        self.effect(Effect::Conflict(Conflict { range, after: false, tell: true }))
+    }
+
+    /// The same just after it.
+    pub fn conflict_after(self, range: Range<u64>) -> Fault {
+        self.effect(Effect::Conflict(Conflict { range, after: true, tell: true }))
+    }
+
+    /// The reply states this version as the one before the change.
+    pub fn before(self, version: Option<Version>) -> Fault {
+        self.effect(Effect::Before(version))
+    }
+
+    /// The read delivers, or the write acknowledges, too much.
     pub fn over_long(self, how: OverLong) -> Fault {
         self.effect(Effect::OverLong(how))
     }

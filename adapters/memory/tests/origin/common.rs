@@ -6,7 +6,8 @@ use futures_util::FutureExt;
 use netfs::{
     Errno, Result,
     remote::{
-        Cred, Cx, Facts, Finished, Found, LookupReply, Outcome, ReadSub, RemoteFile, RemoteFs,
+        Change, Cred, Cx, Facts, Finished, Found, LookupReply, Outcome, ReadSub, RemoteFile,
+        RemoteFs, Version, WriteFinished, WriteOutcome, WriteSub,
     },
 };
 use netfs_memory::{MemoryFile, MemoryFs};
@@ -73,4 +74,39 @@ pub(crate) fn assert_outcome(found: &Outcome, name: &str) {
 
 fn starts_with(value: &impl Debug, name: &str) -> bool {
     format!("{value:?}").starts_with(name)
+}
+
+/// Writes as root, without an open.
+pub(crate) fn write(fs: &MemoryFs, path: &str, offset: u64, bytes: &[u8]) -> WriteFinished {
+    write_file(fs.file(path).unwrap(), offset, bytes, cx(0))
+}
+
+pub(crate) fn write_file(
+    file: Arc<MemoryFile>,
+    offset: u64,
+    bytes: &[u8],
+    cx: Cx,
+) -> WriteFinished {
+    let _ = file.limits();
+    let (sub, done) = WriteSub::detached(offset, bytes, cx);
+    now(file.write(sub));
+    done.wait()
+}
+
+/// What a write failed with.
+pub(crate) fn write_errno(finished: &WriteFinished) -> Option<Errno> {
+    match &finished.outcome {
+        WriteOutcome::Failed(e) => Some(e.errno()),
+        _ => None,
+    }
+}
+
+/// The versions that a reply states, before and after.
+pub(crate) fn versions(change: &Change) -> (Option<Version>, Option<Version>) {
+    (change.before.clone(), change.after.version.clone())
+}
+
+/// From one number to another.
+pub(crate) fn from_to(before: u64, after: u64) -> (Option<Version>, Option<Version>) {
+    (Some(Version::from_u64(before)), Some(Version::from_u64(after)))
 }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use crate::common::*;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use netfs::{
     Errno,
-    remote::{AccessMask, Promise, ReadSub, RemoteFile, RemoteFs, Version},
+    remote::{
+        AccessMask, NewFile, Promise, ReadSub, RemoteFile, RemoteFs, RenameHow, SetAttr, Version,
+    },
 };
 use netfs_memory::{Effect, Fault, FaultPlan, Gate, Lie, MemoryFs, Op, OverLong, SnapshotAt};
 
@@ -106,6 +109,27 @@ fn a_removed_fault_hits_no_more() {
     assert_eq!(fault.hits(), 1);
 }
 
+/// A change of names that works each time.
+fn change_name(fs: &Arc<MemoryFs>, op: Op) -> Option<Errno> {
+    let (dir, name) = (fs.file("d").unwrap(), Bytes::from("n"));
+    let fs2 = Arc::clone(fs);
+    // What the last time left.
+    let _ = fs.change("d/n").remove();
+    if matches!(op, Op::Remove | Op::Rename) {
+        fs.change("d/n").create(1).unwrap();
+    }
+    match op {
+        Op::Create => errno(now(fs2.create(dir, name, NewFile::Dir(0o700), cx(0)))),
+        Op::Link => errno(now(fs2.link(fs.file("d/a").unwrap(), dir, name, cx(0)))),
+        Op::Remove => errno(now(fs2.remove(dir, name, false, cx(0)))),
+        Op::Rename => {
+            let to = (Arc::clone(&dir), Bytes::from("m"));
+            errno(now(fs2.rename((dir, name), to, RenameHow::Replace, cx(0))))
+        }
+        other => unreachable!("a new operation {other:?} needs a line here"),
+    }
+}
+
 #[test]
 fn every_operation_can_fail() {
     let fs = MemoryFs::builder().file("d/a", 10).symlink("l", "x").build().unwrap();
@@ -127,7 +151,14 @@ fn every_operation_can_fail() {
             Op::Statfs => errno(now(fs2.statfs(cx(1)))),
             Op::Read => failed_with(&read(&fs, FILE, 0, 10).0.outcome),
             Op::Validate => errno(validate(&fs, FILE)),
-            other => unreachable!("a new operation {other:?} needs a line here"),
+            Op::Write => write_errno(&write(&fs, FILE, 0, b"x")),
+            Op::Commit => errno(now(file(FILE).commit(0..1, cx(0)))),
+            Op::SetSize => errno(now(file(FILE).set_size(5, cx(0)))),
+            Op::Allocate => errno(now(file(FILE).allocate(0..5, true, cx(0)))),
+            Op::Deallocate => errno(now(file(FILE).deallocate(0..5, cx(0)))),
+            Op::ReleasePromise => errno(now(file(FILE).release_promise(cx(0)))),
+            Op::SetAttr => errno(now(fs2.set_attr(file(FILE), SetAttr::default(), cx(0)))),
+            names => change_name(&fs, names),
         }
     };
     for &op in Op::ALL {
