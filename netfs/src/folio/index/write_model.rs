@@ -58,7 +58,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let cache = cache(64 << 20);
+        let cache = cache(2 << 20);
         let server = (0..LEN).map(|i| (i / 7) as u8 | 1).collect();
         let index = cache.new_index();
         let (fetches, upload, pins) = (Vec::new(), Vec::new(), Vec::new());
