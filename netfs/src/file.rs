@@ -325,13 +325,10 @@ impl File {
         if inode.cache_hung() {
             return None;
         }
-        let extents = access.object().extents(offset..offset + want);
-        let data = crate::fscache::ExtentKind::Data;
-        let [only] = &extents[..] else { return None };
-        if only.kind != data || inode.pages.any_in(offset..offset + want) {
+        if inode.pages.any_in(offset..offset + want) {
             return None;
         }
-        let read = access.object().try_read(offset, &mut buf[..n]);
+        let read = access.object().try_read_data(offset, &mut buf[..n]);
         if read != crate::fscache::TryRead::Done || !inode.unchanged(mark) {
             return None;
         }

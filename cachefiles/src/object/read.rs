@@ -7,7 +7,7 @@ use std::{
 
 use netfs::{
     folio::PAGE_SIZE,
-    fscache::{CacheMiss, CacheRead, Refusal},
+    fscache::{CacheMiss, CacheRead, Refusal, TryRead},
 };
 
 use smallvec::SmallVec;
@@ -23,6 +23,15 @@ use crate::{
 
 /// How often a read starts over because the page changed under it.
 const RETRIES: usize = 4;
+
+/// Which of an object's bytes a read is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// Stored bytes, all of the range: where something else is known of it, or nothing, none is read.
+    Data,
+    /// And known zeros.
+    DataOrZeros,
+}
 
 /// Why bytes were not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +67,25 @@ impl From<Refusal> for Unread {
 }
 
 impl Object {
+    /// Reads what needs no waiting for.
+    pub(super) fn read_inline(&self, offset: u64, into: &mut [u8], wanted: Wanted) -> TryRead {
+        match self.read_verified(offset, into, wanted, Wait::No, None) {
+            Ok(()) => {
+                Counters::count(&self.shared().stats.inline_reads);
+                TryRead::Done
+            }
+            Err(Unread::WouldBlock) => TryRead::WouldBlock,
+            Err(Unread::Miss(miss)) => {
+                if miss == CacheMiss::NotLoaded {
+                    let end = offset.saturating_add(into.len() as u64);
+                    let load = self.map.read().extents(offset..end).1;
+                    self.start_loading(load);
+                }
+                TryRead::Miss(miss)
+            }
+        }
+    }
+
     /// Queues a read; what does not fit is a miss.
     pub(super) fn queue_read(self: Arc<Self>, sub: CacheRead) {
         let passes =
@@ -89,7 +117,8 @@ impl Object {
         let file = file.ok().flatten();
         for buffer in sub.buffers() {
             if result.is_ok() {
-                result = self.read_verified(offset, buffer, Wait::Yes, file.as_deref());
+                let (wanted, wait) = (Wanted::DataOrZeros, Wait::Yes);
+                result = self.read_verified(offset, buffer, wanted, wait, file.as_deref());
             }
             offset = offset.saturating_add(buffer.len() as u64);
         }
@@ -107,13 +136,14 @@ impl Object {
         &self,
         offset: u64,
         mut into: &mut [u8],
+        wanted: Wanted,
         wait: Wait,
         file: Option<&CountedFile>,
     ) -> Result<(), Unread> {
         self.alive()?;
         let mut at = offset;
         while !into.is_empty() {
-            let n = self.read_run(at, into, wait, file)?;
+            let n = self.read_run(at, into, wanted, wait, file)?;
             into = &mut into[n..];
             at += n as u64;
         }
@@ -127,6 +157,7 @@ impl Object {
         &self,
         offset: u64,
         into: &mut [u8],
+        wanted: Wanted,
         wait: Wait,
         file: Option<&CountedFile>,
     ) -> Result<usize, Unread> {
@@ -134,7 +165,10 @@ impl Object {
         let skip = usize::try_from(offset % PAGE_SIZE as u64).unwrap_or(0);
         let want_pages = (skip + into.len()).div_ceil(PAGE_SIZE) as u64;
         for _ in 0..RETRIES {
-            let run = self.map.read().run(first, want_pages)?;
+            let run = match wanted {
+                Wanted::Data => self.map.read().run_of_data(first, want_pages)?,
+                Wanted::DataOrZeros => self.map.read().run(first, want_pages)?,
+            };
             let n = (run.pages * PAGE_SIZE - skip).min(into.len());
             let into = &mut into[..n];
             if run.zero {
