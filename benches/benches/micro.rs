@@ -40,6 +40,9 @@ fn memory(c: &mut Criterion) {
     let hot = HotFile::new(SIZE).expect("a file in memory");
     let mut next = pages();
     c.bench_function("mem-ref-4k", |b| b.iter(|| hot.reference(next())));
+    let unread = HotFile::with_unread(SIZE).expect("a file in memory");
+    c.bench_function("mem-ref-4k-unread", |b| b.iter(|| unread.reference(next())));
+    drop(unread);
     let offsets = [0; 2].map(|_| (0..10_000).map(|_| next()).collect::<Vec<u64>>());
     c.bench_function("mem-ref-4k-2t", |b| {
         b.iter_custom(|times| {

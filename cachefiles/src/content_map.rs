@@ -43,11 +43,6 @@ const ZERO_CHUNKS_MAX: u64 = 64;
 /// Changes remembered for a chunk that is not loaded; past that everything in it is forgotten.
 const PENDING_MAX: usize = 64;
 
-/// Most pages of a run, which is what one system call reads: 512 KiB. So much, the kernel's pages
-/// included, is still in a second-level cache of 1 MiB when its checksums are computed; of 1 MiB a good
-/// part is not, and of 256 KiB the calls are dearer than what they save.
-const RUN_PAGES_MAX: u64 = 2 * BLOCK_PAGES;
-
 /// Pages of one kind inside one chunk, as a reader sees them at one moment.
 pub(crate) struct Run {
     /// Known zeros: nothing to read.
@@ -200,18 +195,16 @@ impl ContentMap {
             return Err(CacheMiss::Absent);
         }
         match self.chunks.get(&number) {
-            Some(chunk) => {
-                chunk.snapshot(page % CHUNK_PAGES, max.min(RUN_PAGES_MAX)).ok_or(CacheMiss::Absent)
-            }
+            Some(chunk) => chunk.snapshot(page % CHUNK_PAGES, max).ok_or(CacheMiss::Absent),
             None if self.all_loaded => Err(CacheMiss::Absent),
             None => Err(CacheMiss::NotLoaded),
         }
     }
 
-    /// [`run`](ContentMap::run), if all of the `want` pages from `page` on are stored: so a reader of
-    /// several runs does not find out in the middle.
-    pub(crate) fn run_of_data(&self, page: u64, want: u64) -> Result<Run, CacheMiss> {
-        let run = self.run(page, want)?;
+    /// [`run`](ContentMap::run) of at most `max`, if all of the `want` pages from `page` on are stored:
+    /// so a reader of several runs does not find out in the middle.
+    pub(crate) fn run_of_data(&self, page: u64, want: u64, max: u64) -> Result<Run, CacheMiss> {
+        let run = self.run(page, want.min(max))?;
         let end = page.saturating_add(want);
         let mut at = page + run.pages as u64;
         // What one run holds, a small read always, is not looked at again.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use memmap2::MmapMut;
-use netfs::{File, Slices, TryReadAt};
+use netfs::{Builder, File, FillPolicy, Slices, TryReadAt};
 use parking_lot::RwLock;
 
 use super::{
@@ -25,6 +25,8 @@ use crate::turns::{in_turns, nanos_each};
 const REF_SET: u64 = 64 << 20;
 const COPY_SET: u64 = 16 << 20;
 const LARGE_SET: u64 = 1 << 30;
+/// What a granule is.
+const GRANULE: u64 = 256 << 10;
 /// Lookups between two looks at the time.
 const OFFSETS_2T: usize = 10_000;
 
@@ -42,12 +44,32 @@ impl HotFile {
     /// # Errors
     /// What kept it from being read, or a wrong byte.
     pub fn new(size: u64) -> Result<HotFile, MicroError> {
-        let origin = origin_of_one(size)?;
-        let bed = Bed::new(&origin, size + size / 8 + (8 << 20), None)?;
+        HotFile::with_more(size, 0)
+    }
+
+    /// The same, and behind those bytes some that are in memory and nobody has read: hits then have to
+    /// find out whether they are the first to read theirs.
+    ///
+    /// # Errors
+    /// As [`new`](HotFile::new).
+    pub fn with_unread(size: u64) -> Result<HotFile, MicroError> {
+        HotFile::with_more(size, GRANULE)
+    }
+
+    fn with_more(size: u64, more: u64) -> Result<HotFile, MicroError> {
+        let origin = origin_of_one(size + more)?;
+        let memory = size + size / 8 + (8 << 20);
+        // A page that is asked for brings its granule.
+        let granules = |builder: Builder| builder.fill(FillPolicy::Granule);
+        let bed = Bed::with(&origin, memory, None, granules)?;
         let file = bed.open("a")?;
         bed.scan("a", size, |offset, piece| {
             file.blocking().read_at(offset, piece).map_err(MicroError::netfs("read"))
         })?;
+        if more > 0 {
+            let read = file.blocking().read_at(size, &mut [0; PAGE]);
+            read.map_err(MicroError::netfs("read"))?;
+        }
         let hot = HotFile { file, bed, size };
         hot.check()?;
         Ok(hot)

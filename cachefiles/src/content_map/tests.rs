@@ -177,8 +177,8 @@ fn compare(map: &ContentMap, model: &Model, around: Range<u64>) {
     }
     let len = around.end - around.start;
     let stored = around.clone().all(|page| matches!(model.0[page as usize], Known::Data(_)));
-    match map.run_of_data(around.start, len) {
-        Ok(run) => assert!(stored && !run.zero && run.pages as u64 <= len),
+    match map.run_of_data(around.start, len, 40) {
+        Ok(run) => assert!(stored && !run.zero && run.pages as u64 <= len.min(40)),
         Err(miss) => assert_eq!((miss, stored), (CacheMiss::Absent, false)),
     }
     for page in around.clone() {
