@@ -28,7 +28,7 @@ const RETRIES: usize = 4;
 /// pages included, is still in a second-level cache of 1 MiB when its checksums are computed; of 1 MiB a
 /// good part is not, and with 256 KiB the calls are dearer than what they save.
 const INLINE_PAGES: u64 = 128;
-/// The same where the disk is waited for: the kernel is to know what to read ahead.
+/// The same where the disk is waited for: smaller calls made cold reads slower.
 const WAITING_PAGES: u64 = 512;
 
 /// Which of an object's bytes a read is for.
