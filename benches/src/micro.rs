@@ -28,9 +28,12 @@ use std::{fmt, path::PathBuf, process::Command};
 
 use serde::Serialize;
 
+pub use disk::StoredFile;
 pub use error::MicroError;
+pub use fill::ColdFile;
 pub use idle::{Idler, idle_child};
-pub use memory::HotFile;
+pub use memory::{HotFile, on_two_threads};
+pub use scale::ManyObjects;
 
 use crate::turns::Turns;
 
@@ -112,10 +115,14 @@ pub struct Outcome {
     pub ours: f64,
     /// The limit's figure: median of the rounds.
     pub limit: f64,
-    /// Median of the rounds' `ours / limit`; `None` where the limit is nothing.
+    /// `ours / limit`, the two above; `None` where the limit is nothing.
     pub ratio: Option<f64>,
     /// What `ours` and `limit` are in.
     pub unit: Unit,
+    /// Median of the rounds' own ratios, only where that is more than a fifth off `ratio`: then the
+    /// figures fall into heaps or drift, and say little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsteady_ratio_by_round: Option<f64>,
     /// Rounds that counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rounds: Option<usize>,
@@ -132,7 +139,7 @@ pub const CASES: [Case; 10] = [
     Case {
         name: "mem-ref-4k",
         what: "memory hit 4 KiB, zero-copy",
-        limit: "RwLock<Vec<Option<Arc>>> lookup + Arc clone",
+        limit: "RwLock<Vec<Option<Arc>>> lookup + Arc clone, an entry for each of the same pages",
         reach: Reach::AtMost(2.5),
         run: memory::by_reference,
     },
@@ -248,12 +255,15 @@ impl Outcome {
                 work.moved, work.cached
             )));
         }
+        // Of the figures as they are printed, so that whoever divides them comes to the same.
+        let turns = Turns { ours: rounded(turns.ours), limit: rounded(turns.limit), ..turns };
         Ok(Outcome {
             case,
-            ours: rounded(turns.ours),
-            limit: rounded(turns.limit),
-            ratio: Some(rounded(turns.ratio)),
+            ours: turns.ours,
+            limit: turns.limit,
+            ratio: Some(rounded(turns.ratio())),
             unit,
+            unsteady_ratio_by_round: (!turns.is_steady()).then(|| rounded(turns.by_round)),
             rounds: Some(turns.rounds),
             moved_bytes: Some(work.moved),
             cached_bytes: Some(work.cached),
@@ -281,7 +291,7 @@ fn rounded(x: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const TURNS: Turns = Turns { ours: 12.3456, limit: 10.0, ratio: 1.234_56, rounds: 9 };
+    const TURNS: Turns = Turns { ours: 12.3456, limit: 10.0, by_round: 1.3, rounds: 9 };
 
     #[test]
     fn an_outcome_has_the_documented_fields() {
@@ -293,6 +303,18 @@ mod tests {
             "{\"case\":\"disk-4k\",\"ours\":12.35,\"limit\":10.0,\"ratio\":1.235,\"unit\":\"ns\",\
              \"rounds\":9,\"moved_bytes\":100,\"cached_bytes\":98}"
         );
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_the_printed_figures_and_says_if_it_is_unsteady() {
+        let work = Work { moved: 100, cached: 98 };
+        let outcome = |by_round| {
+            let turns = Turns { ours: 60.96, limit: 4.754_9, by_round, rounds: 9 };
+            Outcome::of("open-scale", Unit::Seconds, turns, work).expect("done")
+        };
+        assert_eq!(outcome(1.56).ratio, Some(rounded(60.96 / 4.755)));
+        assert_eq!(outcome(1.56).unsteady_ratio_by_round, Some(1.56));
+        assert_eq!(outcome(12.8).unsteady_ratio_by_round, None);
     }
 
     #[test]
@@ -311,6 +333,7 @@ mod tests {
             limit: 0.0,
             ratio,
             unit: Unit::Seconds,
+            unsteady_ratio_by_round: None,
             rounds: None,
             moved_bytes: None,
             cached_bytes: None,

@@ -43,9 +43,6 @@ const ZERO_CHUNKS_MAX: u64 = 64;
 /// Changes remembered for a chunk that is not loaded; past that everything in it is forgotten.
 const PENDING_MAX: usize = 64;
 
-/// Most pages of a run: what one system call reads.
-const RUN_PAGES_MAX: u64 = 512;
-
 /// Pages of one kind inside one chunk, as a reader sees them at one moment.
 pub(crate) struct Run {
     /// Known zeros: nothing to read.
@@ -55,9 +52,9 @@ pub(crate) struct Run {
     /// Pages of the first block before the run.
     before: usize,
     /// The blocks' sequence numbers (`I2`).
-    seqs: SmallVec<[u32; 8]>,
-    /// Checksums of the pages; of one block, the usual small read's, without an allocation.
-    pub(crate) crcs: SmallVec<[u32; BLOCK_PAGES as usize]>,
+    seqs: SmallVec<[u32; 3]>,
+    /// Checksums of the pages; of a small read without an allocation.
+    pub(crate) crcs: SmallVec<[u32; 16]>,
 }
 
 impl Run {
@@ -198,12 +195,27 @@ impl ContentMap {
             return Err(CacheMiss::Absent);
         }
         match self.chunks.get(&number) {
-            Some(chunk) => {
-                chunk.snapshot(page % CHUNK_PAGES, max.min(RUN_PAGES_MAX)).ok_or(CacheMiss::Absent)
-            }
+            Some(chunk) => chunk.snapshot(page % CHUNK_PAGES, max).ok_or(CacheMiss::Absent),
             None if self.all_loaded => Err(CacheMiss::Absent),
             None => Err(CacheMiss::NotLoaded),
         }
+    }
+
+    /// [`run`](ContentMap::run) of at most `max`, if all of the `want` pages from `page` on are stored:
+    /// so a reader of several runs does not find out in the middle.
+    pub(crate) fn run_of_data(&self, page: u64, want: u64, max: u64) -> Result<Run, CacheMiss> {
+        let run = self.run(page, want.min(max))?;
+        let end = page.saturating_add(want);
+        let mut at = page + run.pages as u64;
+        // What one run holds, a small read always, is not looked at again.
+        while !run.zero && at < end {
+            let chunk = self.chunks.get(&(at / CHUNK_PAGES)).filter(|_| at < self.pages);
+            match chunk.map(|chunk| chunk.run_at(at % CHUNK_PAGES)) {
+                Some((ExtentKind::Data, pages)) => at += pages,
+                _ => return Err(CacheMiss::Absent),
+            }
+        }
+        if run.zero { Err(CacheMiss::Absent) } else { Ok(run) }
     }
 
     /// Announces a write (`I1`, `I3`). The chunks it touches must be loaded.

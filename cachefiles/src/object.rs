@@ -21,7 +21,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use netfs::fscache::{
-    CacheMiss, CacheObject, CacheRead, CacheWrite, Extents, Identity, Refusal, Relinquish, TryRead,
+    CacheObject, CacheRead, CacheWrite, Extents, Identity, Refusal, Relinquish, TryRead,
 };
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
@@ -30,13 +30,14 @@ pub(crate) use files::refusal;
 pub(crate) use flush::MAP_XATTR;
 pub(crate) use slot::{OnDisk, Slot, check_identity};
 
+use read::Wanted;
+
 use crate::{
     cache::Shared,
     checksum::Binding,
     content_map::{ContentMap, Place, worst_inline},
     descriptors::FileCell,
     header::{MapPlace, ObjectHeader},
-    io::Wait,
     stats::Counters,
     workers::{Gate, Lane},
 };
@@ -204,21 +205,11 @@ impl CacheObject for Object {
     }
 
     fn try_read(&self, offset: u64, into: &mut [u8]) -> TryRead {
-        match self.read_verified(offset, into, Wait::No, None) {
-            Ok(()) => {
-                Counters::count(&self.shared().stats.inline_reads);
-                TryRead::Done
-            }
-            Err(read::Unread::WouldBlock) => TryRead::WouldBlock,
-            Err(read::Unread::Miss(miss)) => {
-                if miss == CacheMiss::NotLoaded {
-                    let end = offset.saturating_add(into.len() as u64);
-                    let load = self.map.read().extents(offset..end).1;
-                    self.start_loading(load);
-                }
-                TryRead::Miss(miss)
-            }
-        }
+        self.read_inline(offset, into, Wanted::DataOrZeros)
+    }
+
+    fn try_read_data(&self, offset: u64, into: &mut [u8]) -> TryRead {
+        self.read_inline(offset, into, Wanted::Data)
     }
 
     fn read(self: Arc<Self>, sub: CacheRead) {

@@ -31,6 +31,9 @@ fn a_quick_run_does_the_work_of_all_cases() {
     for row in &rows[..9] {
         let number = |field: &str| row[field].as_f64().expect(field);
         assert!(number("ours") > 0.0 && number("limit") > 0.0 && number("ratio") > 0.0, "{row}");
+        // As printed: four digits each.
+        let off = number("ours") / number("limit") / number("ratio") - 1.0;
+        assert!(off.abs() < 1e-3, "{row}");
         assert!(number("rounds") >= 7.0, "{row}");
         assert!(number("moved_bytes") > 0.0, "{row}");
         assert!(number("cached_bytes") >= 0.98 * number("moved_bytes"), "{row}");

@@ -12,7 +12,7 @@ use crate::{
     coherency::Validity,
     error::{Errno, Error, Result},
     folio::Origin,
-    fscache::{Cookie, CookieUse, ExtentKind, TryRead},
+    fscache::{CacheMiss, Cookie, CookieUse, TryRead},
     iomode::Mode,
     namespace::Node,
     read::{self, GATHER_MAX, Slices, Who, ahead::Ahead, buffered::Reader, readahead::Streams},
@@ -325,14 +325,15 @@ impl File {
         if inode.cache_hung() {
             return None;
         }
-        let extents = access.object().extents(offset..offset + want);
-        let data = ExtentKind::Data;
-        let [only] = &extents[..] else { return None };
-        if only.kind != data || inode.pages.any_in(offset..offset + want) {
+        if inode.pages.any_in(offset..offset + want) {
             return None;
         }
-        let read = access.object().try_read(offset, &mut buf[..n]);
-        if let TryRead::Miss(miss) = read {
+        let read = access.object().try_read_data(offset, &mut buf[..n]);
+        // What was never stored is no failed read.
+        let absent = |miss: &CacheMiss| matches!(miss, CacheMiss::Absent | CacheMiss::NotLoaded);
+        if let TryRead::Miss(miss) = read
+            && !absent(&miss)
+        {
             inode.core.counters.cache_read.inc();
             inode.core.counters.cache_read_failed.inc();
             inode.disk_misses.note(offset..offset + want, Origin::of_miss(miss));

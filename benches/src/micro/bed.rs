@@ -8,6 +8,7 @@ use std::{
 };
 
 use cachefiles::CacheDir;
+use memmap2::{Advice, MmapMut};
 use netfs::{
     Builder, File, FillWhenFull, MemoryUse, Mount, Netfs, ReadOptions, Stats,
     remote::{Cred, Cx, Promise},
@@ -137,6 +138,18 @@ impl Bed {
         }
         Ok(())
     }
+}
+
+/// Touched anonymous memory on a page border, in huge pages like the library's own.
+pub(super) fn buffer(len: usize) -> Result<MmapMut, MicroError> {
+    let get = || {
+        let mut memory = MmapMut::map_anon(len.max(PAGE))?;
+        // Refused where there are none: then the library has none either.
+        let _ = memory.advise(Advice::HugePage);
+        memory.chunks_mut(PAGE).for_each(|page| page.fill(0x5a));
+        Ok(memory)
+    };
+    get().map_err(MicroError::io("allocate", "memory"))
 }
 
 /// A directory for caches that is gone afterwards.

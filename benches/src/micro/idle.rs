@@ -34,6 +34,7 @@ pub(super) fn idle(settings: &Settings) -> Result<Outcome, MicroError> {
         limit: 0.0,
         ratio: None,
         unit: Unit::Calls,
+        unsteady_ratio_by_round: None,
         rounds: None,
         moved_bytes: None,
         cached_bytes: None,

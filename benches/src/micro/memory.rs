@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memmap2::{Advice, MmapMut};
-use netfs::{File, Slices, TryReadAt};
+use memmap2::MmapMut;
+use netfs::{Builder, File, FillPolicy, Slices, TryReadAt};
 use parking_lot::RwLock;
 
 use super::{
     MicroError, Outcome, SHORT_ROUNDS, Settings, Unit, Work,
-    bed::{Bed, MIB, PAGE, Random, gb_per_s, origin_of_one},
+    bed::{Bed, MIB, PAGE, Random, buffer, gb_per_s, origin_of_one},
 };
 use crate::turns::{in_turns, nanos_each};
 
@@ -25,6 +25,8 @@ use crate::turns::{in_turns, nanos_each};
 const REF_SET: u64 = 64 << 20;
 const COPY_SET: u64 = 16 << 20;
 const LARGE_SET: u64 = 1 << 30;
+/// What a granule is.
+const GRANULE: u64 = 256 << 10;
 /// Lookups between two looks at the time.
 const OFFSETS_2T: usize = 10_000;
 
@@ -42,12 +44,32 @@ impl HotFile {
     /// # Errors
     /// What kept it from being read, or a wrong byte.
     pub fn new(size: u64) -> Result<HotFile, MicroError> {
-        let origin = origin_of_one(size)?;
-        let bed = Bed::new(&origin, size + size / 8 + (8 << 20), None)?;
+        HotFile::with_more(size, 0)
+    }
+
+    /// The same, and behind those bytes some that are in memory and nobody has read: hits then have to
+    /// find out whether they are the first to read theirs.
+    ///
+    /// # Errors
+    /// As [`new`](HotFile::new).
+    pub fn with_unread(size: u64) -> Result<HotFile, MicroError> {
+        HotFile::with_more(size, GRANULE)
+    }
+
+    fn with_more(size: u64, more: u64) -> Result<HotFile, MicroError> {
+        let origin = origin_of_one(size + more)?;
+        let memory = size + size / 8 + (8 << 20);
+        // A page that is asked for brings its granule.
+        let granules = |builder: Builder| builder.fill(FillPolicy::Granule);
+        let bed = Bed::with(&origin, memory, None, granules)?;
         let file = bed.open("a")?;
         bed.scan("a", size, |offset, piece| {
             file.blocking().read_at(offset, piece).map_err(MicroError::netfs("read"))
         })?;
+        if more > 0 {
+            let read = file.blocking().read_at(size, &mut [0; PAGE]);
+            read.map_err(MicroError::netfs("read"))?;
+        }
         let hot = HotFile { file, bed, size };
         hot.check()?;
         Ok(hot)
@@ -95,8 +117,9 @@ impl HotFile {
         Ok(())
     }
 
-    /// A memory hit without a copy.
-    fn reference(&self, offset: u64) -> Option<Slices> {
+    /// A memory hit of 4 KiB without a copy.
+    #[must_use]
+    pub fn reference(&self, offset: u64) -> Option<Slices> {
         self.file.try_read_slices(offset, PAGE as u64)
     }
 
@@ -107,7 +130,9 @@ impl HotFile {
     }
 }
 
-/// The limit: a table of pages, each with its place in memory of its own.
+/// The limit: a table with an entry for each of the pages our side can reach, and a reference count for
+/// each, as in a cache whose unit is the page. Our side finds as many pages through fewer, larger folios:
+/// that it needs less of the processor's cache for that is its own doing, and stays in the ratio.
 struct Table {
     pages: RwLock<Vec<Option<Arc<usize>>>>,
     memory: MmapMut,
@@ -116,24 +141,15 @@ struct Table {
 impl Table {
     fn new(pages: u64, memory: u64) -> Result<Table, MicroError> {
         let page = |i: u64| Some(Arc::new(i as usize * PAGE));
-        Ok(Table { pages: RwLock::new((0..pages).map(page).collect()), memory: memory_of(memory)? })
+        Ok(Table {
+            pages: RwLock::new((0..pages).map(page).collect()),
+            memory: buffer(memory as usize)?,
+        })
     }
 
     fn get(&self, offset: u64) -> Option<Arc<usize>> {
         self.pages.read()[(offset / PAGE as u64) as usize].clone()
     }
-}
-
-/// Touched anonymous memory in huge pages, as the library's.
-fn memory_of(len: u64) -> Result<MmapMut, MicroError> {
-    let get = || {
-        let mut memory = MmapMut::map_anon(usize::try_from(len).unwrap_or(usize::MAX).max(PAGE))?;
-        // Refused where there are none: then the library has none either.
-        let _ = memory.advise(Advice::HugePage);
-        memory.chunks_mut(PAGE).for_each(|page| page.fill(0x5a));
-        Ok(memory)
-    };
-    get().map_err(MicroError::io("allocate", "memory"))
 }
 
 pub(super) fn by_reference(settings: &Settings) -> Result<Outcome, MicroError> {
@@ -173,7 +189,11 @@ pub(super) fn by_reference_two_threads(settings: &Settings) -> Result<Outcome, M
 
 /// Nanoseconds an operation and thread, both threads at work for `time`: long enough that a busy
 /// machine gives each its processor.
-fn on_two_threads<T>(offsets: &[Vec<u64>; 2], time: Duration, op: impl Fn(u64) -> T + Sync) -> f64 {
+pub fn on_two_threads<T>(
+    offsets: &[Vec<u64>; 2],
+    time: Duration,
+    op: impl Fn(u64) -> T + Sync,
+) -> f64 {
     let (together, op) = (&Barrier::new(2), &op);
     let each = std::thread::scope(|scope| {
         let threads = offsets.each_ref().map(|offsets| {
@@ -199,7 +219,7 @@ pub(super) fn small_copies(settings: &Settings) -> Result<Outcome, MicroError> {
     let table = Table::new(hot.size / PAGE as u64, hot.size)?;
     let windows = || Random::new(1).windows(hot.size, PAGE, settings.or_quick(2048, 256));
     let (mut ours, mut limit) = (windows(), windows());
-    let into = RefCell::new(memory_of(PAGE as u64)?);
+    let into = RefCell::new(buffer(PAGE)?);
     let before = hot.bed.stats();
     let turns = in_turns(
         SHORT_ROUNDS,
@@ -222,10 +242,10 @@ pub(super) fn small_copies(settings: &Settings) -> Result<Outcome, MicroError> {
 
 pub(super) fn large_copies(settings: &Settings) -> Result<Outcome, MicroError> {
     let hot = HotFile::new(settings.or_quick(LARGE_SET, 8 << 20))?;
-    let memory = memory_of(hot.size)?;
+    let memory = buffer(hot.size as usize)?;
     let windows = || Random::new(1).windows(hot.size, MIB, settings.or_quick(64, 8));
     let (mut ours, mut limit) = (windows(), windows());
-    let into = RefCell::new(memory_of(MIB as u64)?);
+    let into = RefCell::new(buffer(MIB)?);
     let before = hot.bed.stats();
     let turns = in_turns(
         SHORT_ROUNDS,

@@ -22,7 +22,7 @@ use crate::{
     io::{Io, OsIo},
     layout::{CACHE, GRAVEYARD},
     stats::Counters,
-    workers::{Gate, Workers},
+    workers::{Gate, Lane, Workers},
 };
 
 /// Why a cache could not be opened, and what to do about it.
@@ -165,7 +165,7 @@ impl Builder {
         let dir =
             |name| subdirectory(&*io, &root, name).map_err(|e| error("open a directory")(e.into()));
         let (cache_dir, graveyard) = (dir(CACHE)?, dir(GRAVEYARD)?);
-        let probe = Probe::run(&*io, &graveyard, &path)?;
+        let (probe, tried) = Probe::run(&*io, &graveyard, &path)?;
         let stats = Arc::new(Counters::default());
         let max = options.max_descriptors.unwrap_or_else(|| raise_limit() / 2);
         let seed = random_seed().map_err(error("draw a random number"))?;
@@ -188,6 +188,8 @@ impl Builder {
             last: AtomicU64::new(0),
             seed,
         });
+        // Refused by nobody yet; if it were, the file would be closed here.
+        let _ = shared.workers.submit(Lane::Fill, Box::new(move || drop(tried)));
         shared.clean_graveyard();
         Ok(Arc::new(CacheDir { shared }))
     }

@@ -49,8 +49,14 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Tries everything on a file in `dir`.
-    pub(super) fn run(io: &dyn Io, dir: &File, path: &Path) -> Result<Probe, OpenError> {
+    /// Tries everything on a file in `dir`. The file has no name any more; closing it frees its blocks,
+    /// which takes milliseconds where the file system tells the disk of each (`discard`), and seconds
+    /// if the disk is busy: not something an opener should wait for.
+    pub(super) fn run(
+        io: &dyn Io,
+        dir: &File,
+        path: &Path,
+    ) -> Result<(Probe, Option<File>), OpenError> {
         let error = |source: Errno| OpenError::Io {
             what: "try out the file system",
             path: path.join(GRAVEYARD),
@@ -60,7 +66,7 @@ impl Probe {
         super::graveyard::remove(io, dir, "probe").map_err(error)?;
         super::graveyard::remove(io, dir, "probe-link").map_err(error)?;
         let file = match io.create_file(dir, "probe") {
-            Err(e) if is_full(e) => return Ok(Probe::UNKNOWN),
+            Err(e) if is_full(e) => return Ok((Probe::UNKNOWN, None)),
             other => other.map_err(error)?,
         };
         let inline_map_max = probe_xattrs(io, &file)
@@ -80,7 +86,8 @@ impl Probe {
         let linked = io.temp_file(dir).and_then(|temp| io.link(&temp, dir, "probe-link"));
         let link = if linked.is_ok() { LinkMethod::TempFile } else { LinkMethod::Rename };
         super::graveyard::remove(io, dir, "probe-link").map_err(error)?;
-        Ok(Probe { inline_map_max, link, nowait, dont_cache_read, dont_cache_write })
+        let probe = Probe { inline_map_max, link, nowait, dont_cache_read, dont_cache_write };
+        Ok((probe, Some(file)))
     }
 
     /// What works everywhere, for a disk so full that nothing can be tried on it: what it holds can be

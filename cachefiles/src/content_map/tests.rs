@@ -175,6 +175,12 @@ fn compare(map: &ContentMap, model: &Model, around: Range<u64>) {
             assert_eq!(run.seq_of(i), map.run(page, 1).map_or(0, |one| one.seq_of(0)));
         }
     }
+    let len = around.end - around.start;
+    let stored = around.clone().all(|page| matches!(model.0[page as usize], Known::Data(_)));
+    match map.run_of_data(around.start, len, 40) {
+        Ok(run) => assert!(stored && !run.zero && run.pages as u64 <= len.min(40)),
+        Err(miss) => assert_eq!((miss, stored), (CacheMiss::Absent, false)),
+    }
     for page in around.clone() {
         let want = model.0[page as usize];
         match map.run(page, 1) {

@@ -7,7 +7,7 @@ use std::{
 
 use netfs::{
     folio::PAGE_SIZE,
-    fscache::{CacheMiss, CacheRead, Refusal},
+    fscache::{CacheMiss, CacheRead, Refusal, TryRead},
 };
 
 use smallvec::SmallVec;
@@ -23,6 +23,22 @@ use crate::{
 
 /// How often a read starts over because the page changed under it.
 const RETRIES: usize = 4;
+
+/// Most pages that one system call reads where nothing is waited for: 512 KiB. So much, the kernel's
+/// pages included, is still in a second-level cache of 1 MiB when its checksums are computed; of 1 MiB a
+/// good part is not, and with 256 KiB the calls are dearer than what they save.
+const INLINE_PAGES: u64 = 128;
+/// The same where the disk is waited for: smaller calls made cold reads slower.
+const WAITING_PAGES: u64 = 512;
+
+/// Which of an object's bytes a read is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// Stored bytes, all of the range: where something else is known of it, or nothing, none is read.
+    Data,
+    /// And known zeros.
+    DataOrZeros,
+}
 
 /// Why bytes were not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +74,25 @@ impl From<Refusal> for Unread {
 }
 
 impl Object {
+    /// Reads what needs no waiting for.
+    pub(super) fn read_inline(&self, offset: u64, into: &mut [u8], wanted: Wanted) -> TryRead {
+        match self.read_verified(offset, into, wanted, Wait::No, None) {
+            Ok(()) => {
+                Counters::count(&self.shared().stats.inline_reads);
+                TryRead::Done
+            }
+            Err(Unread::WouldBlock) => TryRead::WouldBlock,
+            Err(Unread::Miss(miss)) => {
+                if miss == CacheMiss::NotLoaded {
+                    let end = offset.saturating_add(into.len() as u64);
+                    let load = self.map.read().extents(offset..end).1;
+                    self.start_loading(load);
+                }
+                TryRead::Miss(miss)
+            }
+        }
+    }
+
     /// Queues a read; what does not fit is a miss.
     pub(super) fn queue_read(self: Arc<Self>, sub: CacheRead) {
         let passes =
@@ -89,7 +124,8 @@ impl Object {
         let file = file.ok().flatten();
         for buffer in sub.buffers() {
             if result.is_ok() {
-                result = self.read_verified(offset, buffer, Wait::Yes, file.as_deref());
+                let (wanted, wait) = (Wanted::DataOrZeros, Wait::Yes);
+                result = self.read_verified(offset, buffer, wanted, wait, file.as_deref());
             }
             offset = offset.saturating_add(buffer.len() as u64);
         }
@@ -107,13 +143,14 @@ impl Object {
         &self,
         offset: u64,
         mut into: &mut [u8],
+        wanted: Wanted,
         wait: Wait,
         file: Option<&CountedFile>,
     ) -> Result<(), Unread> {
         self.alive()?;
         let mut at = offset;
         while !into.is_empty() {
-            let n = self.read_run(at, into, wait, file)?;
+            let n = self.read_run(at, into, wanted, wait, file)?;
             into = &mut into[n..];
             at += n as u64;
         }
@@ -127,14 +164,19 @@ impl Object {
         &self,
         offset: u64,
         into: &mut [u8],
+        wanted: Wanted,
         wait: Wait,
         file: Option<&CountedFile>,
     ) -> Result<usize, Unread> {
         let first = offset / PAGE_SIZE as u64;
         let skip = usize::try_from(offset % PAGE_SIZE as u64).unwrap_or(0);
         let want_pages = (skip + into.len()).div_ceil(PAGE_SIZE) as u64;
+        let max = if wait == Wait::Yes { WAITING_PAGES } else { INLINE_PAGES };
         for _ in 0..RETRIES {
-            let run = self.map.read().run(first, want_pages)?;
+            let run = match wanted {
+                Wanted::Data => self.map.read().run_of_data(first, want_pages, max)?,
+                Wanted::DataOrZeros => self.map.read().run(first, want_pages.min(max))?,
+            };
             let n = (run.pages * PAGE_SIZE - skip).min(into.len());
             let into = &mut into[..n];
             if run.zero {

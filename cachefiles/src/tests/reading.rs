@@ -93,3 +93,31 @@ fn one_damaged_page_voids_the_read_it_is_in_and_is_forgotten_alone() {
     drop(object);
     bed.end();
 }
+
+#[test]
+fn a_read_of_data_reads_nothing_where_anything_of_it_is_not_stored() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bed = Bed::open(dir.path(), plain());
+    let object = filled(&bed);
+    object.mark_zero((290 * PAGE) as u64..(291 * PAGE) as u64);
+    object.forget((280 * PAGE) as u64..(281 * PAGE) as u64);
+    let read = |range: std::ops::Range<usize>| {
+        let (before, mut into) = (bed.cache.stats().read_bytes, vec![0xee; range.len()]);
+        let done = object.try_read_data(range.start as u64, &mut into);
+        (done, bed.cache.stats().read_bytes - before, into)
+    };
+    for range in [5..PAGE, 3..200 * PAGE + 1, 0..280 * PAGE, 281 * PAGE..290 * PAGE] {
+        let (done, _, into) = read(range.clone());
+        // On a file system without reads that do not wait nothing is known yet, and nothing wrong.
+        assert!(matches!(done, TryRead::Done | TryRead::WouldBlock), "{range:?}: {done:?}");
+        assert!(done == TryRead::WouldBlock || into == want(range.clone()), "{range:?}");
+    }
+    for range in
+        [0..281 * PAGE, 290 * PAGE..291 * PAGE, 285 * PAGE..295 * PAGE, 280 * PAGE..PAGES * PAGE]
+    {
+        let (done, bytes, _) = read(range.clone());
+        assert_eq!((done, bytes), (TryRead::Miss(CacheMiss::Absent), 0), "{range:?}");
+    }
+    drop(object);
+    bed.end();
+}

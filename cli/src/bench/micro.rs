@@ -17,9 +17,11 @@ Examples:
   netfs bench micro --case mem-ref-4k --json   one case, for a program to read
   netfs bench micro --dir /mnt/disk            measure that disk
 
-Each case and its limit run in turns in this process; `ours`, `limit` and `ratio` (ours / limit) are
-medians of the rounds. Latencies are to be small, speeds large: `reach` says how the ratio should be.
-A ratio that is missed is a result, and no failure. Work that was not done is one.
+Each case and its limit run in turns in this process; `ours` and `limit` are medians of the rounds,
+`ratio` is ours / limit. Latencies are to be small, speeds large: `reach` says how the ratio should be.
+A ratio with a `?` is unsteady: the median of the rounds' own ratios is more than 20 % off it (in JSON
+that is `unsteady_ratio_by_round`); run the case again, or find out why. A ratio that is missed is a
+result, and no failure. Work that was not done is one.
 
 Exit status: see `netfs --help`.";
 
@@ -118,7 +120,8 @@ fn heading() -> String {
 }
 
 fn row(case: &Case, outcome: &Outcome) -> String {
-    let ratio = outcome.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+    let mark = if outcome.unsteady_ratio_by_round.is_some() { "?" } else { "" };
+    let ratio = outcome.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}{mark}"));
     let met = if case.is_reached(outcome) { "yes" } else { "no" };
     format!(
         "{:<14} {:>11} {:>11} {:>7} {:>8}  {:<4} {}; {}",
@@ -156,6 +159,7 @@ mod tests {
             limit: 8.0,
             ratio: Some(ratio),
             unit: Unit::GigabytesPerSecond,
+            unsteady_ratio_by_round: (ratio < 0.4).then_some(0.8),
             rounds: Some(9),
             moved_bytes: Some(1),
             cached_bytes: Some(1),
@@ -163,6 +167,7 @@ mod tests {
         let row_of = |ratio| row(case, &outcome(ratio));
         assert!(row_of(0.8).contains(" 0.80  >= 0.75  yes  disk hit"), "{}", row_of(0.8));
         assert!(row_of(0.5).contains(" 0.50  >= 0.75  no   disk hit"), "{}", row_of(0.5));
+        assert!(row_of(0.3).contains(" 0.30?  >= 0.75  no   disk hit"), "{}", row_of(0.3));
         assert_eq!(heading().find("what, and"), row_of(0.5).find("disk hit"), "columns line up");
     }
 

@@ -240,7 +240,19 @@ pub trait CacheObject: Send + Sync + 'static {
     /// within one run) without waiting. The buffer's content is undefined unless `Done`.
     fn try_read(&self, offset: u64, into: &mut [u8]) -> TryRead;
 
-    /// The same, waiting for the disk on the backend's own threads.
+    /// [`try_read`](CacheObject::try_read) for a reader who has not asked
+    /// [`extents`](CacheObject::extents): `Done` only if all of it is `Data`. An object that can find
+    /// that out on the way spares the reader a look at its map.
+    fn try_read_data(&self, offset: u64, into: &mut [u8]) -> TryRead {
+        let extents = self.extents(offset..offset.saturating_add(into.len() as u64));
+        match &extents[..] {
+            [only] if only.kind == ExtentKind::Data => self.try_read(offset, into),
+            _ => TryRead::Miss(CacheMiss::Absent),
+        }
+    }
+
+    /// The same as [`try_read`](CacheObject::try_read), waiting for the disk on the backend's own
+    /// threads.
     fn read(self: Arc<Self>, sub: CacheRead);
 
     /// Stores whole pages; on the backend's own threads. The pages are readable once the sub has
