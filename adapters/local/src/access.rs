@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netfs::{
     Error, Result,
-    remote::{AccessMask, Cred, FileKind},
+    remote::{AccessMask, Cred, FileKind, SetAttr, SetTime},
 };
 use rustix::{io::Errno, process};
 
@@ -32,6 +32,16 @@ impl Own {
             all(cred, &self.cred) && all(&self.cred, cred)
         };
         cred.uid == self.cred.uid && cred.gid == self.cred.gid && same_groups()
+    }
+
+    /// Whether the kernel, which judges this process, does not judge this caller.
+    pub(crate) fn is_other(&self, cred: &Cred) -> bool {
+        !self.is(cred)
+    }
+
+    /// Whether what is made for `cred` must be given to them: a privileged process serves another user.
+    pub(crate) fn acts_for(&self, cred: &Cred) -> bool {
+        self.root && !self.is(cred)
     }
 
     /// Whether `cred` has every right in `mask` on the file. `fd` may be `O_PATH`.
@@ -64,6 +74,40 @@ impl Own {
         })
     }
 }
+
+/// Whether `cred` may take a file's name from a directory that it may change: not somebody else's from a
+/// sticky one.
+pub(crate) fn may_take(dir: &Stat, file: &Stat, cred: &Cred) -> bool {
+    let owner = cred.uid == dir.attr.uid || cred.uid == file.attr.uid || cred.is_root();
+    dir.attr.mode & STICKY == 0 || owner
+}
+
+/// Whether `cred` may set these attributes: the owner, but only root gives a file away, and only to a group
+/// of their own; "now" is for whoever may write.
+pub(crate) fn may_set(
+    st: &Stat,
+    cred: &Cred,
+    set: SetAttr,
+    may_write: impl FnOnce() -> bool,
+) -> bool {
+    if cred.is_root() {
+        return true;
+    }
+    let same_user = set.uid.is_none_or(|uid| uid == st.attr.uid);
+    let own_group = set.gid.is_none_or(|gid| gid == st.attr.gid || cred.in_group(gid));
+    // A set-group-id bit is for members.
+    let gid = set.gid.unwrap_or(st.attr.gid);
+    let own_bit = set.mode.is_none_or(|mode| mode & SETGID == 0 || cred.in_group(gid));
+    if cred.uid == st.attr.uid {
+        return same_user && own_group && own_bit;
+    }
+    let only_now = [set.atime, set.mtime].iter().flatten().all(|t| *t == SetTime::Now);
+    let nothing_else = set.mode.is_none() && set.uid.is_none() && set.gid.is_none();
+    only_now && nothing_else && may_write()
+}
+
+const SETGID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
 
 /// `CAP_DAC_OVERRIDE`: everything, but a file must have an x bit to be executed.
 fn root_may(st: &Stat, mask: AccessMask) -> bool {

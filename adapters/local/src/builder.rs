@@ -18,6 +18,7 @@ use crate::{
     LocalFs,
     access::Own,
     file::LocalFile,
+    grain,
     handles::Handles,
     identity,
     kind::FsKind,
@@ -27,6 +28,7 @@ use crate::{
     stat::Stat,
     sys,
     tree::{Promises, Tree},
+    unsynced::{Turns, Unsynced},
 };
 
 /// Longest promise that inotify may back: it misses stores through a shared mapping, which stay
@@ -47,6 +49,7 @@ pub struct Builder {
     clock_skew: Duration,
     ask_writers: bool,
     by_handle: bool,
+    writable: bool,
 }
 
 impl Builder {
@@ -64,6 +67,7 @@ impl Builder {
             clock_skew: Duration::from_secs(600),
             ask_writers: true,
             by_handle: true,
+            writable: false,
         }
     }
 
@@ -76,6 +80,21 @@ impl Builder {
         self
     }
 
+    /// Whether the tree may be changed through this adapter (default: no). What one only wants to read
+    /// faster should not change by a mistake; without this every change is `EROFS`.
+    #[must_use]
+    pub fn writable(mut self, yes: bool) -> Builder {
+        self.writable = yes;
+        self
+    }
+
+    /// Most bytes of one write (default 1 MiB).
+    #[must_use]
+    pub fn wsize(mut self, bytes: u64) -> Builder {
+        self.limits.wsize = bytes.max(1);
+        self
+    }
+
     /// Most bytes of one read (default 1 MiB).
     #[must_use]
     pub fn rsize(mut self, bytes: u64) -> Builder {
@@ -83,8 +102,9 @@ impl Builder {
         self
     }
 
-    /// Most descriptors kept for files nobody has open, and as many again for open ones (default
-    /// 512). Past it a file is opened anew for each use.
+    /// Most descriptors kept for files nobody has open, and as many again for open ones, and for written ones
+    /// that wait for a sync (default 512). Past it a file is opened anew for each use, and synced with each
+    /// write.
     #[must_use]
     pub fn descriptors(mut self, max: usize) -> Builder {
         self.descriptors = max;
@@ -179,17 +199,21 @@ impl Builder {
             Some(id) => id,
             None => identity::volume_id(kind, located.fd.as_fd(), uuid, &located.key)?,
         };
+        let fine = self.writable && leases && grain::is_fine(located.fd.as_fd());
         let tree = Arc::new(Tree {
             kind,
             volume_id,
             limits: self.limits,
             handles: Arc::new(handles),
-            stamps: Stamps::new(kind, st.attr.ctime, self.clock_skew),
+            stamps: Stamps::new(kind, st.attr.ctime, self.clock_skew).fine(fine),
             pool: Pool::new(self.threads),
             own: Own::current(),
             leases,
             promises: self.promises(kind),
             watcher: OnceLock::new(),
+            writable: self.writable,
+            turns: Turns::new(),
+            unsynced: Unsynced::new(self.descriptors),
         });
         let root = LocalFile::root(&tree, located.fd, located.key);
         let opens = Arc::new(AtomicUsize::new(0));

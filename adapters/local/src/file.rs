@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     os::fd::OwnedFd,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
 };
@@ -9,11 +10,12 @@ use std::{
 use bytes::Bytes;
 use netfs::{
     Result,
-    remote::{BoxFuture, Cx, Facts, FileKind, IoLimits, ReadSub, RemoteFile},
+    remote::{BoxFuture, Change, Cx, Facts, FileKind, IoLimits, ReadSub, RemoteFile, WriteSub},
 };
 use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
 
-use crate::{handles::Located, read, sys, tree, tree::Tree};
+use crate::{change, handles::Located, read, sys, tree, tree::Tree, write};
 
 /// Where a file was found: a directory and a name in it.
 pub(crate) type Place = (Arc<LocalFile>, Bytes);
@@ -73,6 +75,15 @@ impl LocalFile {
     pub(crate) fn pinned(&self) -> Option<&Arc<OwnedFd>> {
         self.pinned.as_ref()
     }
+
+    fn work<T: Send + 'static>(
+        self: Arc<Self>,
+        cx: Cx,
+        job: impl FnOnce(&LocalFile, &Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let tree = Arc::clone(&self.tree);
+        Box::pin(tree::run(tree, cx, move |tree, cx| job(&self, tree, cx)))
+    }
 }
 
 impl fmt::Debug for LocalFile {
@@ -118,22 +129,89 @@ impl RemoteFile for LocalFile {
         })
     }
 
+    fn write(self: Arc<Self>, sub: WriteSub) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let tree = Arc::clone(&self.tree);
+            let inner = Arc::clone(&tree);
+            let job = move || write::write(&inner, &self, sub);
+            // As for reads: a sub that did not get to its job was dropped with it.
+            if let Err(e) = tree.pool.run(job).await {
+                tracing::debug!("a write of the local tree was not run: {e}");
+            }
+        })
+    }
+
+    /// Syncs the whole file, whatever the range.
+    fn commit(
+        self: Arc<Self>,
+        _range: Range<u64>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<(Bytes, Option<Change>)>> {
+        // A sync changes nothing that a version shows.
+        self.work(cx, |file, tree, _| Ok((tree.unsynced.sync(&file.key, &tree.turns)?, None)))
+    }
+
+    fn set_size(self: Arc<Self>, size: u64, cx: Cx) -> BoxFuture<'static, Result<Change>> {
+        self.work(cx, move |file, tree, cx| change::set_size(tree, file, size, cx))
+    }
+
+    fn allocate(
+        self: Arc<Self>,
+        range: Range<u64>,
+        keep_size: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        let flags = if keep_size { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
+        self.work(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
+    }
+
+    fn deallocate(
+        self: Arc<Self>,
+        range: Range<u64>,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        self.work(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
+    }
+
     fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
         let tree = Arc::clone(&self.tree);
         Box::pin(tree::run(tree, cx, move |tree, _| tree.reply(&self)))
     }
 }
 
-/// A descriptor that an open keeps, so that the file can be read after its last name is gone.
+/// A descriptor that an open keeps, so that the file can be read and written after its last name is gone.
+///
+/// It is never one for writing: with those around the kernel cannot tell us of other writers. Each write
+/// opens one from it, so the mode bits must let this process do that then.
 pub(crate) struct OpenFile {
     pub(crate) fd: OwnedFd,
+    key: Arc<[u8]>,
+    /// Open for reading; else `O_PATH`.
+    reads: bool,
+    writes: bool,
     /// Given back with the descriptor.
     _seat: Seat,
 }
 
 impl OpenFile {
-    pub(crate) fn new(fd: OwnedFd, seat: Seat) -> OpenFile {
-        OpenFile { fd, _seat: seat }
+    pub(crate) fn new(
+        fd: OwnedFd,
+        key: Arc<[u8]>,
+        (reads, writes): (bool, bool),
+        seat: Seat,
+    ) -> OpenFile {
+        OpenFile { fd, key, reads, writes, _seat: seat }
+    }
+
+    /// Whether its descriptor can be read from.
+    pub(crate) fn reads(&self) -> bool {
+        self.reads
+    }
+
+    /// Whether it was opened for writing the file `key`.
+    pub(crate) fn writes(&self, key: &[u8]) -> bool {
+        self.writes && *self.key == *key
     }
 }
 

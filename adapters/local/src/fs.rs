@@ -15,8 +15,8 @@ use netfs::{
     coherency::VolumeEvents,
     error::Errno,
     remote::{
-        AccessMask, BoxFuture, Cx, DirPage, Facts, FileKind, Found, LookupReply, OpenIntent,
-        OpenToken, RemoteFs, StatFs, VolumeId,
+        AccessMask, BoxFuture, Change, Created, Cx, DirPage, Facts, FileKind, Found, LookupReply,
+        NameChange, NewFile, OpenIntent, OpenToken, RemoteFs, RenameHow, SetAttr, StatFs, VolumeId,
     },
 };
 
@@ -24,7 +24,7 @@ use crate::{
     Builder,
     file::{LocalFile, OpenFile, Seat},
     identity::check_name,
-    readdir,
+    names, readdir,
     stamps::{QUIET, Writers},
     tree::{Tree, run},
 };
@@ -73,6 +73,7 @@ impl LocalFs {
             descriptors: self.tree.handles.kept(),
             opens: self.opens.load(std::sync::atomic::Ordering::Relaxed),
             watches: self.tree.watcher.get().map_or(0, |w| w.len()),
+            unsynced: self.tree.unsynced.len(),
         }
     }
 
@@ -106,6 +107,8 @@ pub struct Usage {
     pub opens: usize,
     /// inotify watches.
     pub watches: usize,
+    /// Files that were written and wait for a sync; each has a descriptor.
+    pub unsynced: usize,
 }
 
 impl RemoteFs for LocalFs {
@@ -177,6 +180,58 @@ impl RemoteFs for LocalFs {
         self.work(cx, move |tree, cx| open(tree, &file, intent, cx, Seat::take(&opens, max)))
     }
 
+    fn create(
+        self: Arc<Self>,
+        dir: Arc<LocalFile>,
+        name: Bytes,
+        what: NewFile,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Created<LocalFile>>> {
+        self.work(cx, move |tree, cx| names::create(tree, &dir, name, &what, cx))
+    }
+
+    fn link(
+        self: Arc<Self>,
+        file: Arc<LocalFile>,
+        dir: Arc<LocalFile>,
+        name: Bytes,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        self.work(cx, move |tree, cx| names::link(tree, &file, &dir, &name, cx))
+    }
+
+    fn remove(
+        self: Arc<Self>,
+        dir: Arc<LocalFile>,
+        name: Bytes,
+        dir_wanted: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        self.work(cx, move |tree, cx| names::remove(tree, &dir, &name, dir_wanted, cx))
+    }
+
+    fn rename(
+        self: Arc<Self>,
+        from: (Arc<LocalFile>, Bytes),
+        to: (Arc<LocalFile>, Bytes),
+        how: RenameHow,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        self.work(cx, move |tree, cx| {
+            names::rename(tree, (&from.0, &from.1), (&to.0, &to.1), how, cx)
+        })
+    }
+
+    /// Owner, mode and times are set one after the other: an error leaves those before it set.
+    fn set_attr(
+        self: Arc<Self>,
+        file: Arc<LocalFile>,
+        set: SetAttr,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        self.work(cx, move |tree, cx| names::set_attr(tree, &file, set, cx))
+    }
+
     fn statfs(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<StatFs>> {
         let root = Arc::clone(&self.root);
         self.work(cx, move |tree, _| statfs(&*tree.handles.path(&root)?))
@@ -239,17 +294,31 @@ fn open(
     cx: &Cx,
     seat: Option<Seat>,
 ) -> Result<(OpenToken, Option<Facts>)> {
-    if intent != OpenIntent::Read {
-        return Err(Error::new(Errno::EROFS, "the local tree is served for reading only"));
+    if intent.writes() {
+        tree.check_writable()?;
+        if file.kind() == FileKind::Dir {
+            return Err(Error::new(Errno::EISDIR, "a directory cannot be opened for writing"));
+        }
     }
     let facts = tree.reply(file)?;
     let (fd, st) = tree.live(file)?;
-    tree.require(fd.as_fd(), &st, cx.cred(), AccessMask::READ)?;
+    let mask = match intent {
+        OpenIntent::Write => AccessMask::WRITE,
+        OpenIntent::ReadWrite => AccessMask::READ.union(AccessMask::WRITE),
+        _ => AccessMask::READ,
+    };
+    tree.require(fd.as_fd(), &st, cx.cred(), mask)?;
     // Without a seat the open goes without a descriptor of its own: the file can be read as long as
     // it has a name. Directories and the rest need none.
     let token = match (file.kind(), seat) {
         (FileKind::File, Some(seat)) => {
-            OpenToken::new(OpenFile::new(tree.handles.open_data(file)?, seat))
+            let fd = if intent.reads() {
+                tree.handles.open_data(file)?
+            } else {
+                fd.try_clone().map_err(|e| Error::io(e, "keeping a file of the local tree open"))?
+            };
+            let may = (intent.reads(), intent.writes());
+            OpenToken::new(OpenFile::new(fd, file.shared_key(), may, seat))
         }
         _ => OpenToken::none(),
     };

@@ -144,7 +144,7 @@ impl Handles {
     /// Opens the file anew, whatever is in hand.
     pub(crate) fn reopen(&self, file: &LocalFile) -> Result<Arc<OwnedFd>> {
         if let (Some(mount), Some(handle)) = (&self.mount, file.handle()) {
-            let fd = sys::open_by_handle(mount.as_fd(), handle).map_err(|e| {
+            let fd = open_handle(mount.as_fd(), handle).map_err(|e| {
                 // ESTALE is the rule; a file that is just being deleted may be missing in other words.
                 match e.raw_os_error() {
                     Some(libc::ESTALE | libc::ENOENT) => stale(),
@@ -186,6 +186,21 @@ impl Handles {
     }
 }
 
+/// Tries of an open by handle that meets the making of another file.
+const HANDLE_TRIES: usize = 100;
+
+/// Opens a file by its handle. While the kernel is just making another file of the same inode number it says
+/// `ENOMEM`, where it says `ESTALE` a moment later: not to be taken for either at once.
+fn open_handle(mount: BorrowedFd<'_>, handle: &sys::FileHandle) -> io::Result<OwnedFd> {
+    for _ in 1..HANDLE_TRIES {
+        match sys::open_by_handle(mount, handle) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => std::thread::yield_now(),
+            opened => return opened,
+        }
+    }
+    sys::open_by_handle(mount, handle)
+}
+
 /// The file is gone, or no longer where it was found.
 pub(crate) fn stale() -> Error {
     Error::new(
@@ -215,6 +230,13 @@ fn open_path(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
         other => other,
     };
     opened.map_err(Into::into)
+}
+
+/// Opens for writing what another descriptor stands for, a regular file. It is not kept: a file that is open
+/// for writing has no version ([`Stamps`](crate::stamps::Stamps), S2).
+pub(crate) fn open_for_writing(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+    Ok(rustix::fs::open(proc_path(fd), flags, Mode::empty())?)
 }
 
 /// Opens for reading what an `O_PATH` descriptor stands for. Only files and directories: opening a

@@ -25,6 +25,30 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Changing it:
+//!
+//! ```
+//! use netfs::remote::{Cred, Cx, NewFile, RemoteFile, RemoteFs, Stability, WriteSub};
+//! use netfs_local::LocalFs;
+//! # let dir = tempfile::tempdir()?;
+//! # let path = dir.path();
+//! let fs = LocalFs::builder(path).writable(true).open()?;
+//! let me = Cx::new(Cred::current());
+//! # pollster::block_on(async {
+//! let root = fs.clone().root(me.clone()).await?.file;
+//! let made = fs.clone().create(root, "note".into(), NewFile::File(0o644), me.clone()).await?;
+//! let (sub, done) = WriteSub::detached(0, b"hello", me.clone());
+//! made.found.file.clone().write(sub).await;
+//! let written = done.wait();
+//! // Until the commit it may be lost with the power. The same verifier says that it was not.
+//! let (verifier, _) = made.found.file.commit(0..5, me).await?;
+//! assert_eq!(written.stability, Stability::Unstable(verifier));
+//! # Ok::<(), netfs::Error>(())
+//! # })?;
+//! assert_eq!(std::fs::read(path.join("note"))?, b"hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What it says, and when
 //!
 //! - **Versions** are (inode, size, mtime, ctime), reported only once they are *settled*: once no write
@@ -43,8 +67,32 @@
 //! - Symbolic links are reported, never followed. Mount points below the tree are not crossed (`EXDEV`):
 //!   serve what is mounted there as a tree of its own.
 //!
+//! # Changing the tree
+//!
+//! Only with [`Builder::writable`]; by default every change is `EROFS`.
+//!
+//! - **Who acts** is this process: the kernel judges it as it judges any program. For other credentials
+//!   mode bits, ACLs, ownership and sticky directories are checked here first, and if this process is root
+//!   they own what is made for them. Rights are also needed at each write, not only at the open: a file that
+//!   a mode without `w` was given meanwhile can be written by root only.
+//! - **Durability**: a write is `fdatasync`ed if the caller waits for that; else it is reported as
+//!   unstable, until a commit, which syncs the file. A sync that fails changes the verifier, so that
+//!   everything uncommitted is sent again. Sizes, allocations and holes are synced at once; names, owners,
+//!   modes and times last as the filesystem makes them last by itself.
+//! - **Versions of changes** are the tuples just before and just after, where they count: before by the
+//!   rules above, after only where the kernel never leaves a timestamp in place that was asked for (ext4,
+//!   xfs, btrfs and tmpfs since Linux 6.13, found out when the tree is opened) and says that there are no
+//!   writers. Elsewhere the reply has no version, and the next validation gives one. Our own changes raise
+//!   inotify events like anybody's, so a promise does not outlive them.
+//! - A write or a hole that the filesystem cannot make is the kernel's errno, `EOPNOTSUPP` for example.
+//!
 //! # What it cannot see
 //!
+//! - A process that opens a file, changes it and closes it again within one of our own changes of that file,
+//!   between the two tuples: microseconds, or as long as the kernel takes for the bytes. The change is then
+//!   taken for a part of ours: what is cached of other parts of the file counts as unchanged although it
+//!   is not, until the next change. Let nobody else write files that are written through here, or keep
+//!   them from the cache.
 //! - Stores through a shared writable mapping raise no inotify event: they are seen when the promise
 //!   ends. While the kernel can be asked ([`Builder::ask_writers`]) nothing first read during the
 //!   mapping's life is stored. On tmpfs a store to a page that was read through the mapping before
@@ -56,12 +104,15 @@
 
 mod access;
 mod builder;
+mod change;
 mod file;
 mod fs;
+mod grain;
 mod handles;
 mod identity;
 mod kind;
 mod lru;
+mod names;
 mod pool;
 mod read;
 mod readdir;
@@ -69,7 +120,9 @@ mod stamps;
 mod stat;
 mod sys;
 mod tree;
+mod unsynced;
 mod watch;
+mod write;
 
 pub use builder::Builder;
 pub use file::LocalFile;

@@ -78,8 +78,8 @@ fn try_read(tree: &Arc<Tree>, file: &LocalFile, sub: &mut ReadSub) -> Result<Out
     }
     let cx = sub.cx().clone();
     let source = match cx.token().get::<OpenFile>() {
-        Some(open) => Source::Token(open),
-        None => Source::Shared(tree.handles.data(file)?),
+        Some(open) if open.reads() => Source::Token(open),
+        _ => Source::Shared(tree.handles.data(file)?),
     };
     if let Source::Shared(fd) = &source {
         // An open was checked when it was made; without one each read is, as an NFS server does.

@@ -16,6 +16,10 @@
 //! - **S3** *The other clock.* Where another host stamps, ages say nothing: its clock may be behind.
 //!   There a tuple counts when it is older than any plausible difference of clocks, or once it has been
 //!   seen unchanged for the step by our own clock, which is true of any server clock that runs.
+//! - **S4** *Our own change.* Where the kernel never leaves a ctime in place that was asked for
+//!   ([`grain`](crate::grain)), a tuple read after our change counts at once, if the kernel says *after*
+//!   that that there are no writers, and the tuple is still the same then: nothing is under way that bears
+//!   the stamp, and whatever comes will have another.
 //!
 //! A tuple that does not count yet is reported as facts without a version: served, never stored.
 
@@ -76,6 +80,8 @@ pub(crate) struct Stamps {
     host_clock: bool,
     step: Duration,
     clock_skew: Duration,
+    /// A ctime that was asked for is never left in place by a change (S4).
+    fine: bool,
     observed: Mutex<Observed>,
     clean: Mutex<Clean>,
 }
@@ -95,9 +101,16 @@ impl Stamps {
             host_clock: kind.host_clock,
             step,
             clock_skew,
+            fine: false,
             observed: Mutex::new(Lru::new()),
             clean: Mutex::new(Lru::new()),
         }
+    }
+
+    /// The same where S4 holds.
+    pub(crate) fn fine(mut self, fine: bool) -> Stamps {
+        self.fine = fine && self.host_clock;
+        self
     }
 
     pub(crate) fn step(&self) -> Duration {
@@ -123,7 +136,8 @@ impl Stamps {
                 || self.seen_for(key, st, at.boot, wait);
         }
         if !older(st.attr.ctime, at.wall, step) {
-            return false;
+            // Young, but found by S4.
+            return self.fine && self.is_known_clean(key, st);
         }
         match st.attr.kind {
             FileKind::File => self.is_clean(key, st, at, ask),
@@ -141,21 +155,45 @@ impl Stamps {
         at: Moment,
         ask: impl FnOnce() -> Writers,
     ) -> bool {
-        let tuple = st.tuple();
-        if self.clean.lock().get(key).is_some_and(|known| *known == tuple) {
+        if self.is_known_clean(key, st) {
             return true;
         }
         match ask() {
             Writers::Maybe => false,
             Writers::Unknown => older(st.attr.ctime, at.wall, QUIET),
             Writers::Absent => {
-                let mut clean = self.clean.lock();
-                clean.insert(Arc::clone(key), tuple);
-                while clean.len() > REMEMBERED_MAX {
-                    clean.pop();
-                }
+                self.remember_clean(key, st);
                 true
             }
+        }
+    }
+
+    /// S4: whether the tuple of `st`, read after a change by this process, is a version already. `again`
+    /// says whether it is still the same, after the question about writers.
+    pub(crate) fn fresh(
+        &self,
+        key: &Arc<[u8]>,
+        st: &Stat,
+        ask: impl FnOnce() -> Writers,
+        again: impl FnOnce() -> bool,
+    ) -> bool {
+        let known =
+            self.fine && st.attr.kind == FileKind::File && ask() == Writers::Absent && again();
+        if known {
+            self.remember_clean(key, st);
+        }
+        known
+    }
+
+    fn is_known_clean(&self, key: &Arc<[u8]>, st: &Stat) -> bool {
+        self.clean.lock().get(key).is_some_and(|known| *known == st.tuple())
+    }
+
+    fn remember_clean(&self, key: &Arc<[u8]>, st: &Stat) {
+        let mut clean = self.clean.lock();
+        clean.insert(Arc::clone(key), st.tuple());
+        while clean.len() > REMEMBERED_MAX {
+            clean.pop();
         }
     }
 
@@ -289,6 +327,27 @@ mod tests {
         let mut other = file;
         other.attr.ctime.nsec += 1;
         assert!(!s.settled(&key(), &other, after(QUIET), || Writers::Maybe));
+    }
+
+    #[test]
+    fn s4_our_own_change_counts_at_once_if_nobody_else_can_be_at_it() {
+        let file = changed(FileKind::File);
+        let now = after(Duration::ZERO);
+        let (absent, same) = (|| Writers::Absent, || true);
+        assert!(!ext4().fresh(&key(), &file, absent, same), "a coarse stamp");
+        assert!(!nfs().fine(true).fresh(&key(), &file, absent, same), "another host's stamp");
+        let s = ext4().fine(true);
+        for writers in [Writers::Maybe, Writers::Unknown] {
+            assert!(!s.fresh(&key(), &file, || writers, same));
+        }
+        assert!(!s.fresh(&key(), &file, absent, || false), "changed meanwhile");
+        assert!(!s.fresh(&key(), &changed(FileKind::Dir), absent, same));
+        assert!(!s.settled(&key(), &file, now, || panic!("it is too young to ask")));
+        assert!(s.fresh(&key(), &file, absent, same));
+        assert!(s.settled(&key(), &file, now, || panic!("it is known")));
+        let mut other = file;
+        other.attr.ctime.nsec += 1;
+        assert!(!s.settled(&key(), &other, now, || Writers::Absent));
     }
 
     #[test]

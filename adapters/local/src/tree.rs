@@ -22,6 +22,7 @@ use crate::{
     stamps::{Moment, Stamps, Writers},
     stat::Stat,
     sys,
+    unsynced::{Turns, Unsynced},
     watch::{Listener, Watcher},
 };
 
@@ -38,6 +39,11 @@ pub(crate) struct Tree {
     pub(crate) leases: bool,
     pub(crate) promises: Promises,
     pub(crate) watcher: OnceLock<Watcher>,
+    /// Whether the tree may be changed.
+    pub(crate) writable: bool,
+    /// One change of a file at a time, so that each knows the version it found.
+    pub(crate) turns: Turns,
+    pub(crate) unsynced: Unsynced,
 }
 
 /// What the tree promises of a file.
@@ -168,6 +174,14 @@ impl Tree {
             return Ok(());
         }
         Err(Error::new(Errno::from_raw(libc::EACCES), "the file's owner has not permitted this"))
+    }
+
+    /// Refuses with `EROFS` unless the tree may be changed.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.writable {
+            return Ok(());
+        }
+        Err(Error::new(Errno::EROFS, "the local tree is served for reading only: see writable()"))
     }
 
     /// Starts listening for changes; without a listener there are no promises.

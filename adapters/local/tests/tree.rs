@@ -4,6 +4,9 @@
 #[path = "tree/bed.rs"]
 mod bed;
 #[cfg(test)]
+#[path = "tree/changes.rs"]
+mod changes;
+#[cfg(test)]
 #[path = "tree/content.rs"]
 mod content;
 #[cfg(test)]
@@ -18,3 +21,6 @@ mod rights;
 #[cfg(test)]
 #[path = "tree/versions.rs"]
 mod versions;
+#[cfg(test)]
+#[path = "tree/writes.rs"]
+mod writes;

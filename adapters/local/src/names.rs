@@ -1,0 +1,288 @@
+//! Changes of names and attributes, with the `*at` calls of the kernel.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use netfs::{
+    Error, Result,
+    error::Errno,
+    remote::{
+        AccessMask, Change, Created, Cx, Facts, FileKind, NameChange, NewFile, RenameHow, SetAttr,
+        SetTime,
+    },
+};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+
+use crate::{
+    access,
+    change::Target,
+    file::LocalFile,
+    handles::{Located, proc_path},
+    identity::check_name,
+    stamps::Writers,
+    stat::Stat,
+    tree::Tree,
+};
+
+/// `S_ISGID`: on a directory, files made in it get its group.
+const SETGID: u32 = 0o2000;
+
+/// A directory whose names are about to be changed.
+struct Parent {
+    key: Arc<[u8]>,
+    fd: Arc<OwnedFd>,
+    st: Stat,
+}
+
+impl Parent {
+    /// Checks what the kernel does not: the name, and the rights of other users.
+    fn open(tree: &Tree, dir: &LocalFile, name: &[u8], cx: &Cx) -> Result<Parent> {
+        check_name(name)?;
+        if dir.kind() != FileKind::Dir {
+            return Err(Error::new(Errno::ENOTDIR, "a name was changed in what is no directory"));
+        }
+        tree.check_writable()?;
+        let (fd, st) = tree.live(dir)?;
+        if tree.own.is_other(cx.cred()) {
+            let mask = AccessMask::WRITE.union(AccessMask::EXEC);
+            tree.require(fd.as_fd(), &st, cx.cred(), mask)?;
+        }
+        Ok(Parent { key: dir.shared_key(), fd, st })
+    }
+
+    /// What stands under a name.
+    fn find(&self, tree: &Tree, name: &[u8]) -> Result<Option<Located>> {
+        match tree.handles.find(self.fd.as_fd(), name) {
+            Ok(located) => Ok(Some(located)),
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(e) => Err(Error::io(e, "looking up a name in the local tree")),
+        }
+    }
+
+    /// The same, to be taken away by the caller.
+    fn take(&self, tree: &Tree, name: &[u8], cx: &Cx) -> Result<Located> {
+        let found = self.find(tree, name)?.ok_or_else(no_name)?;
+        self.may_take(tree, &found, cx)?;
+        Ok(found)
+    }
+
+    fn may_take(&self, tree: &Tree, found: &Located, cx: &Cx) -> Result<()> {
+        if tree.own.is_other(cx.cred()) && !access::may_take(&self.st, &found.st, cx.cred()) {
+            return Err(Error::new(Errno::EPERM, "somebody else's file in a sticky directory"));
+        }
+        Ok(())
+    }
+
+    /// The directory as it is now. Its changes are too young for a version.
+    fn facts(&self, tree: &Tree) -> Option<Facts> {
+        let asked = tree.ask_unwatched();
+        let st = tree.stat(self.fd.as_fd()).ok()?;
+        Some(tree.facts(&self.key, &st, asked, || Writers::Unknown))
+    }
+}
+
+pub(crate) fn create(
+    tree: &Arc<Tree>,
+    dir: &Arc<LocalFile>,
+    name: Bytes,
+    what: &NewFile,
+    cx: &Cx,
+) -> Result<Created<LocalFile>> {
+    let parent = Parent::open(tree, dir, &name, cx)?;
+    let fd = parent.fd.as_fd();
+    let failed = |e: rustix::io::Errno| Error::io(e.into(), "making a file in the local tree");
+    // The kernel takes the process's umask away; what was asked for is set afterwards.
+    let (kind, mode) = match what {
+        NewFile::File(mode) => {
+            let flags = OFlags::CREATE
+                | OFlags::EXCL
+                | OFlags::WRONLY
+                | OFlags::NOFOLLOW
+                | OFlags::NOCTTY
+                | OFlags::CLOEXEC;
+            rustix::fs::openat(fd, &name[..], flags, bits(*mode)).map_err(failed)?;
+            (FileKind::File, Some(*mode & 0o7777))
+        }
+        NewFile::Dir(mode) => {
+            rustix::fs::mkdirat(fd, &name[..], bits(*mode)).map_err(failed)?;
+            (FileKind::Dir, Some(*mode & 0o7777))
+        }
+        NewFile::Symlink(target) => {
+            rustix::fs::symlinkat(&target[..], fd, &name[..]).map_err(failed)?;
+            (FileKind::Symlink, None)
+        }
+        _ => return Err(Error::new(Errno::EOPNOTSUPP, "no files of that kind")),
+    };
+    let located = parent.find(tree, &name)?.filter(|l| l.st.attr.kind == kind);
+    // Somebody was faster than our second look; what we made is theirs now.
+    let located = located.ok_or_else(crate::handles::stale)?;
+    if let Err(e) = hand_over(tree, &parent, &located, mode, cx) {
+        // Not what was asked for, so it should not be there at all. If that fails too, it is: the first
+        // error tells more.
+        let flags = if kind == FileKind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let _ = rustix::fs::unlinkat(fd, &name[..], flags);
+        return Err(e);
+    }
+    let file = LocalFile::new(tree, &located, (Arc::clone(dir), name));
+    let facts = tree.fresh_facts(&file, located.fd.as_fd())?;
+    Ok(Created::new(file, facts, parent.facts(tree)))
+}
+
+/// Gives a new file to the caller, if that is another user, and the mode that was asked for.
+fn hand_over(
+    tree: &Tree,
+    parent: &Parent,
+    new: &Located,
+    mode: Option<u32>,
+    cx: &Cx,
+) -> Result<()> {
+    let cred = cx.cred();
+    if tree.own.acts_for(cred) {
+        let inherited = parent.st.attr.mode & SETGID != 0;
+        let gid = (!inherited).then(|| Gid::from_raw(cred.gid));
+        chown(new.fd.as_fd(), Some(Uid::from_raw(cred.uid)), gid)?;
+    }
+    let Some(mode) = mode else { return Ok(()) };
+    let handed_down = if new.st.attr.kind == FileKind::Dir { SETGID } else { 0 };
+    let mode = mode | new.st.attr.mode & handed_down;
+    // After the owner: changing that takes the set-id bits away.
+    if tree.stat(new.fd.as_fd())?.attr.mode == mode { Ok(()) } else { chmod(new.fd.as_fd(), mode) }
+}
+
+pub(crate) fn link(
+    tree: &Tree,
+    file: &LocalFile,
+    dir: &LocalFile,
+    name: &[u8],
+    cx: &Cx,
+) -> Result<NameChange> {
+    let parent = Parent::open(tree, dir, name, cx)?;
+    let (fd, _) = tree.live(file)?;
+    // By way of /proc: a link by descriptor takes a privilege.
+    let path = proc_path(fd.as_fd());
+    rustix::fs::linkat(CWD, &path, &*parent.fd, name, AtFlags::SYMLINK_FOLLOW)
+        .map_err(|e| Error::io(e.into(), "linking a file of the local tree"))?;
+    let file = Some(tree.fresh_facts(file, fd.as_fd())?);
+    Ok(NameChange { dir: parent.facts(tree), file, ..NameChange::default() })
+}
+
+pub(crate) fn remove(
+    tree: &Tree,
+    dir: &LocalFile,
+    name: &[u8],
+    dir_wanted: bool,
+    cx: &Cx,
+) -> Result<NameChange> {
+    let parent = Parent::open(tree, dir, name, cx)?;
+    let found = parent.take(tree, name, cx)?;
+    let flags = if dir_wanted { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    rustix::fs::unlinkat(&*parent.fd, name, flags)
+        .map_err(|e| Error::io(e.into(), "removing a name from the local tree"))?;
+    let (file, gone) = left(tree, &found);
+    Ok(NameChange { dir: parent.facts(tree), from: None, file, gone })
+}
+
+pub(crate) fn rename(
+    tree: &Tree,
+    from: (&LocalFile, &[u8]),
+    to: (&LocalFile, &[u8]),
+    how: RenameHow,
+    cx: &Cx,
+) -> Result<NameChange> {
+    let from_dir = Parent::open(tree, from.0, from.1, cx)?;
+    let to_dir = Parent::open(tree, to.0, to.1, cx)?;
+    let moved = from_dir.take(tree, from.1, cx)?;
+    let other = to_dir.find(tree, to.1)?;
+    if let Some(other) = &other {
+        to_dir.may_take(tree, other, cx)?;
+    }
+    let is_dir = moved.st.attr.kind == FileKind::Dir;
+    if is_dir && from_dir.key != to_dir.key && tree.own.is_other(cx.cred()) {
+        // Its `..` changes.
+        tree.require(moved.fd.as_fd(), &moved.st, cx.cred(), AccessMask::WRITE)?;
+    }
+    let flags = match how {
+        RenameHow::Replace => RenameFlags::empty(),
+        RenameHow::NoReplace => RenameFlags::NOREPLACE,
+        RenameHow::Exchange => RenameFlags::EXCHANGE,
+    };
+    rustix::fs::renameat_with(&*from_dir.fd, from.1, &*to_dir.fd, to.1, flags)
+        .map_err(|e| Error::io(e.into(), "moving a name in the local tree"))?;
+    let gone = other.and_then(|other| left(tree, &other).1);
+    Ok(NameChange {
+        dir: to_dir.facts(tree),
+        from: if from_dir.key == to_dir.key { None } else { from_dir.facts(tree) },
+        file: left(tree, &moved).0,
+        gone,
+    })
+}
+
+/// What is left of a file after one of its names was changed: its facts, or its key if it is gone.
+fn left(tree: &Tree, found: &Located) -> (Option<Facts>, Option<Bytes>) {
+    let asked = tree.ask_unwatched();
+    // A file that cannot be looked at any more: nothing is said of it.
+    let Ok(st) = tree.stat(found.fd.as_fd()) else { return (None, None) };
+    if st.unlinked() {
+        tree.handles.forget(&found.key);
+        return (None, Some(Bytes::copy_from_slice(&found.key)));
+    }
+    (Some(tree.facts(&found.key, &st, asked, || Writers::Maybe)), None)
+}
+
+pub(crate) fn set_attr(tree: &Tree, file: &LocalFile, set: SetAttr, cx: &Cx) -> Result<Change> {
+    let _turn = tree.turns.take(&file.shared_key());
+    tree.check_writable()?;
+    let (fd, st) = tree.live(file)?;
+    if tree.own.is_other(cx.cred()) {
+        let may_write = || tree.require(fd.as_fd(), &st, cx.cred(), AccessMask::WRITE).is_ok();
+        if !access::may_set(&st, cx.cred(), set, may_write) {
+            return Err(Error::new(Errno::EPERM, "only the file's owner may do this"));
+        }
+    }
+    let target = Target::attributes(tree, file, Arc::clone(&fd))?;
+    if set.uid.is_some() || set.gid.is_some() {
+        chown(fd.as_fd(), set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw))?;
+    }
+    if let Some(mode) = set.mode {
+        // After the owner: changing that takes the set-id bits away.
+        chmod(fd.as_fd(), mode)?;
+    }
+    if set.atime.is_some() || set.mtime.is_some() {
+        let times =
+            Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) };
+        rustix::fs::utimensat(&*fd, c"", &times, AtFlags::EMPTY_PATH)
+            .map_err(|e| Error::io(e.into(), "setting times in the local tree"))?;
+    }
+    target.end()
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    let (tv_sec, tv_nsec) = match time {
+        None => (0, rustix::fs::UTIME_OMIT),
+        Some(SetTime::Now) => (0, rustix::fs::UTIME_NOW),
+        Some(SetTime::To(t)) => (t.sec, t.nsec.into()),
+    };
+    Timespec { tv_sec, tv_nsec }
+}
+
+fn chown(fd: BorrowedFd<'_>, uid: Option<Uid>, gid: Option<Gid>) -> Result<()> {
+    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
+        .map_err(|e| Error::io(e.into(), "changing an owner in the local tree"))
+}
+
+fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    // By way of /proc: before Linux 6.6 no call changes the mode of an `O_PATH` descriptor.
+    rustix::fs::chmod(proc_path(fd), bits(mode))
+        .map_err(|e| Error::io(e.into(), "changing a mode in the local tree"))
+}
+
+fn bits(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o7777)
+}
+
+fn no_name() -> Error {
+    Error::new(Errno::ENOENT, "no such name in the local tree")
+}

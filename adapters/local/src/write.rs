@@ -1,0 +1,137 @@
+//! Writing, and making it durable.
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use bytes::Bytes;
+use netfs::{
+    Error, Result,
+    error::Errno,
+    remote::{Change, WriteOutcome, WriteSub},
+};
+
+use crate::{
+    change::Target,
+    file::LocalFile,
+    read::IOV_MAX,
+    tree::{Tree, expired},
+};
+
+/// How far a write came.
+struct Written {
+    bytes: usize,
+    /// Set if they are not synced yet.
+    verifier: Option<Bytes>,
+    change: Option<Change>,
+    /// Why not further.
+    error: Option<Error>,
+}
+
+/// Serves a sub, on a thread that may block.
+pub(crate) fn write(tree: &Tree, file: &LocalFile, mut sub: WriteSub) {
+    let Written { bytes, verifier, change, error } = match try_write(tree, file, &sub) {
+        Ok(written) => written,
+        Err(e) => return sub.fail(e),
+    };
+    sub.advance(bytes);
+    if let Some(change) = change {
+        sub.change(change);
+    }
+    if let Some(verifier) = verifier {
+        sub.unstable(verifier);
+    }
+    match error {
+        Some(e) => sub.fail(e),
+        None => sub.finish(WriteOutcome::Done),
+    }
+}
+
+fn try_write(tree: &Tree, file: &LocalFile, sub: &WriteSub) -> Result<Written> {
+    let (key, cx) = (file.shared_key(), sub.cx());
+    if sub.range().end > tree.limits.max_size {
+        return Err(Error::new(Errno::EFBIG, "a write past the largest size"));
+    }
+    let _turn = tree.turns.take(&key);
+    if expired(cx) {
+        return Err(Error::new(Errno::ETIMEDOUT, "the deadline of a local write has passed"));
+    }
+    let target = Target::data(tree, file, cx)?;
+    let fd = target.open()?;
+    // A descriptor for the sync, from before the write. Without the right to read it is another one for
+    // writing; then the file has no version until the sync.
+    let for_sync = || tree.handles.open_data(file).or_else(|_| target.open());
+    let verifier = tree.unsynced.verifier();
+    let unstable = !sub.wants_stable() && tree.unsynced.note(&key, for_sync)?;
+    let (mut bytes, mut error) = write_all(fd.as_fd(), sub);
+    if !unstable
+        && bytes > 0
+        && let Err(e) = rustix::fs::fdatasync(&fd)
+    {
+        // Nothing is known of any byte then.
+        bytes = 0;
+        error = Some(Error::io(e.into(), "syncing a file of the local tree"));
+    }
+    drop(fd);
+    // A file that cannot be looked at any more was written all the same; the reply says no more of it.
+    let change = if bytes > 0 { target.end().ok() } else { None };
+    Ok(Written { bytes, verifier: (unstable && bytes > 0).then_some(verifier), change, error })
+}
+
+/// Writes from the front until all is written or the kernel refuses.
+fn write_all(fd: BorrowedFd<'_>, sub: &WriteSub) -> (usize, Option<Error>) {
+    let (offset, all) = (sub.offset(), sub.remaining());
+    let mut done = 0;
+    while done < all {
+        let slices = window(sub.buffers(), done);
+        match rustix::io::pwritev(fd, &slices, offset + done as u64) {
+            // No progress and no reason: another try would loop.
+            Ok(0) => {
+                let e = io::Error::from_raw_os_error(libc::EIO);
+                return (done, Some(Error::io(e, "the local tree takes no bytes")));
+            }
+            Ok(n) => done += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => {
+                return (done, Some(Error::io(e.into(), "writing a file of the local tree")));
+            }
+        }
+    }
+    (done, None)
+}
+
+/// The rest of scattered memory, `skip` bytes from its front, as one call takes it.
+fn window<'a>(parts: impl Iterator<Item = &'a [u8]>, mut skip: usize) -> Vec<IoSlice<'a>> {
+    let mut out = Vec::new();
+    for part in parts {
+        let from = skip.min(part.len());
+        skip -= from;
+        if from < part.len() {
+            out.push(IoSlice::new(&part[from..]));
+        }
+        if out.len() == IOV_MAX {
+            break;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_what_is_left_in_as_many_parts_as_one_call_takes() {
+        let memory: Vec<u8> = (0..=255).collect();
+        for piece in 1..6 {
+            for skip in 0..256 {
+                let left = window(memory.chunks(piece), skip);
+                let left: Vec<u8> = left.iter().flat_map(|s| s.iter().copied()).collect();
+                assert_eq!(left, memory[skip..], "pieces of {piece} from {skip}");
+            }
+        }
+        let memory = vec![0; IOV_MAX + 7];
+        assert_eq!(window(memory.chunks(1), 3).len(), IOV_MAX);
+    }
+}
