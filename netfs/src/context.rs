@@ -199,6 +199,17 @@ impl Netfs {
         self.core.fills.drain().await;
     }
 
+    /// Uploads what is dirty in any file, once, and waits for it; files whose upload fails keep what they
+    /// have.
+    ///
+    /// # Errors
+    /// The first failure, after all files have been tried.
+    pub async fn sync(&self) -> Result<()> {
+        let core = Arc::clone(&self.core);
+        let work = self.core.driver.spawn(async move { flusher::sync(&core).await });
+        work.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
+    }
+
     /// Waits until every fetch begun so far, readahead included, has ended, and until what was downloaded
     /// has been stored in the disk cache or dropped. A measurement that waits so between its reads does
     /// not depend on timing.

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     clock::BootTime,
     context::Core,
+    error::Result,
     inode::Inode,
     sync::{
         Arc, Mutex, Weak,
@@ -124,7 +125,7 @@ impl Drop for Pressed<'_> {
 }
 
 /// Uploads a file and keeps the list.
-pub(crate) async fn flush_listed(inode: &Arc<Inode>, wait: Wait) -> crate::error::Result<()> {
+pub(crate) async fn flush_listed(inode: &Arc<Inode>, wait: Wait) -> Result<()> {
     let result = flush(inode, 0..u64::MAX, wait).await;
     let core = &inode.core;
     core.flusher.tidy(inode, result.is_ok(), inode.now());
@@ -160,6 +161,13 @@ pub(crate) async fn run(core: Weak<Core>) {
             }
         }
     }
+}
+
+/// One round over all files.
+pub(crate) async fn sync(core: &Arc<Core>) -> Result<()> {
+    let files = core.flusher.dirty_files();
+    let rounds = files.iter().map(|inode| flush_listed(inode, Wait::Turn));
+    futures_util::future::join_all(rounds).await.into_iter().collect()
 }
 
 /// Uploads all there is, until `deadline`.

@@ -53,7 +53,10 @@ pub(super) async fn upload(
 ) -> Uploaded {
     let runs = runs_of(pieces);
     let ends = pieces.iter().map(|p| p.folio_end.min(p.range.end)).collect();
-    let mut req = WriteRequest::new(&runs, ends, &remote.limits(), false);
+    let limits = remote.limits();
+    // One call that is stable at once is cheaper than a call and a commit; of many it is not.
+    let one = runs.len() == 1 && runs.iter().all(|r| r.end - r.start <= limits.wsize);
+    let mut req = WriteRequest::new(&runs, ends, &limits, false);
     let (tx, mut rx) = mpsc::unbounded_channel();
     let sink: Arc<dyn WriteSink> = Arc::new(Sink(tx));
     let mut up = Uploaded::default();
@@ -67,7 +70,7 @@ pub(super) async fn upload(
             counters.upload.inc();
             let data = slices(pieces, &range);
             let sub = WriteSub::new(index, range.start, data, cx.clone(), Arc::clone(&sink));
-            let sub = sub.stable(awaited);
+            let sub = sub.stable(awaited && one);
             inode.core.driver.spawn(Arc::clone(remote).write(sub));
         }
         if let Some(tries) = req.retry_waits() {

@@ -137,9 +137,12 @@ impl FolioIndex {
 
     /// Forgets every folio with dirt.
     pub(crate) fn cut_dirty(&self) {
-        let dirty: Vec<u64> = self.content.read().dirty.iter().copied().collect();
-        for offset in dirty {
-            self.cut(offset..offset + 1);
+        let content = self.content.read();
+        let folios = content.dirty.iter().filter_map(|offset| content.slots.get(*offset));
+        let places: Vec<_> = folios.map(|folio| folio.range()).collect();
+        drop(content);
+        for place in places {
+            self.cut(place);
         }
     }
 

@@ -1,0 +1,339 @@
+//! Writes through the page cache to a real (in-process) server.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Bench, cx};
+use netfs::{Errno, File, Undone};
+use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
+
+const MIB: usize = 1 << 20;
+
+fn open(bench: &Bench, path: &str) -> File {
+    let node = pollster::block_on(bench.mount.walk(path, &cx())).expect("walk");
+    pollster::block_on(bench.mount.open_rw(&node, &cx())).expect("open for writing")
+}
+
+fn write(file: &File, offset: u64, bytes: &[u8]) {
+    let n = pollster::block_on(file.write_at(offset, bytes)).expect("write");
+    assert_eq!(n, bytes.len());
+}
+
+fn read(file: &File, offset: u64, len: usize) -> Vec<u8> {
+    let mut buf = vec![0xaa; len];
+    let n = pollster::block_on(file.read_at(offset, &mut buf)).expect("read");
+    buf.truncate(n);
+    buf
+}
+
+fn origin() -> Arc<MemoryFs> {
+    MemoryFs::builder().file("f", 3 * MIB as u64).bytes("empty", "").build().expect("build")
+}
+
+#[test]
+fn what_was_written_is_read_at_once_and_is_on_the_server_after_fsync() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    let before = fs.snapshot("f").expect("f").version;
+    let mut expected = fs.expected("f", 0, 3 * MIB).expect("f");
+    for (offset, len, byte) in [(5, 10, 1), (4090, 20, 2), (MIB - 7, MIB, 3), (2 * MIB, 300_000, 4)]
+    {
+        write(&file, offset as u64, &vec![byte; len]);
+        expected[offset..offset + len].fill(byte);
+    }
+    assert_eq!(fs.snapshot("f").expect("f").version, before, "nothing has been sent");
+    assert_eq!(read(&file, 0, 3 * MIB), expected);
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 0, 3 * MIB).expect("f"), expected);
+    assert_eq!(read(&file, 0, 3 * MIB), expected);
+    assert_eq!(bench.netfs().memory().dirty, 0);
+    assert_eq!(fs.take_breaches(), Vec::<String>::new());
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn n_c24_a_cold_file_is_written_to_without_reading_and_only_what_was_written_is_sent() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    let writes = 64;
+    for i in 0..writes {
+        write(&file, i * 8192 + 100, &[7; 64]);
+    }
+    pollster::block_on(file.fsync()).expect("fsync");
+    let counts = fs.counts();
+    assert_eq!(counts.calls(Op::Read), 0);
+    assert_eq!(bench.stats().upload_bytes, writes * 64);
+    assert_eq!(counts.calls(Op::Write), writes);
+    bench.netfs().drop_memory();
+    let mut expected = fs.expected("f", 0, MIB).expect("f");
+    assert_eq!(expected[100..164], [7; 64]);
+    expected.truncate(MIB);
+    assert_eq!(read(&file, 0, MIB), expected);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn n_c19_a_read_of_a_partly_written_page_keeps_what_was_written() {
+    let fs = origin();
+    let bench = Bench::with(&fs, None, |b| b.fill(netfs::FillPolicy::Exact));
+    let file = open(&bench, "f");
+    write(&file, 100, b"written");
+    // A read that is on its way while more is written to the same page.
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Read).hold(&gate, SnapshotAt::Issue).times(1));
+    std::thread::scope(|s| {
+        let reader = s.spawn(|| read(&file, 0, 4096));
+        fs.wait_until(|c, _| c.calls(Op::Read) == 1);
+        write(&file, 200, b"meanwhile");
+        gate.release();
+        let got = reader.join().expect("reader");
+        assert_eq!(&got[100..107], b"written");
+    });
+    let mut expected = fs.expected("f", 0, 4096).expect("f");
+    expected[100..107].copy_from_slice(b"written");
+    expected[200..209].copy_from_slice(b"meanwhile");
+    assert_eq!(read(&file, 0, 4096), expected);
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 0, 4096).expect("f"), expected);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn a_write_during_an_upload_of_the_same_bytes_is_neither_sent_torn_nor_lost() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 0, &[1; 8192]);
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Release).times(1));
+    std::thread::scope(|s| {
+        let sync = s.spawn(|| pollster::block_on(file.fsync()));
+        fs.wait_until(|c, _| c.calls(Op::Write) == 1);
+        write(&file, 4000, &[2; 200]);
+        gate.release();
+        sync.join().expect("no panic").expect("fsync");
+    });
+    let server = fs.expected("f", 0, 8192).expect("f");
+    assert_eq!(server, [1; 8192], "what was taken is what was sent");
+    assert_eq!(read(&file, 4000, 200), [2; 200]);
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 4000, 200).expect("f"), [2; 200]);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn row_78_a_failed_upload_loses_nothing_and_is_reported_until_it_succeeds() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 10, b"kept");
+    let fault = fs.inject(Fault::on(Op::Write).errno(Errno::ENOSPC).always());
+    for _ in 0..2 {
+        let error = pollster::block_on(file.fsync()).expect_err("no space");
+        assert_eq!(error.errno(), Errno::ENOSPC);
+    }
+    assert_eq!(read(&file, 10, 4), b"kept");
+    let error = pollster::block_on(file.write_at(0, b"more")).expect_err("parked");
+    assert_eq!(error.errno(), Errno::ENOSPC);
+    fs.remove_fault(&fault);
+    pollster::block_on(file.fsync()).expect("there is space again");
+    assert_eq!(fs.expected("f", 10, 4).expect("f"), b"kept");
+    write(&file, 0, b"more");
+    drop(file);
+    bench.shutdown();
+    assert_eq!(fs.expected("f", 0, 4).expect("f"), b"more", "a shutdown uploads");
+}
+
+#[test]
+fn n_c32_discarded_bytes_are_reported_once_to_each_opener() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let (one, two) = (open(&bench, "f"), open(&bench, "f"));
+    let old = read(&one, 0, 100);
+    assert_eq!(pollster::block_on(one.discard_dirty()), 0, "nothing has failed");
+    write(&one, 10, b"given up");
+    fs.inject(Fault::on(Op::Write).errno(Errno::EDQUOT).always());
+    pollster::block_on(one.fsync()).expect_err("over quota");
+    assert_eq!(pollster::block_on(two.discard_dirty()), 8);
+    let late = open(&bench, "f");
+    for file in [&one, &two] {
+        let error = pollster::block_on(file.fsync()).expect_err("lost");
+        assert_eq!(error.errno(), Errno::EDQUOT);
+        pollster::block_on(file.fsync()).expect("told once");
+    }
+    pollster::block_on(late.fsync()).expect("opened after the loss");
+    assert_eq!(read(&one, 0, 100), old);
+    drop((one, two, late));
+    bench.shutdown();
+}
+
+#[test]
+fn n_c31_short_writes_and_renegotiated_limits_send_every_byte_once() {
+    let fs = origin();
+    fs.configure(|s| s.limits.wsize = 5000);
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    fs.inject(Fault::on(Op::Write).short(1234).times(3));
+    fs.inject(Fault::on(Op::Write).retry(100).times(2));
+    write(&file, 77, &[9; 60_000]);
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 77, 60_000).expect("f"), [9; 60_000]);
+    assert_eq!(bench.stats().upload_bytes, 60_000);
+    assert_eq!(fs.take_breaches(), Vec::<String>::new());
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn unstable_bytes_lost_by_a_restart_of_the_server_are_sent_again() {
+    let fs = origin();
+    fs.configure(|s| {
+        s.unstable = true;
+        s.limits.wsize = 4096;
+    });
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 0, &[5; 10_000]);
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Commit).hold(&gate, SnapshotAt::Release).times(1));
+    std::thread::scope(|s| {
+        let netfs = bench.netfs();
+        let flush = s.spawn(|| pollster::block_on(netfs.sync()));
+        fs.wait_until(|c, _| c.calls(Op::Commit) == 1);
+        drop(fs.restart_server());
+        gate.release();
+        drop(flush.join());
+    });
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 0, 10_000).expect("f"), [5; 10_000]);
+    assert!(!fs.has_uncommitted());
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn a_third_partys_change_and_ours_are_merged_byte_by_byte() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    read(&file, 0, 20_000);
+    write(&file, 5000, &[1; 100]);
+    fs.change("f").rewrite().expect("theirs");
+    let mut expected = fs.expected("f", 0, 20_000).expect("f");
+    expected[5000..5100].fill(1);
+    assert_eq!(read(&file, 0, 20_000), expected, "theirs, with ours over it");
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 0, 20_000).expect("f"), expected);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn n_c73_a_file_that_shrinks_and_grows_has_zeros_where_it_was_cut() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    read(&file, 0, 50_000);
+    write(&file, 40_000, &[3; 3 * MIB]);
+    pollster::block_on(file.set_len(10_001)).expect("cut");
+    assert_eq!(file.sizes().i_size, 10_001);
+    write(&file, 30_000, b"far");
+    let mut expected = fs.expected("f", 0, 10_001).expect("f");
+    expected.resize(30_000, 0);
+    expected.extend(b"far");
+    assert_eq!(read(&file, 0, 100_000), expected);
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.size("f").expect("f"), 30_003);
+    assert_eq!(fs.expected("f", 0, 30_003).expect("f"), expected);
+    bench.netfs().drop_memory();
+    assert_eq!(read(&file, 0, 100_000), expected);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn appends_follow_one_another() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "empty");
+    let mut expected = Vec::new();
+    for i in 0..200u32 {
+        let line = format!("line {i}\n");
+        let at = pollster::block_on(file.append(line.as_bytes())).expect("append");
+        assert_eq!(at, expected.len() as u64);
+        expected.extend(line.as_bytes());
+    }
+    pollster::block_on(file.close()).expect("close uploads");
+    assert_eq!(fs.expected("empty", 0, expected.len()).expect("empty"), expected);
+    assert_eq!(fs.counts().calls(Op::Write), 1, "neighbouring bytes go in one call");
+    bench.shutdown();
+}
+
+#[test]
+fn dirty_far_beyond_the_budget_memory_stays_bounded_and_nothing_is_lost() {
+    let fs = MemoryFs::builder().bytes("big", "").build().expect("build");
+    let bench = Bench::with(&fs, None, |b| {
+        b.memory_bytes(2 << 20).fill_queue(0, netfs::FillWhenFull::Drop)
+    });
+    let file = open(&bench, "big");
+    for i in 0..64 {
+        write(&file, i * 131_072, &vec![i as u8 + 1; 131_072]);
+        let memory = bench.netfs().memory();
+        assert!(
+            memory.budgeted <= memory.budget && memory.dirty <= memory.budget / 2,
+            "{memory:?}"
+        );
+    }
+    pollster::block_on(file.fsync()).expect("fsync");
+    for i in 0..64 {
+        assert_eq!(
+            fs.expected("big", i * 131_072, 131_072).expect("big"),
+            vec![i as u8 + 1; 131_072]
+        );
+    }
+    assert!(bench.stats().write_throttled > 0);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn bad_writes_are_refused_and_change_nothing() {
+    let fs = origin();
+    fs.configure(|s| s.limits.max_size = 8 << 20);
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    let refused = |offset, bytes: &[u8]| {
+        pollster::block_on(file.write_at(offset, bytes)).expect_err("refused").errno()
+    };
+    assert_eq!(refused(8 << 20, b"x"), Errno::EFBIG);
+    assert_eq!(refused(u64::MAX, b"x"), Errno::EINVAL);
+    let reader = bench.open("f");
+    let error = pollster::block_on(reader.write_at(0, b"x")).expect_err("read only");
+    assert_eq!(error.errno(), Errno::EBADF);
+    fs.change("f").remove().expect("removed");
+    assert_eq!(refused(0, b"x"), Errno::ESTALE);
+    assert_eq!(bench.netfs().memory().dirty, 0);
+    drop((file, reader));
+    bench.shutdown();
+}
+
+#[test]
+fn a_shutdown_without_patience_says_what_was_lost() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 0, b"12345");
+    fs.inject(Fault::on(Op::Write).errno(Errno::EIO).always());
+    drop(file);
+    let (mount, netfs) = (bench.mount.clone(), bench.into_netfs());
+    drop(mount);
+    let undone = netfs.blocking_shutdown(std::time::Duration::from_secs(1));
+    assert_eq!(undone, Undone { fill_bytes: 0, dirty_bytes: 5 });
+}
