@@ -79,13 +79,22 @@ impl Unsynced {
     /// Syncs what was written to the file; returns the verifier. `writers` are the turns of those who
     /// write: a sync must not begin between a write's note and its bytes, it would be taken to cover them.
     pub(crate) fn sync(&self, key: &Arc<[u8]>, writers: &Turns) -> Result<Bytes> {
+        self.sync_by(key, writers, |fd| rustix::fs::fdatasync(fd))
+    }
+
+    fn sync_by(
+        &self,
+        key: &Arc<[u8]>,
+        writers: &Turns,
+        sync: impl FnOnce(&OwnedFd) -> rustix::io::Result<()>,
+    ) -> Result<Bytes> {
         let _turn = self.turns.take(key);
         let noted = {
             let _no_write = writers.take(key);
             self.files.lock().get(key).map(|e| (Arc::clone(&e.fd), e.writes))
         };
         let Some((fd, writes)) = noted else { return Ok(self.verifier()) };
-        let synced = rustix::fs::fdatasync(&*fd);
+        let synced = sync(&fd);
         let mut files = self.files.lock();
         let covered = synced.is_err() || files.get(key).is_some_and(|e| e.writes == writes);
         let done = if covered { files.remove(key) } else { None };
@@ -145,6 +154,18 @@ mod tests {
         let writers = Turns::new();
         assert_eq!(unsynced.sync(&key("a"), &writers).unwrap(), verifier);
         assert_eq!(unsynced.sync(&key("other"), &writers).unwrap(), verifier);
+        assert_eq!(unsynced.len(), 1);
+    }
+
+    #[test]
+    fn a_write_during_a_sync_waits_for_the_next() {
+        let (unsynced, writers) = (Unsynced::new(2), Turns::new());
+        assert!(unsynced.note(&key("a"), file).unwrap());
+        let synced = unsynced.sync_by(&key("a"), &writers, |_| {
+            assert!(unsynced.note(&key("a"), || panic!("it is open")).unwrap());
+            Ok(())
+        });
+        assert!(synced.is_ok());
         assert_eq!(unsynced.len(), 1);
     }
 
