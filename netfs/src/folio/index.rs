@@ -310,8 +310,7 @@ impl FolioIndex {
             return false;
         }
         if !folio.evictable() {
-            // Became dirty since it was chosen: the policy keeps it.
-            self.cache.admit(folio);
+            // Became dirty since it was chosen: the policy gets it back when it is clean.
             return false;
         }
         content.slots.remove(folio);
