@@ -184,8 +184,8 @@ impl Netfs {
         }
     }
 
-    /// Drains fills, commits and closes the disk cache, and stops the driver threads. Reads in
-    /// flight fail with `ESHUTDOWN` or `ECANCELED`. Returns the bytes whose copy to the disk cache was
+    /// Drains fills (all that readers who have returned had downloaded), commits and closes the disk
+    /// cache, and stops the driver threads. Reads in flight fail with `ESHUTDOWN` or `ECANCELED`. Returns the bytes whose copy to the disk cache was
     /// given up because `deadline` passed.
     pub async fn shutdown(mut self, deadline: Duration) -> u64 {
         self.core.closed.store(true, Ordering::Release);
@@ -193,7 +193,10 @@ impl Netfs {
         let until = core.clock.now() + deadline;
         // On the driver, so that a caller's runtime (or none) does not matter.
         let work = driver.spawn(async move {
-            let left = core.fills.shutdown(deadline).await;
+            // What readers have got already is not all queued yet: it must not find the queue shut.
+            let queued = core.intents.settled();
+            let _ = timer::until(&core.driver, &*core.clock, until, queued).await;
+            let left = core.fills.shutdown(until.since(core.clock.now())).await;
             let patience = until.since(core.clock.now()).max(core.options.close_patience);
             if let Err(error) = core.fscache.withdraw(patience).await {
                 tracing::warn!(%error, "shutting down");
