@@ -428,6 +428,7 @@ impl Inode {
             cookie.invalidate(identity, false);
         }
         self.pages.clear_keeping(&[]);
+        self.disk_misses.clear();
         *self.symlink.lock() = None;
         self.end_change();
     }
