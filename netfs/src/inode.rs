@@ -242,6 +242,7 @@ impl Inode {
         self.begin_change();
         self.sizes.resized(size);
         self.pages.truncate(size);
+        self.sizes.local_end(|| self.pages.dirty_end());
         adopt();
         self.end_change();
     }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use futures_util::future::{Either, select};
+
 use crate::{
     error::{Errno, Error, Result},
     folio::{Folio, GRANULE, PAGE_SIZE, Piece, Step, Written, cache::NewFolio, memory::NewMem},
@@ -163,7 +165,10 @@ impl Buffered<'_> {
             return Ok(window);
         }
         let pressed = core.flusher.press();
-        for _ in 0..IDLE_MAX {
+        // As long as a call to the server may take, from the last upload that ended.
+        let patience = core.options.remote_timeout;
+        let mut until = core.clock.now() + patience;
+        while core.clock.now() < until {
             core.check_open()?;
             let cleaned = core.flusher.cleaned.notified();
             if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
@@ -178,7 +183,10 @@ impl Buffered<'_> {
                 }
             }
             let a_while = core.clock.sleep_until(core.clock.now() + A_WHILE);
-            futures_util::future::select(std::pin::pin!(cleaned), a_while).await;
+            let cleaned = std::pin::pin!(cleaned);
+            if let Either::Left(_) = select(cleaned, a_while).await {
+                until = core.clock.now() + patience;
+            }
         }
         drop(pressed);
         Err(Error::new(Errno::ENOMEM, "the memory budget is exhausted by what cannot be uploaded"))

@@ -36,14 +36,17 @@ pub(crate) async fn flush(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> 
 }
 
 async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result<()> {
-    let _turn = match wait {
+    let turn = match wait {
         Wait::Turn => inode.wb.queue.lock().await,
         Wait::No => match inode.wb.queue.try_lock() {
             Ok(turn) => turn,
             Err(_) => return Ok(()),
         },
     };
-    in_turn(inode, range, wait == Wait::Turn).await
+    let result = in_turn(inode, range, wait == Wait::Turn).await;
+    drop(turn);
+    inode.core.flusher.round_over();
+    result
 }
 
 /// The same for who has the turn already.
@@ -93,16 +96,14 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<()>
     // memory is looked for beyond a zero point of before, or under a version of before.
     let end = settled.iter().flat_map(|up| &up.stable).map(|r| r.end).max();
     if let Some(end) = end {
-        inode.sizes.sent(end, || false);
+        inode.sizes.sent(end);
     }
     adopt(inode, chain, known.as_ref());
     for up in &settled {
         up.stable.iter().for_each(|range| inode.pages.written(range));
         up.unwritten.iter().for_each(|range| inode.pages.redirty(range));
     }
-    if let Some(end) = end {
-        inode.sizes.sent(end, || inode.pages.dirty_bytes() == 0);
-    }
+    inode.sizes.local_end(|| inode.pages.dirty_end());
     error.map_or(Ok(()), Err)
 }
 
