@@ -42,7 +42,13 @@ impl Buffered<'_> {
         let mut done = 0;
         for chunk in bytes.chunks(CHUNK.min(self.most())) {
             match self.write_chunk(offset + done as u64, chunk).await {
-                Ok(n) => done += n,
+                Ok(n) => {
+                    done += n;
+                    if n < chunk.len() {
+                        // The next chunk does not follow.
+                        break;
+                    }
+                }
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,
             }
@@ -153,8 +159,9 @@ impl Buffered<'_> {
 
     async fn memory_like(&self, folio: &Arc<Folio>) -> Result<NewMem> {
         let new = self.memory(&folio.range(), u64::MAX).await?;
-        let first = new.into_iter().next().map(|n| n.mem);
-        first.ok_or_else(|| Error::new(Errno::ENOMEM, "no memory for a folio"))
+        // Where readers have all memory there may be a page and not more.
+        let like = new.into_iter().map(|n| n.mem).find(|mem| mem.len() == folio.len());
+        Ok(like.unwrap_or_else(|| self.inode().core.folios.transient(folio.len())))
     }
 
     /// Memory for `run`, waiting (with no lock but the file's write lock) until enough is clean.

@@ -100,7 +100,7 @@ impl FileRef {
             for at in range {
                 let theirs = after.get(at).copied().unwrap_or(0);
                 let sent = before.get(at) == Some(&ours.bytes[at]) || ours.is_open(at);
-                if sent && theirs != ours.bytes[at] {
+                if sent {
                     if run.0 + run.1.len() != at {
                         let (start, bytes) = std::mem::take(&mut run);
                         view.may_also_be(start, bytes);
