@@ -21,7 +21,8 @@
 //!   leave only the newest state.
 //! - Errors need a fault of the origin that explains them; once faults are gone one `sync` succeeds, and
 //!   then everything else does. After a permanent failure of an fsync writes fail with the same error until
-//!   then. Whoever had the file open hears of discarded bytes once.
+//!   then. (One more: where replies do not state the version before, a read beside many uploads may give
+//!   up with `ESTALE`.) Whoever had the file open hears of discarded bytes once.
 //! - Slices handed out never change. The adapter contract is never broken (`take_breaches`).
 //!
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS` and `scripts/model.sh` as for the read side.
@@ -71,13 +72,16 @@ fn run(kind: DiskKind, first_seed: u64, runs: u64) {
     }
     eprintln!("{about}: seeds {seeds:?}, {steps} steps each, went through\n{covered}");
     if (seeds.end - seeds.start) * steps >= 10_000 {
-        let all = ["write: done", "append: done", "fsync: done", "fsync: an error", "set_len: done"];
-        for what in all.into_iter().chain(["discard: done", "restart", "overtaken", "burst"]).chain([
-            "stats write_throttled",
-            "stats write_conflicts",
-            "stats upload_retry",
-            "stats evictions",
-        ]) {
+        let all =
+            ["write: done", "append: done", "fsync: done", "fsync: an error", "set_len: done"];
+        for what in
+            all.into_iter().chain(["discard: done", "restart", "overtaken", "burst"]).chain([
+                "stats write_throttled",
+                "stats write_conflicts",
+                "stats upload_retry",
+                "stats evictions",
+            ])
+        {
             assert!(covered.sum(what) > 0, "nothing of {what:?} happened: what did this prove?");
         }
     }
@@ -85,15 +89,15 @@ fn run(kind: DiskKind, first_seed: u64, runs: u64) {
 
 #[test]
 fn every_byte_written_is_shown_and_kept_without_a_disk() {
-    run(DiskKind::None, 11_000, 35);
+    run(DiskKind::None, 11_000, 7);
 }
 
 #[test]
 fn every_byte_written_is_shown_and_kept_on_the_memory_backend() {
-    run(DiskKind::Memory, 12_000, 35);
+    run(DiskKind::Memory, 12_000, 7);
 }
 
 #[test]
 fn every_byte_written_is_shown_and_kept_on_a_cache_directory() {
-    run(DiskKind::Directory, 13_000, 30);
+    run(DiskKind::Directory, 13_000, 6);
 }

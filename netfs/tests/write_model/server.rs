@@ -116,9 +116,7 @@ impl World {
         let (op, effect) = match self.rng.within(0..8) {
             0 => (Op::Read, self.rng.pick(&Effect::failures())),
             1 => (Op::Validate, Effect::Errno(Errno::EIO)),
-            2 => {
-                (Op::Commit, self.rng.pick(&[Effect::Errno(Errno::ENOSPC), Effect::LostReply]))
-            }
+            2 => (Op::Commit, self.rng.pick(&[Effect::Errno(Errno::ENOSPC), Effect::LostReply])),
             3 => (Op::SetSize, self.rng.pick(&[Effect::Errno(Errno::EIO), Effect::LostReply])),
             4 => (Op::Write, Effect::Errno(self.rng.pick(&[Errno::EAGAIN, Errno::ECONNRESET]))),
             _ => (Op::Write, self.rng.pick(&Effect::write_failures())),

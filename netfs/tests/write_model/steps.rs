@@ -7,7 +7,7 @@ use netfs::{Error, File, MemoryUse, ReadOptions};
 use crate::world::{World, concat, cx};
 
 /// No file becomes longer by our doing.
-const END_MAX: u64 = 600_000;
+const END_MAX: u64 = 300_000;
 
 impl World {
     /// One step: something happens, then a read is judged.
@@ -48,9 +48,8 @@ impl World {
 
     /// A random handle, for writing or any.
     pub(crate) fn handle(&mut self, writable: bool) -> Option<usize> {
-        let fit: Vec<usize> = (0..self.handles.len())
-            .filter(|&h| self.handles[h].writable || !writable)
-            .collect();
+        let fit: Vec<usize> =
+            (0..self.handles.len()).filter(|&h| self.handles[h].writable || !writable).collect();
         (!fit.is_empty()).then(|| self.rng.pick(&fit))
     }
 
@@ -337,7 +336,7 @@ impl World {
         let Some(h) = self.handle(false) else { return self.open() };
         let (of, file) = (self.handles[h].of, self.file(h));
         let (mut offset, mut len) = self.rng.span(self.files[of].size());
-        if self.rng.chance(15) {
+        if self.rng.chance(8) {
             (offset, len) = (0, END_MAX);
         }
         let claim = self.files[of].claim(self.now());
@@ -364,7 +363,8 @@ impl World {
         };
         let said = got.as_ref().map_err(ToString::to_string);
         self.note(format!("read {name} {} {offset}+{len}: {said:?}", self.files[of].path));
-        self.covered.note(format!("read {name}: {}", if got.is_ok() { "done" } else { "an error" }));
+        self.covered
+            .note(format!("read {name}: {}", if got.is_ok() { "done" } else { "an error" }));
         let mut cut_short = false;
         let got = got.map(|n| {
             buf.truncate(n);
@@ -372,7 +372,11 @@ impl World {
             buf
         });
         // An unbuffered read counts what came before the first failure (N-C16).
-        let len = if cut_short && self.suspect { got.as_ref().map_or(len, |b| b.len() as u64) } else { len };
+        let len = if cut_short && self.suspect {
+            got.as_ref().map_or(len, |b| b.len() as u64)
+        } else {
+            len
+        };
         let judged = self.files[of].judge(claim, (offset, len), &got, self.suspect);
         self.check(judged);
     }

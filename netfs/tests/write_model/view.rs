@@ -36,9 +36,8 @@ impl Ranges {
     }
 
     pub(crate) fn remove(&mut self, range: &Range<usize>) {
-        let around = |r: Range<usize>| {
-            [r.start..r.end.min(range.start), r.start.max(range.end)..r.end]
-        };
+        let around =
+            |r: Range<usize>| [r.start..r.end.min(range.start), r.start.max(range.end)..r.end];
         let parts = std::mem::take(&mut self.0).into_iter().flat_map(around);
         self.0 = parts.filter(|r| !r.is_empty()).collect();
     }

@@ -25,6 +25,9 @@ use crate::{
     rng::Rng,
 };
 
+/// So long nothing has moved: what is waited for is time, or a held call.
+const STALL: Duration = Duration::from_millis(2);
+
 /// An open file.
 pub(crate) struct Handle {
     pub(crate) file: Arc<File>,
@@ -200,7 +203,11 @@ impl World {
         let path = self.files[of].path.clone();
         let opened = self.drive(async {
             let node = mount.walk(&path, &cx()).await?;
-            if writable { mount.open_rw(&node, &cx()).await } else { mount.open(&node, &cx()).await }
+            if writable {
+                mount.open_rw(&node, &cx()).await
+            } else {
+                mount.open(&node, &cx()).await
+            }
         });
         self.note(format!("open {path}: {}", opened.is_ok()));
         match opened {
@@ -228,8 +235,8 @@ impl World {
                 return out;
             }
             let before = Instant::now();
-            std::thread::park_timeout(Duration::from_millis(10));
-            if before.elapsed() < Duration::from_millis(10) {
+            std::thread::park_timeout(STALL);
+            if before.elapsed() < STALL {
                 continue;
             }
             match &self.gate {
@@ -291,7 +298,7 @@ fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
         .file("small", 777)
         .file("d/page", 4096)
         .file("d/edge", 262_145)
-        .file("big", 400_001)
+        .file("big", 270_001)
         .sparse("d/sparse", 100_000, [4096..9000, 30_000..40_000])
         .build()
         .expect("origin")
