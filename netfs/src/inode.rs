@@ -231,9 +231,14 @@ impl Inode {
     }
 
     /// Somebody else changed the file too, nobody knows in which order: nothing is vouched for any more.
+    ///
+    /// The version known last is forgotten with it. Its bytes, on their way from the server or on disk,
+    /// lack what was just written: they must not take the place of pages that have become clean.
     pub(crate) fn others_wrote(&self) {
         self.begin_change();
+        self.cell.own_write(None);
         self.cell.expire();
+        self.update_cookie();
         self.end_change();
     }
 
@@ -242,6 +247,11 @@ impl Inode {
         self.begin_change();
         self.sizes.resized(size);
         self.pages.truncate(size);
+        self.sizes.local_end(|| self.pages.dirty_end());
+        if self.pages.dirty_bytes() == 0 {
+            // What could not be uploaded was cut off.
+            self.wb.set_parked(None);
+        }
         adopt();
         self.end_change();
     }
@@ -249,6 +259,8 @@ impl Inode {
     /// Gives up what is dirty. Nothing is on its way.
     pub(crate) fn discard_dirty(&self) {
         self.begin_change();
+        // Some of it may have come to the server without an answer to say so.
+        self.cell.expire();
         self.pages.cut_dirty();
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size);

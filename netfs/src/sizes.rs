@@ -41,8 +41,17 @@ pub(crate) struct SizeCell {
     i_size: AtomicU64,
     remote_i_size: AtomicU64,
     zero_point: AtomicU64,
-    /// Where the last byte ends that was written here and is not on the server. Under the lock, too.
-    writer: Mutex<u64>,
+    /// Under the lock, too.
+    writer: Mutex<Local>,
+}
+
+/// What was written here and is not on the server.
+#[derive(Default)]
+struct Local {
+    /// Where the last byte of it ends, or a little more.
+    end: u64,
+    /// Local writes so far.
+    writes: u64,
 }
 
 impl SizeCell {
@@ -85,36 +94,47 @@ impl SizeCell {
 
     /// What the server says the size is. Local writes beyond it stay (they have not got there yet).
     pub(crate) fn server_says(&self, size: u64) {
-        self.update_with(|sizes, local_end| {
-            *sizes = Sizes { i_size: size.max(*local_end), ..Sizes::clean(size) };
+        self.update_with(|sizes, local| {
+            *sizes = Sizes { i_size: size.max(local.end), ..Sizes::clean(size) };
         });
     }
 
     /// A local write ends at `end`, after its bytes are in memory (N-C37).
     pub(crate) fn wrote(&self, end: u64) {
-        self.update_with(|sizes, local_end| {
-            *local_end = (*local_end).max(end);
+        self.update_with(|sizes, local| {
+            local.writes += 1;
+            local.end = local.end.max(end);
             sizes.i_size = sizes.i_size.max(end);
         });
     }
 
     /// The server has all up to `end` of what was sent: it is to be asked for that again once it has
-    /// left memory (row 49, N-C22). `clean` is asked whether nothing is left to send.
-    pub(crate) fn sent(&self, end: u64, clean: impl FnOnce() -> bool) {
-        self.update_with(|sizes, local_end| {
+    /// left memory (row 49, N-C22).
+    pub(crate) fn sent(&self, end: u64) {
+        self.update_with(|sizes, _| {
             sizes.remote_i_size = sizes.remote_i_size.max(end);
             sizes.zero_point = sizes.zero_point.max(end);
-            // A write that comes after this answer states its end after it, too.
-            if clean() {
-                *local_end = 0;
+        });
+    }
+
+    /// Some of what was written here was sent, cut or given up; `end` looks up where the rest ends. Without
+    /// this a file that others cut later would keep the size of bytes that have long been sent.
+    pub(crate) fn local_end(&self, end: impl FnOnce() -> u64) {
+        // The look takes the folio index's lock, which is not taken under this one.
+        let before = self.writer.lock().writes;
+        let end = end();
+        self.update_with(|_, local| {
+            // A write meanwhile may have been missed. What it made dirty is sent in its turn.
+            if local.writes == before {
+                local.end = end;
             }
         });
     }
 
     /// The file was cut or extended, here and on the server.
     pub(crate) fn resized(&self, size: u64) {
-        self.update_with(|sizes, local_end| {
-            *local_end = (*local_end).min(size);
+        self.update_with(|sizes, local| {
+            local.end = local.end.min(size);
             let zero_point = sizes.zero_point.min(size);
             *sizes = Sizes { i_size: size, remote_i_size: size, zero_point };
         });
@@ -122,20 +142,20 @@ impl SizeCell {
 
     /// Local writes were given up: the file is as the server has it.
     pub(crate) fn discarded(&self, size: u64) {
-        self.update_with(|sizes, local_end| {
-            *local_end = 0;
+        self.update_with(|sizes, local| {
+            local.end = 0;
             *sizes = Sizes { zero_point: sizes.zero_point.min(size), ..Sizes::clean(size) };
         });
     }
 
-    fn update_with(&self, change: impl FnOnce(&mut Sizes, &mut u64)) {
-        let mut local_end = self.writer.lock();
+    fn update_with(&self, change: impl FnOnce(&mut Sizes, &mut Local)) {
+        let mut local = self.writer.lock();
         let mut sizes = Sizes {
             i_size: self.i_size.load(Ordering::Relaxed),
             remote_i_size: self.remote_i_size.load(Ordering::Relaxed),
             zero_point: self.zero_point.load(Ordering::Relaxed),
         };
-        change(&mut sizes, &mut local_end);
+        change(&mut sizes, &mut local);
         let seq = self.seq.load(Ordering::Relaxed);
         self.seq.store(seq + 1, Ordering::Relaxed);
         fence(Ordering::Release);

@@ -65,6 +65,11 @@ pub(crate) struct Writing {
 }
 
 impl Writeback {
+    /// Whether a round, or a change of the size, is under way.
+    pub(crate) fn in_round(&self) -> bool {
+        self.queue.try_lock().is_err()
+    }
+
     /// The number under which an open file's bytes are kept.
     pub(crate) fn writer(&self, of: &Writing, remote: &DynFile, cx: &Cx) -> Writer {
         let mut own = of.writer.lock();
@@ -106,7 +111,7 @@ impl Writeback {
         self.state.lock().parked.clone()
     }
 
-    fn set_parked(&self, error: Option<Error>) {
+    pub(crate) fn set_parked(&self, error: Option<Error>) {
         self.state.lock().parked = error;
     }
 

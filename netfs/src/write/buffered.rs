@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use futures_util::future::{Either, select};
+
 use crate::{
     error::{Errno, Error, Result},
     folio::{Folio, GRANULE, PAGE_SIZE, Piece, Step, Written, cache::NewFolio, memory::NewMem},
@@ -40,7 +42,13 @@ impl Buffered<'_> {
         let mut done = 0;
         for chunk in bytes.chunks(CHUNK.min(self.most())) {
             match self.write_chunk(offset + done as u64, chunk).await {
-                Ok(n) => done += n,
+                Ok(n) => {
+                    done += n;
+                    if n < chunk.len() {
+                        // The next chunk does not follow.
+                        break;
+                    }
+                }
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,
             }
@@ -151,8 +159,9 @@ impl Buffered<'_> {
 
     async fn memory_like(&self, folio: &Arc<Folio>) -> Result<NewMem> {
         let new = self.memory(&folio.range(), u64::MAX).await?;
-        let first = new.into_iter().next().map(|n| n.mem);
-        first.ok_or_else(|| Error::new(Errno::ENOMEM, "no memory for a folio"))
+        // Where readers have all memory there may be a page and not more.
+        let like = new.into_iter().map(|n| n.mem).find(|mem| mem.len() == folio.len());
+        Ok(like.unwrap_or_else(|| self.inode().core.folios.transient(folio.len())))
     }
 
     /// Memory for `run`, waiting (with no lock but the file's write lock) until enough is clean.
@@ -163,7 +172,10 @@ impl Buffered<'_> {
             return Ok(window);
         }
         let pressed = core.flusher.press();
-        for _ in 0..IDLE_MAX {
+        // As long as a call to the server may take, from the last upload that ended.
+        let patience = core.options.remote_timeout;
+        let mut until = core.clock.now() + patience;
+        while core.clock.now() < until {
             core.check_open()?;
             let cleaned = core.flusher.cleaned.notified();
             if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
@@ -178,7 +190,10 @@ impl Buffered<'_> {
                 }
             }
             let a_while = core.clock.sleep_until(core.clock.now() + A_WHILE);
-            futures_util::future::select(std::pin::pin!(cleaned), a_while).await;
+            let cleaned = std::pin::pin!(cleaned);
+            if let Either::Left(_) = select(cleaned, a_while).await {
+                until = core.clock.now() + patience;
+            }
         }
         drop(pressed);
         Err(Error::new(Errno::ENOMEM, "the memory budget is exhausted by what cannot be uploaded"))

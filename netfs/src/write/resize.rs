@@ -23,7 +23,14 @@ async fn set_size_here(who: &Who, size: u64) -> Result<()> {
     let _quiet = quiesce(inode).await;
     let known = inode.cell.version();
     let call = Arc::clone(&who.remote).set_size(size, who.cx.clone());
-    let change = inode.core.answered(call).await?;
+    let change = match inode.core.answered(call).await {
+        Ok(change) => change,
+        Err(error) => {
+            // It may have been done all the same, and a server does not tell its client of its own change.
+            inode.others_wrote();
+            return Err(error);
+        }
+    };
     inode.cut(size, || {
         if change.before == known && change.before.is_some() {
             inode.own_change(&change.after);

@@ -36,14 +36,17 @@ pub(crate) async fn flush(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> 
 }
 
 async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result<()> {
-    let _turn = match wait {
+    let turn = match wait {
         Wait::Turn => inode.wb.queue.lock().await,
         Wait::No => match inode.wb.queue.try_lock() {
             Ok(turn) => turn,
             Err(_) => return Ok(()),
         },
     };
-    in_turn(inode, range, wait == Wait::Turn).await
+    let result = in_turn(inode, range, wait == Wait::Turn).await;
+    drop(turn);
+    inode.core.flusher.round_over();
+    result
 }
 
 /// The same for who has the turn already.
@@ -55,7 +58,8 @@ async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result
         let Some(last) = sent.last() else { break };
         at = last.range.end;
         if let Err(error) = round(inode, sent, awaited).await {
-            if !is_transient(&error) {
+            // A call may fail after its last byte: then there is nothing to wait for.
+            if !is_transient(&error) && inode.pages.dirty_bytes() > 0 {
                 inode.wb.set_parked(Some(error.clone()));
             }
             return Err(error);
@@ -93,16 +97,14 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<()>
     // memory is looked for beyond a zero point of before, or under a version of before.
     let end = settled.iter().flat_map(|up| &up.stable).map(|r| r.end).max();
     if let Some(end) = end {
-        inode.sizes.sent(end, || false);
+        inode.sizes.sent(end);
     }
     adopt(inode, chain, known.as_ref());
     for up in &settled {
         up.stable.iter().for_each(|range| inode.pages.written(range));
         up.unwritten.iter().for_each(|range| inode.pages.redirty(range));
     }
-    if let Some(end) = end {
-        inode.sizes.sent(end, || inode.pages.dirty_bytes() == 0);
-    }
+    inode.sizes.local_end(|| inode.pages.dirty_end());
     error.map_or(Ok(()), Err)
 }
 
@@ -115,9 +117,12 @@ fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>) {
         Outcome::Ours(facts) if ours_still => inode.own_change(&facts),
         Outcome::Silent => inode.own_change(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
-            inode.core.counters.write_conflicts.inc();
-            let theirs = &facts.version;
-            tracing::warn!(known = ?known, now = ?theirs, "somebody else has written to a file too");
+            // With nothing known, nothing says that somebody did.
+            if known.is_some() {
+                inode.core.counters.write_conflicts.inc();
+                let theirs = &facts.version;
+                tracing::warn!(?known, now = ?theirs, "somebody else has written to a file too");
+            }
             inode.others_wrote();
         }
     }

@@ -64,6 +64,12 @@ impl Flusher {
         self.wake.notify_one();
     }
 
+    /// A round over some file has ended: memory may be free, and the file may be looked at again.
+    pub(super) fn round_over(&self) {
+        self.cleaned.notify_waiters();
+        self.wake.notify_one();
+    }
+
     /// Somebody waits for memory, until the guard is dropped.
     pub(crate) fn press(&self) -> Pressed<'_> {
         self.pressed.fetch_add(1, Ordering::AcqRel);
@@ -108,10 +114,12 @@ impl Flusher {
         let listed: Vec<Arc<Inode>> =
             files.values().filter(|d| d.not_before <= now).map(|d| Arc::clone(&d.inode)).collect();
         drop(files);
+        // A file somebody else is uploading is looked at again when that round is over: not in a circle.
+        let free = |inode: &Arc<Inode>| !inode.wb.in_round();
         let old = |inode: &Arc<Inode>| {
             inode.pages.oldest_dirty().is_some_and(|at| at + core.options.dirty_expire <= now)
         };
-        listed.into_iter().filter(|inode| all || old(inode)).collect()
+        listed.into_iter().filter(|inode| free(inode) && (all || old(inode))).collect()
     }
 }
 
@@ -129,7 +137,6 @@ pub(crate) async fn flush_listed(inode: &Arc<Inode>, wait: Wait) -> Result<()> {
     let result = flush(inode, 0..u64::MAX, wait).await;
     let core = &inode.core;
     core.flusher.tidy(inode, result.is_ok(), inode.now());
-    core.flusher.cleaned.notify_waiters();
     result
 }
 

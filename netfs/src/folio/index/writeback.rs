@@ -45,6 +45,17 @@ impl FolioIndex {
         content.dirty.iter().filter_map(since).min()
     }
 
+    /// Where the last byte ends that is dirty or on its way; 0 without any.
+    pub(crate) fn dirty_end(&self) -> u64 {
+        let content = self.content.read();
+        let end = |offset: &u64| {
+            let folio = content.slots.get(*offset)?;
+            let last = folio.with_dirt(|d| d.and_then(|d| d.all().iter().next_back()))?;
+            Some(*offset + last.0.end as u64)
+        };
+        content.dirty.iter().rev().find_map(end).unwrap_or(0)
+    }
+
     /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
     pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64) -> Vec<Sent> {
         let content = self.content.write();
