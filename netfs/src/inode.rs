@@ -230,11 +230,28 @@ impl Inode {
         self.end_change();
     }
 
+    /// The same for a change whose reply named the version that was known before: the server's versions
+    /// are too coarse to tell. What the disk has under that version is not the file any more.
+    pub(crate) fn own_unversioned_change(&self) {
+        self.begin_change();
+        self.cell.own_write(self.cell.version());
+        self.cut_over();
+        self.end_change();
+    }
+
     /// Somebody else changed the file too, nobody knows in which order: nothing is vouched for any more.
+    /// What the disk has lacks our change; a reader that was let in before must not find it.
     pub(crate) fn others_wrote(&self) {
         self.begin_change();
         self.cell.expire();
+        self.cut_over();
         self.end_change();
+    }
+
+    fn cut_over(&self) {
+        if let Some(cookie) = self.live_cookie() {
+            cookie.invalidate(self.wanted_identity(), false);
+        }
     }
 
     /// The file ends at `size` now, here as on the server; `adopt` takes over what it said.
@@ -257,7 +274,7 @@ impl Inode {
 
     fn commit_facts(&self, facts: &Facts) {
         if let Some(size) = facts.stated_size() {
-            self.sizes.server_says(size);
+            self.sizes.server_says(size, || self.pages.dirty_end());
             self.size_known.store(true, Ordering::Relaxed);
         }
         self.commit_attr(facts);

@@ -41,8 +41,7 @@ pub(crate) struct SizeCell {
     i_size: AtomicU64,
     remote_i_size: AtomicU64,
     zero_point: AtomicU64,
-    /// Where the last byte ends that was written here and is not on the server. Under the lock, too.
-    writer: Mutex<u64>,
+    writer: Mutex<()>,
 }
 
 impl SizeCell {
@@ -77,44 +76,33 @@ impl SizeCell {
         }
     }
 
-    /// Changes them together. Writers exclude one another; the zero point never exceeds what is known
-    /// of the server (N-C22).
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Sizes)) {
-        self.update_with(|sizes, _| change(sizes));
-    }
-
-    /// What the server says the size is. Local writes beyond it stay (they have not got there yet).
-    pub(crate) fn server_says(&self, size: u64) {
-        self.update_with(|sizes, local_end| {
-            *sizes = Sizes { i_size: size.max(*local_end), ..Sizes::clean(size) };
+    /// What the server says the size is. Local writes beyond it stay (they have not got there yet):
+    /// `dirty_end` tells where they end.
+    pub(crate) fn server_says(&self, size: u64, dirty_end: impl FnOnce() -> u64) {
+        self.update(|sizes| {
+            *sizes = Sizes { i_size: size.max(dirty_end()), ..Sizes::clean(size) };
         });
     }
 
-    /// A local write ends at `end`, after its bytes are in memory (N-C37).
-    pub(crate) fn wrote(&self, end: u64) {
-        self.update_with(|sizes, local_end| {
-            *local_end = (*local_end).max(end);
-            sizes.i_size = sizes.i_size.max(end);
-        });
+    /// A local write ends at `end`, after its bytes are in memory (N-C37). What of it is not dirty any more
+    /// was [`sent`](SizeCell::sent), and may have been cut by others since.
+    pub(crate) fn wrote(&self, end: u64, dirty_end: impl FnOnce() -> u64) {
+        self.update(|sizes| sizes.i_size = sizes.i_size.max(end.min(dirty_end())));
     }
 
     /// The server has all up to `end` of what was sent: it is to be asked for that again once it has
-    /// left memory (row 49, N-C22). `clean` is asked whether nothing is left to send.
-    pub(crate) fn sent(&self, end: u64, clean: impl FnOnce() -> bool) {
-        self.update_with(|sizes, local_end| {
+    /// left memory (row 49, N-C22). Before any of it becomes clean.
+    pub(crate) fn sent(&self, end: u64) {
+        self.update(|sizes| {
+            sizes.i_size = sizes.i_size.max(end);
             sizes.remote_i_size = sizes.remote_i_size.max(end);
             sizes.zero_point = sizes.zero_point.max(end);
-            // A write that comes after this answer states its end after it, too.
-            if clean() {
-                *local_end = 0;
-            }
         });
     }
 
     /// The file was cut or extended, here and on the server.
     pub(crate) fn resized(&self, size: u64) {
-        self.update_with(|sizes, local_end| {
-            *local_end = (*local_end).min(size);
+        self.update(|sizes| {
             let zero_point = sizes.zero_point.min(size);
             *sizes = Sizes { i_size: size, remote_i_size: size, zero_point };
         });
@@ -122,20 +110,21 @@ impl SizeCell {
 
     /// Local writes were given up: the file is as the server has it.
     pub(crate) fn discarded(&self, size: u64) {
-        self.update_with(|sizes, local_end| {
-            *local_end = 0;
+        self.update(|sizes| {
             *sizes = Sizes { zero_point: sizes.zero_point.min(size), ..Sizes::clean(size) };
         });
     }
 
-    fn update_with(&self, change: impl FnOnce(&mut Sizes, &mut u64)) {
-        let mut local_end = self.writer.lock();
+    /// Changes them together. Writers exclude one another; the zero point never exceeds what is known
+    /// of the server (N-C22).
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Sizes)) {
+        let _alone = self.writer.lock();
         let mut sizes = Sizes {
             i_size: self.i_size.load(Ordering::Relaxed),
             remote_i_size: self.remote_i_size.load(Ordering::Relaxed),
             zero_point: self.zero_point.load(Ordering::Relaxed),
         };
-        change(&mut sizes, &mut local_end);
+        change(&mut sizes);
         let seq = self.seq.load(Ordering::Relaxed);
         self.seq.store(seq + 1, Ordering::Relaxed);
         fence(Ordering::Release);

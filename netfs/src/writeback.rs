@@ -31,7 +31,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Writeback {
     /// One writer at a time changes a file's bytes and size (row 88: as the kernel's inode lock).
-    pub(crate) write: tokio::sync::Mutex<()>,
+    pub(crate) write: Arc<tokio::sync::Mutex<()>>,
     /// One round at a time.
     queue: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -99,6 +99,11 @@ impl Writeback {
         drop(state);
         // An adapter's file and token go outside the lock.
         drop(closed);
+    }
+
+    /// Whether a round is under way.
+    fn is_busy(&self) -> bool {
+        self.queue.try_lock().is_err()
     }
 
     /// Why bytes of this file could not be uploaded, if the last attempt failed for good.
