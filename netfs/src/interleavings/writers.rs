@@ -228,7 +228,7 @@ fn n_c48_a_third_partys_change_beside_a_write_with_a_disk_cache_below() {
 fn writers_above_the_limit_wait_for_uploads_and_for_nobody_else() {
     explore(300, || {
         let world = World::build(8, 8 * PAGE, Answers::Whole, None, |b| {
-            let b = b.memory_bytes(256 << 10).dirty_limits(PAGE, 2 * PAGE);
+            let b = b.memory_bytes(256 << 10).dirty_bytes(PAGE, 2 * PAGE);
             b.fill(FillPolicy::Exact).readahead_max(0)
         });
         let writers = [(0, A), (3 * PAGE + 5, B)].map(|(offset, byte)| {
@@ -253,7 +253,7 @@ fn writers_above_the_limit_wait_for_uploads_and_for_nobody_else() {
 fn n_c11_a_writer_that_leaves_takes_nothing_with_it() {
     explore(400, || {
         let world = World::build(2, PAGE, Answers::Paged, None, |b| {
-            b.dirty_limits(100, PAGE).fill(FillPolicy::Exact).readahead_max(0)
+            b.dirty_bytes(100, PAGE).fill(FillPolicy::Exact).readahead_max(0)
         });
         let (leaving, staying) = (world.open(), world.open());
         let leaves = shuttle::future::spawn(async move {
@@ -276,7 +276,7 @@ fn n_c11_a_writer_that_leaves_takes_nothing_with_it() {
 /// nothing; nobody waits for ever after one that did.
 fn end_beside_writers(clean: bool) {
     let world = World::build(2, PAGE, Answers::Whole, None, |b| {
-        b.dirty_limits(100, PAGE).fill(FillPolicy::Exact).readahead_max(0)
+        b.dirty_bytes(100, PAGE).fill(FillPolicy::Exact).readahead_max(0)
     });
     let files = [(world.open(), 0, A), (world.open(), PAGE, B)];
     let writers = files.map(|(file, offset, byte)| {

@@ -105,7 +105,22 @@ enum Round {
     Lost,
 }
 
+/// Bytes on their way. A round that is dropped half-way, by a driver that ends, leaves them dirty: else the
+/// next one, finding nothing to send, would say that all is on the server.
+struct OnTheirWay<'a> {
+    inode: &'a Inode,
+    ranges: Vec<Range<u64>>,
+}
+
+impl Drop for OnTheirWay<'_> {
+    fn drop(&mut self) {
+        self.ranges.iter().for_each(|range| self.inode.pages.redirty(range));
+    }
+}
+
 async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Round> {
+    let ranges = sent.iter().map(|piece| piece.range.clone()).collect();
+    let mut on_their_way = OnTheirWay { inode, ranges };
     let known = inode.cell.version();
     let mut chain = Chain::default();
     let mut error = None;
@@ -128,6 +143,8 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Rou
         inode.sizes.sent(end);
     }
     adopt(inode, chain, known.as_ref(), end.is_some());
+    // From here on without an await.
+    on_their_way.ranges.clear();
     for up in &settled {
         up.stable.iter().for_each(|range| inode.pages.written(range));
         up.unwritten.iter().for_each(|range| inode.pages.redirty(range));

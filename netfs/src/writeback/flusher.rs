@@ -195,7 +195,11 @@ pub(crate) async fn flush_all(core: &Arc<Core>, deadline: BootTime) {
             return;
         };
         let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
-        if !errors.is_empty() && !errors.iter().any(is_transient) {
+        if errors.is_empty() {
+            // What came in meanwhile; soon nothing does any more.
+            continue;
+        }
+        if !errors.iter().any(is_transient) {
             return;
         }
         let again = core.clock.now() + BACK_OFF.0;
