@@ -224,8 +224,14 @@ impl Inode {
     /// stays; a reader that gathers past memory begins again (the mark moves).
     pub(crate) fn own_change(&self, facts: &Facts) {
         self.begin_change();
-        self.cell.own_write(facts.version.clone());
-        self.commit_attr(facts);
+        self.cell.own_write(facts.version.clone(), || {
+            self.commit_attr(facts);
+            // A reader that met a version of ours before we heard of it may have left the size open.
+            if let Some(size) = facts.stated_size().filter(|_| self.size_doubtful()) {
+                self.sizes.server_says(size, || self.pages.dirty_end());
+                self.size_doubtful.store(false, Ordering::Release);
+            }
+        });
         self.update_cookie();
         self.end_change();
     }
@@ -234,7 +240,7 @@ impl Inode {
     /// are too coarse to tell. What the disk has under that version is not the file any more.
     pub(crate) fn own_unversioned_change(&self) {
         self.begin_change();
-        self.cell.own_write(self.cell.version());
+        self.cell.own_write(self.cell.version(), || ());
         self.cut_over();
         self.end_change();
     }
@@ -258,8 +264,12 @@ impl Inode {
     pub(crate) fn cut(&self, size: u64, adopt: impl FnOnce()) {
         self.begin_change();
         self.sizes.resized(size);
-        self.pages.truncate(size);
+        // The version moves before the pages go: what a fetch publishes in between is of before, and goes
+        // with them; later it is not current any more.
         adopt();
+        self.pages.truncate(size);
+        // A reply may have put the end behind what was dirty until now.
+        self.sizes.resized(size);
         self.end_change();
     }
 

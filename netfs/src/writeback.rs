@@ -91,11 +91,17 @@ impl Writeback {
         owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
     }
 
-    /// Nothing is dirty: who has closed the file is forgotten.
-    fn forget_closed(&self) {
+    /// Forgets who has closed the file, if nothing is dirty.
+    fn forget_closed(&self, clean: impl FnOnce() -> bool) {
         let mut state = self.state.lock();
-        let closed: Vec<Owner> =
-            state.owners.extract_if(.., |o| o.open.strong_count() == 0).collect();
+        let gone = |o: &&Owner| o.open.strong_count() == 0;
+        let closed: Vec<Writer> = state.owners.iter().filter(gone).map(|o| o.writer).collect();
+        // Asked after who is gone: what somebody wrote before closing the file is seen.
+        if closed.is_empty() || !clean() {
+            return;
+        }
+        let gone = |o: &mut Owner| closed.contains(&o.writer);
+        let closed: Vec<Owner> = state.owners.extract_if(.., gone).collect();
         drop(state);
         // An adapter's file and token go outside the lock.
         drop(closed);

@@ -74,7 +74,7 @@ async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result
     }
     if inode.pages.dirty_bytes() == 0 {
         inode.wb.set_parked(None);
-        inode.wb.forget_closed();
+        inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
     }
     Ok(())
 }

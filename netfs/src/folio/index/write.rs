@@ -153,10 +153,11 @@ impl FolioIndex {
                 self.insert_one(&mut content, new, piece);
             }
         }
+        // Before anybody finds the folios, or takes their bytes for clean again.
+        self.dirtied(bytes);
         drop(content);
         // What was not used is freed outside the lock.
         drop(rest);
-        self.dirtied(bytes);
         bytes
     }
 
