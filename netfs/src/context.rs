@@ -247,6 +247,7 @@ impl Netfs {
             left
         });
         let fill_bytes = work.await.unwrap_or(0);
+        self.core.folios.room().close();
         self.core.fscache.abort();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -271,6 +272,7 @@ impl Drop for Netfs {
             // Never blocks: a Netfs may be dropped inside somebody's runtime.
             runtime.shutdown_background();
             self.core.fscache.abort();
+            self.core.folios.room().close();
             let lost = self.core.flusher.clear();
             if lost > 0 {
                 tracing::error!(lost, "dropped without shutdown: written bytes not on the server");

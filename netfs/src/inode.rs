@@ -224,35 +224,60 @@ impl Inode {
     /// stays; a reader that gathers past memory begins again (the mark moves).
     pub(crate) fn own_change(&self, facts: &Facts) {
         self.begin_change();
-        self.cell.own_write(facts.version.clone());
-        self.commit_attr(facts);
+        self.cell.own_write(facts.version.clone(), || {
+            self.commit_attr(facts);
+            // A reader that met a version of ours before we heard of it may have left the size open.
+            if let Some(size) = facts.stated_size().filter(|_| self.size_doubtful()) {
+                self.sizes.server_says(size, || self.pages.dirty_end());
+                self.size_doubtful.store(false, Ordering::Release);
+            }
+        });
         self.update_cookie();
+        self.end_change();
+    }
+
+    /// The same for a change whose reply named the version that was known before: the server's versions
+    /// are too coarse to tell. What the disk has under that version is not the file any more.
+    pub(crate) fn own_unversioned_change(&self) {
+        self.begin_change();
+        self.cell.own_write(self.cell.version(), || ());
+        self.cut_over();
         self.end_change();
     }
 
     /// Somebody else changed the file too, nobody knows in which order: nothing is vouched for any more.
     ///
     /// The version known last is forgotten with it. Its bytes, on their way from the server or on disk,
-    /// lack what was just written: they must not take the place of pages that have become clean.
+    /// lack what was just written: they must not take the place of pages that have become clean, and a
+    /// reader that was let in before must not find them.
     pub(crate) fn others_wrote(&self) {
         self.begin_change();
-        self.cell.own_write(None);
+        self.cell.own_write(None, || ());
         self.cell.expire();
-        self.update_cookie();
+        self.cut_over();
         self.end_change();
+    }
+
+    fn cut_over(&self) {
+        if let Some(cookie) = self.live_cookie() {
+            cookie.invalidate(self.wanted_identity(), false);
+        }
     }
 
     /// The file ends at `size` now, here as on the server; `adopt` takes over what it said.
     pub(crate) fn cut(&self, size: u64, adopt: impl FnOnce()) {
         self.begin_change();
         self.sizes.resized(size);
+        // The version moves before the pages go: what a fetch publishes in between is of before, and goes
+        // with them; later it is not current any more.
+        adopt();
         self.pages.truncate(size);
-        self.sizes.local_end(|| self.pages.dirty_end());
+        // A reply may have put the end behind what was dirty until now.
+        self.sizes.resized(size);
         if self.pages.dirty_bytes() == 0 {
             // What could not be uploaded was cut off.
             self.wb.set_parked(None);
         }
-        adopt();
         self.end_change();
     }
 
@@ -269,7 +294,7 @@ impl Inode {
 
     fn commit_facts(&self, facts: &Facts) {
         if let Some(size) = facts.stated_size() {
-            self.sizes.server_says(size);
+            self.sizes.server_says(size, || self.pages.dirty_end());
             self.size_known.store(true, Ordering::Relaxed);
         }
         self.commit_attr(facts);

@@ -12,6 +12,7 @@ mod changes;
 mod ending;
 mod origin;
 mod readers;
+mod writers;
 
 use std::time::Duration;
 
@@ -117,7 +118,7 @@ impl World {
     }
 
     fn open(&self) -> Arc<File> {
-        Arc::new(File::new(self.mount.root(), cx()))
+        Arc::new(File::new(self.mount.root(), cx(), true))
     }
 
     /// All that is cached in memory is evicted, one folio after the other.

@@ -76,6 +76,20 @@ impl Who {
         Err(Error::new(Errno::ESTALE, "the file changed, and no check says how large it is now"))
     }
 
+    /// Waits for `work` no longer than until the caller's deadline. It is dropped then, so that MUST be
+    /// fine at any of its awaits.
+    pub(crate) async fn by_deadline<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        // Nearly always: no timer for that.
+        if let Some(result) = work.as_mut().now_or_never() {
+            return result;
+        }
+        let Some(deadline) = self.cx.deadline() else { return work.await };
+        let core = &self.inode.core;
+        let over = || Err(Error::new(Errno::ETIMEDOUT, "the caller's deadline passed"));
+        timer::until(&core.driver, &*core.clock, deadline, work).await.unwrap_or_else(over)
+    }
+
     /// Takes the inode's I/O mode to read `range`, waiting no longer than the caller's deadline: holders of
     /// the other mode may be waiting for a server that does not answer.
     pub(crate) async fn enter(&self, mode: Mode, range: Range<u64>) -> Result<ModeGuard> {

@@ -41,17 +41,7 @@ pub(crate) struct SizeCell {
     i_size: AtomicU64,
     remote_i_size: AtomicU64,
     zero_point: AtomicU64,
-    /// Under the lock, too.
-    writer: Mutex<Local>,
-}
-
-/// What was written here and is not on the server.
-#[derive(Default)]
-struct Local {
-    /// Where the last byte of it ends, or a little more.
-    end: u64,
-    /// Local writes so far.
-    writes: u64,
+    writer: Mutex<()>,
 }
 
 impl SizeCell {
@@ -86,55 +76,33 @@ impl SizeCell {
         }
     }
 
-    /// Changes them together. Writers exclude one another; the zero point never exceeds what is known
-    /// of the server (N-C22).
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Sizes)) {
-        self.update_with(|sizes, _| change(sizes));
-    }
-
-    /// What the server says the size is. Local writes beyond it stay (they have not got there yet).
-    pub(crate) fn server_says(&self, size: u64) {
-        self.update_with(|sizes, local| {
-            *sizes = Sizes { i_size: size.max(local.end), ..Sizes::clean(size) };
+    /// What the server says the size is. Local writes beyond it stay (they have not got there yet):
+    /// `dirty_end` tells where they end.
+    pub(crate) fn server_says(&self, size: u64, dirty_end: impl FnOnce() -> u64) {
+        self.update(|sizes| {
+            *sizes = Sizes { i_size: size.max(dirty_end()), ..Sizes::clean(size) };
         });
     }
 
-    /// A local write ends at `end`, after its bytes are in memory (N-C37).
-    pub(crate) fn wrote(&self, end: u64) {
-        self.update_with(|sizes, local| {
-            local.writes += 1;
-            local.end = local.end.max(end);
-            sizes.i_size = sizes.i_size.max(end);
-        });
+    /// A local write ends at `end`, after its bytes are in memory (N-C37). What of it is not dirty any more
+    /// was [`sent`](SizeCell::sent), and may have been cut by others since.
+    pub(crate) fn wrote(&self, end: u64, dirty_end: impl FnOnce() -> u64) {
+        self.update(|sizes| sizes.i_size = sizes.i_size.max(end.min(dirty_end())));
     }
 
     /// The server has all up to `end` of what was sent: it is to be asked for that again once it has
-    /// left memory (row 49, N-C22).
+    /// left memory (row 49, N-C22). Before any of it becomes clean.
     pub(crate) fn sent(&self, end: u64) {
-        self.update_with(|sizes, _| {
+        self.update(|sizes| {
+            sizes.i_size = sizes.i_size.max(end);
             sizes.remote_i_size = sizes.remote_i_size.max(end);
             sizes.zero_point = sizes.zero_point.max(end);
         });
     }
 
-    /// Some of what was written here was sent, cut or given up; `end` looks up where the rest ends. Without
-    /// this a file that others cut later would keep the size of bytes that have long been sent.
-    pub(crate) fn local_end(&self, end: impl FnOnce() -> u64) {
-        // The look takes the folio index's lock, which is not taken under this one.
-        let before = self.writer.lock().writes;
-        let end = end();
-        self.update_with(|_, local| {
-            // A write meanwhile may have been missed. What it made dirty is sent in its turn.
-            if local.writes == before {
-                local.end = end;
-            }
-        });
-    }
-
     /// The file was cut or extended, here and on the server.
     pub(crate) fn resized(&self, size: u64) {
-        self.update_with(|sizes, local| {
-            local.end = local.end.min(size);
+        self.update(|sizes| {
             let zero_point = sizes.zero_point.min(size);
             *sizes = Sizes { i_size: size, remote_i_size: size, zero_point };
         });
@@ -142,20 +110,21 @@ impl SizeCell {
 
     /// Local writes were given up: the file is as the server has it.
     pub(crate) fn discarded(&self, size: u64) {
-        self.update_with(|sizes, local| {
-            local.end = 0;
+        self.update(|sizes| {
             *sizes = Sizes { zero_point: sizes.zero_point.min(size), ..Sizes::clean(size) };
         });
     }
 
-    fn update_with(&self, change: impl FnOnce(&mut Sizes, &mut Local)) {
-        let mut local = self.writer.lock();
+    /// Changes them together. Writers exclude one another; the zero point never exceeds what is known
+    /// of the server (N-C22).
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Sizes)) {
+        let _alone = self.writer.lock();
         let mut sizes = Sizes {
             i_size: self.i_size.load(Ordering::Relaxed),
             remote_i_size: self.remote_i_size.load(Ordering::Relaxed),
             zero_point: self.zero_point.load(Ordering::Relaxed),
         };
-        change(&mut sizes, &mut local);
+        change(&mut sizes);
         let seq = self.seq.load(Ordering::Relaxed);
         self.seq.store(seq + 1, Ordering::Relaxed);
         fence(Ordering::Release);

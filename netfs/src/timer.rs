@@ -24,6 +24,11 @@ pub(crate) async fn until<T>(
     }
 }
 
+/// Sleeps until `deadline`, on whatever thread; no longer than the driver lives.
+pub(crate) async fn sleep(driver: &Handle, clock: &dyn Clock, deadline: BootTime) {
+    Alarm(driver.spawn(clock.sleep_until(deadline))).rung().await;
+}
+
 struct Alarm(JoinHandle<()>);
 
 impl Alarm {

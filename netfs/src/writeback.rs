@@ -31,7 +31,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Writeback {
     /// One writer at a time changes a file's bytes and size (row 88: as the kernel's inode lock).
-    pub(crate) write: tokio::sync::Mutex<()>,
+    pub(crate) write: Arc<tokio::sync::Mutex<()>>,
     /// One round at a time.
     queue: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -65,11 +65,6 @@ pub(crate) struct Writing {
 }
 
 impl Writeback {
-    /// Whether a round, or a change of the size, is under way.
-    pub(crate) fn in_round(&self) -> bool {
-        self.queue.try_lock().is_err()
-    }
-
     /// The number under which an open file's bytes are kept.
     pub(crate) fn writer(&self, of: &Writing, remote: &DynFile, cx: &Cx) -> Writer {
         let mut own = of.writer.lock();
@@ -96,14 +91,25 @@ impl Writeback {
         owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
     }
 
-    /// Nothing is dirty: who has closed the file is forgotten.
-    fn forget_closed(&self) {
+    /// Forgets who has closed the file, if nothing is dirty.
+    fn forget_closed(&self, clean: impl FnOnce() -> bool) {
         let mut state = self.state.lock();
-        let closed: Vec<Owner> =
-            state.owners.extract_if(.., |o| o.open.strong_count() == 0).collect();
+        let gone = |o: &&Owner| o.open.strong_count() == 0;
+        let closed: Vec<Writer> = state.owners.iter().filter(gone).map(|o| o.writer).collect();
+        // Asked after who is gone: what somebody wrote before closing the file is seen.
+        if closed.is_empty() || !clean() {
+            return;
+        }
+        let gone = |o: &mut Owner| closed.contains(&o.writer);
+        let closed: Vec<Owner> = state.owners.extract_if(.., gone).collect();
         drop(state);
         // An adapter's file and token go outside the lock.
         drop(closed);
+    }
+
+    /// Whether a round is under way.
+    fn is_busy(&self) -> bool {
+        self.queue.try_lock().is_err()
     }
 
     /// Why bytes of this file could not be uploaded, if the last attempt failed for good.

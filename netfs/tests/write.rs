@@ -5,7 +5,11 @@ mod common;
 use std::sync::Arc;
 
 use common::{Bench, cx};
-use netfs::{Errno, File, Undone};
+use futures_util::FutureExt;
+use netfs::{
+    Errno, File, Undone,
+    clock::{Clock, StepClock},
+};
 use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
 
 const MIB: usize = 1 << 20;
@@ -336,4 +340,102 @@ fn a_shutdown_without_patience_says_what_was_lost() {
     drop(mount);
     let undone = netfs.blocking_shutdown(std::time::Duration::from_secs(1));
     assert_eq!(undone, Undone { fill_bytes: 0, dirty_bytes: 5 });
+}
+
+#[test]
+fn w5_an_fsync_over_a_restart_of_the_server_sends_again_what_that_lost() {
+    let fs = origin();
+    fs.configure(|s| {
+        s.unstable = true;
+        s.limits.wsize = 4096;
+    });
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 0, &[5; 10_000]);
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Commit).hold(&gate, SnapshotAt::Release).times(1));
+    std::thread::scope(|s| {
+        let sync = s.spawn(|| pollster::block_on(file.fsync()));
+        fs.wait_until(|c, _| c.calls(Op::Commit) == 1);
+        drop(fs.restart_server());
+        gate.release();
+        sync.join().expect("no panic").expect("fsync");
+    });
+    assert!(!fs.has_uncommitted());
+    assert_eq!(fs.expected("f", 0, 10_000).expect("f"), [5; 10_000]);
+    assert_eq!(bench.netfs().memory().dirty, 0);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn a_passing_failure_is_tried_again_whatever_thread_waits_for_it() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 0, &[5; 100]);
+    fs.inject(Fault::on(Op::Write).errno(Errno::ECONNRESET).times(1));
+    // This thread has no runtime.
+    pollster::block_on(file.fsync()).expect("the second try succeeds");
+    assert_eq!(fs.expected("f", 0, 100).expect("f"), [5; 100]);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn a_hung_server_is_waited_for_until_the_callers_deadline() {
+    let fs = MemoryFs::builder().file("f", 3 * MIB as u64).build().expect("build");
+    let clock = StepClock::new();
+    let shared = Arc::new(clock.clone());
+    let bench = Bench::with(&fs, None, |b| b.clock(shared).dirty_bytes(4096, 8192));
+    let node = pollster::block_on(bench.mount.walk("f", &cx())).expect("walk");
+    let deadline = clock.now() + std::time::Duration::from_secs(10);
+    let hurried = cx().with_deadline(deadline);
+    let file = pollster::block_on(bench.mount.open_rw(&node, &hurried)).expect("open");
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Release).always());
+    write(&file, 0, &[5; 8192]);
+    std::thread::scope(|s| {
+        let waiting = [
+            s.spawn(|| pollster::block_on(file.fsync())),
+            s.spawn(|| pollster::block_on(file.write_at(0, &[6; 8192])).map(drop)),
+            s.spawn(|| pollster::block_on(file.set_len(10))),
+        ];
+        while !waiting.iter().all(|w| w.is_finished()) {
+            clock.advance(std::time::Duration::from_secs(1));
+            std::thread::yield_now();
+        }
+        for waited in waiting {
+            let error = waited.join().expect("no panic").expect_err("nothing came");
+            assert_eq!(error.errno(), Errno::ETIMEDOUT);
+        }
+    });
+    gate.release();
+    drop(file);
+    drop(node);
+    bench.shutdown();
+}
+
+#[test]
+fn what_is_written_after_a_cut_that_was_given_up_is_not_cut() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::SetSize).hold(&gate, SnapshotAt::Release).times(1));
+    let mut cut = Box::pin(file.set_len(100));
+    assert!((&mut cut).now_or_never().is_none());
+    fs.wait_until(|c, _| c.calls(Op::SetSize) == 1);
+    drop(cut);
+    std::thread::scope(|s| {
+        let writer = s.spawn(|| write(&file, 5000, b"after"));
+        gate.release();
+        writer.join().expect("no panic");
+    });
+    assert_eq!(read(&file, 5000, 5), b"after");
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.size("f").expect("f"), 5005);
+    assert_eq!(fs.expected("f", 5000, 5).expect("f"), b"after");
+    drop(file);
+    bench.shutdown();
 }

@@ -1,9 +1,13 @@
 //! [`File`]'s writing half.
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::{File, check_range};
 use crate::{
     error::{Errno, Error, Result},
     iomode::Mode,
+    sync::Arc,
+    timer,
     write::{
         buffered::{Buffered, check_end},
         resize,
@@ -33,7 +37,7 @@ impl File {
     pub async fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         self.check_writable()?;
         check_end(&self.who, offset, bytes.len() as u64)?;
-        let _one = self.who.inode.wb.write.lock().await;
+        let _one = self.alone().await?;
         self.write_locked(offset, bytes).await
     }
 
@@ -44,7 +48,7 @@ impl File {
     pub async fn append(&self, bytes: &[u8]) -> Result<u64> {
         self.check_writable()?;
         let inode = &self.who.inode;
-        let _one = inode.wb.write.lock().await;
+        let _one = self.alone().await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let offset = inode.sizes.load().i_size;
         check_end(&self.who, offset, bytes.len() as u64)?;
@@ -97,11 +101,16 @@ impl File {
         let range = offset..offset.saturating_add(len);
         let mut pause = PAUSES_MS.0;
         loop {
-            let result = if range == (0..u64::MAX) {
-                flush_listed(inode, Wait::Turn).await
-            } else {
-                flush(inode, range.clone(), Wait::Turn).await
+            let whole = range == (0..u64::MAX);
+            let round = async {
+                if whole {
+                    flush_listed(inode, Wait::Turn).await
+                } else {
+                    flush(inode, range.clone(), Wait::Turn).await
+                }
             };
+            // The upload goes on without us.
+            let result = self.who.by_deadline(round).await;
             let error = match result {
                 Ok(()) => return Ok(()),
                 Err(error) if !is_transient(&error) => return Err(error),
@@ -114,7 +123,8 @@ impl File {
                 return Err(error);
             }
             pause = (pause * 2).min(PAUSES_MS.1);
-            inode.core.clock.sleep_until(again).await;
+            let core = &inode.core;
+            timer::sleep(&core.driver, &*core.clock, again).await;
         }
     }
 
@@ -125,11 +135,10 @@ impl File {
     pub async fn set_len(&self, size: u64) -> Result<()> {
         self.check_writable()?;
         check_end(&self.who, size, 0)?;
-        let inode = &self.who.inode;
-        let _one = inode.wb.write.lock().await;
-        inode.core.check_open()?;
-        let _mode = self.who.enter(Mode::Buffered, 0..u64::MAX).await?;
-        resize::set_size(&self.who, size).await
+        let one = self.alone().await?;
+        self.who.inode.core.check_open()?;
+        let mode = self.who.enter(Mode::Buffered, 0..u64::MAX).await?;
+        resize::set_size(&self.who, size, (one, mode)).await
     }
 
     /// Gives up what was written and is not on the server, if it could not be uploaded: the file is as the
@@ -154,6 +163,12 @@ impl File {
     /// As [`fsync`](File::fsync); the bytes are kept, and any opener of the file can try again.
     pub async fn close(self) -> Result<()> {
         self.fsync().await
+    }
+
+    /// The file's write lock.
+    async fn alone(&self) -> Result<OwnedMutexGuard<()>> {
+        let lock = Arc::clone(&self.who.inode.wb.write);
+        self.who.by_deadline(async { Ok(lock.lock_owned().await) }).await
     }
 
     fn check_writable(&self) -> Result<()> {

@@ -83,6 +83,8 @@ pub(crate) struct FolioIndex {
     data_gen: AtomicU64,
     /// Bytes that are dirty or on their way to the server.
     dirty_bytes: AtomicU64,
+    /// Where the last of them ends. Changed while the content is held exclusively.
+    dirty_end: AtomicU64,
     /// All that ever became dirty.
     dirtied_ever: AtomicU64,
     /// Pages of published folios that no reader has had yet.
@@ -114,6 +116,7 @@ impl FolioIndex {
             cache,
             data_gen: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
+            dirty_end: AtomicU64::new(0),
             dirtied_ever: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             started_ahead: AtomicU64::new(0),
@@ -316,6 +319,8 @@ impl FolioIndex {
         content.slots.remove(folio);
         content.history.note(folio.offset(), MissReason::Capacity);
         drop(content);
+        // It may have become dirty and clean again since it was chosen: the policy has it again then.
+        self.cache.withdraw(std::slice::from_ref(folio));
         self.count_wasted(folio);
         folio.account_removed();
         true

@@ -7,9 +7,9 @@ use crate::{
     coherency::{BreakReason, VolumeEvents},
     error::{Errno, Error, Result},
     remote::{
-        AccessMask, Attr, BoxFuture, Bytes, Cx, DirPage, Facts, FileKind, Found, IoLimits,
+        AccessMask, Attr, BoxFuture, Bytes, Change, Cx, DirPage, Facts, FileKind, Found, IoLimits,
         LookupReply, Outcome, Promise, PromiseKind, ReadSub, RemoteFile, RemoteFs, Version,
-        VolumeId,
+        VolumeId, WriteOutcome, WriteSub,
     },
     sync::{Arc, Mutex},
 };
@@ -37,7 +37,7 @@ pub(super) struct Origin {
 
 struct State {
     version: u64,
-    size: u64,
+    bytes: Vec<u8>,
     /// A change is being made: what is said now is not vouched for.
     changing: bool,
     reads: Vec<std::ops::Range<u64>>,
@@ -61,7 +61,7 @@ impl Origin {
     pub(super) fn new(size: u64, rsize: u64, answers: Answers) -> Arc<Origin> {
         let state = State {
             version: 1,
-            size,
+            bytes: content(1, 0, size as usize),
             changing: false,
             reads: Vec::new(),
             held: Vec::new(),
@@ -93,7 +93,23 @@ impl Origin {
         let mut state = self.state.lock();
         state.changing = false;
         state.version += 1;
+        state.bytes = content(state.version, 0, state.bytes.len());
         state.version
+    }
+
+    /// What the file holds.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.state.lock().bytes.clone()
+    }
+
+    /// A client changes the file. Nobody is told: it knows.
+    fn modify(&self, change: impl FnOnce(&mut Vec<u8>)) -> Change {
+        let mut state = self.state.lock();
+        let before = Version::from_u64(state.version);
+        change(&mut state.bytes);
+        state.version += 1;
+        drop(state);
+        Change::new(Some(before), self.snapshot().2)
     }
 
     /// Whoever waits in [`Answers::Never`] is answered now.
@@ -106,7 +122,7 @@ impl Origin {
         held.into_iter().for_each(|sub| answer(sub, self.snapshot()));
     }
 
-    fn snapshot(&self) -> (u64, u64, Facts) {
+    fn snapshot(&self) -> (u64, Vec<u8>, Facts) {
         let state = self.state.lock();
         let promise = match state.changing {
             true => Promise::None,
@@ -114,25 +130,21 @@ impl Origin {
         };
         let facts = Facts {
             version: Some(Version::from_u64(state.version)),
-            size: Some(state.size),
-            attr: Some(Attr::plain(FileKind::File, state.size)),
+            size: Some(state.bytes.len() as u64),
+            attr: Some(Attr::plain(FileKind::File, state.bytes.len() as u64)),
             promise,
             volume: None,
         };
-        (state.version, state.size, facts)
+        (state.version, state.bytes.clone(), facts)
     }
 }
 
-fn answer(mut sub: ReadSub, (version, size, facts): (u64, u64, Facts)) {
-    let offset = sub.offset();
-    let n = sub.remaining().min(usize::try_from(size - offset).expect("small"));
+fn answer(mut sub: ReadSub, (_, bytes, facts): (u64, Vec<u8>, Facts)) {
+    let rest = bytes.get(sub.offset() as usize..).unwrap_or_default();
+    let n = sub.remaining().min(rest.len());
     sub.facts(facts);
-    sub.write(&content(version, offset, n));
-    sub.finish(if sub_is_over(n, size, offset) { Outcome::Eof } else { Outcome::Done });
-}
-
-fn sub_is_over(n: usize, size: u64, offset: u64) -> bool {
-    offset + n as u64 == size
+    sub.write(&rest[..n]);
+    sub.finish(if n == rest.len() { Outcome::Eof } else { Outcome::Done });
 }
 
 pub(super) struct Connection(pub(super) Arc<Origin>);
@@ -163,25 +175,59 @@ impl RemoteFile for Origin {
                     }
                 }
                 Answers::Paged => {
-                    let (version, size, facts) = snapshot;
+                    let (_, bytes, facts) = snapshot;
                     sub.facts(facts);
-                    while sub.remaining() > 0 && sub.offset() < size {
-                        let n = sub.remaining().min(4096).min((size - sub.offset()) as usize);
-                        sub.write(&content(version, sub.offset(), n));
+                    while sub.remaining() > 0 && sub.offset() < bytes.len() as u64 {
+                        let rest = &bytes[sub.offset() as usize..];
+                        sub.write(&rest[..sub.remaining().min(4096).min(rest.len())]);
                         yield_now().await;
                     }
-                    let over = sub.offset() == size;
+                    let over = sub.offset() >= bytes.len() as u64;
                     sub.finish(if over { Outcome::Eof } else { Outcome::Done });
                 }
                 Answers::Short => {
-                    let (version, _, facts) = snapshot;
-                    let n = sub.remaining().min(sub.remaining() / 2 + 1);
+                    let (_, bytes, facts) = snapshot;
+                    let rest = bytes.get(sub.offset() as usize..).unwrap_or_default();
+                    let n = (sub.remaining() / 2 + 1).min(sub.remaining()).min(rest.len());
                     sub.facts(facts);
-                    sub.write(&content(version, sub.offset(), n));
+                    sub.write(&rest[..n]);
                     yield_now().await;
-                    sub.finish(Outcome::Done);
+                    sub.finish(if n == rest.len() { Outcome::Eof } else { Outcome::Done });
                 }
             }
+        })
+    }
+
+    fn write(self: std::sync::Arc<Self>, mut sub: WriteSub) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            yield_now().await;
+            let data = sub.buffers().collect::<Vec<_>>().concat();
+            let n = match self.answers {
+                Answers::Short => data.len() / 2 + 1,
+                _ => data.len(),
+            };
+            let (start, end) = (sub.offset() as usize, sub.offset() as usize + n);
+            let change = self.modify(|bytes| {
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[start..end].copy_from_slice(&data[..n]);
+            });
+            yield_now().await;
+            sub.advance(n);
+            sub.change(change);
+            sub.finish(WriteOutcome::Done);
+        })
+    }
+
+    fn set_size(
+        self: std::sync::Arc<Self>,
+        size: u64,
+        _: Cx,
+    ) -> BoxFuture<'static, Result<Change>> {
+        Box::pin(async move {
+            yield_now().await;
+            let change = self.modify(|bytes| bytes.resize(size as usize, 0));
+            yield_now().await;
+            Ok(change)
         })
     }
 

@@ -119,7 +119,13 @@ impl Reader<'_> {
                     }
                     return Ok(Gathered::Changed);
                 }
-                Waited::LetGo if !self.inode().unchanged(mark) => return Ok(Gathered::Changed),
+                // Also if a write or its upload has moved the sizes: what was planned for those of before
+                // is of no use any more.
+                Waited::LetGo
+                    if !self.inode().unchanged(mark) || self.inode().sizes.load() != *sizes =>
+                {
+                    return Ok(Gathered::Changed);
+                }
                 Waited::LetGo => {}
                 Waited::Failed(folio, e) => {
                     let ours = started.iter().any(|f| Arc::ptr_eq(f, &folio));

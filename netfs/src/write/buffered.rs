@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use futures_util::future::{Either, select};
-
 use crate::{
     error::{Errno, Error, Result},
     folio::{Folio, GRANULE, PAGE_SIZE, Piece, Step, Written, cache::NewFolio, memory::NewMem},
@@ -12,6 +10,7 @@ use crate::{
     read::{Who, buffered::Reader},
     request::plan,
     sync::Arc,
+    timer,
     writeback::{
         Writing,
         flush::{Wait, flush},
@@ -62,55 +61,46 @@ impl Buffered<'_> {
 
     async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let inode = self.inode();
-        let room = inode.core.folios.room();
-        let taken = self.take_room(bytes.len() as u64).await;
+        let taken = self.take_room(bytes.len() as u64).await?;
         let before = inode.pages.dirtied_ever();
-        let result = self.copy_in(offset, bytes).await;
-        room.settle(taken, inode.pages.dirtied_ever() - before);
-        let done = match &result {
-            Ok(()) => bytes.len(),
-            Err((done, _)) => *done,
-        };
-        if done > 0 {
-            inode.sizes.wrote(offset + done as u64);
-            inode.core.counters.write_bytes.add(done as u64);
-            inode.core.flusher.note(inode);
-            if room.dirty() > inode.core.options.dirty_background {
-                inode.core.flusher.kick();
-            }
-        }
+        let mut chunk = Chunk { inode, taken, before, offset, done: 0 };
+        let result = self.who.by_deadline(self.copy_in(&mut chunk, bytes)).await;
+        let done = chunk.done;
+        drop(chunk);
+        // What came in after the last flush of a shutdown is lost: nobody may think it is not.
+        inode.core.check_open()?;
         match result {
-            Err((0, error)) => Err(error),
+            Err(error) if done == 0 => Err(error),
             _ => Ok(done),
         }
     }
 
     /// Waits, in turn, until not too much is dirty.
-    async fn take_room(&self, bytes: u64) -> Taken {
+    async fn take_room(&self, bytes: u64) -> Result<Taken> {
         let core = &self.inode().core;
         if let Some(taken) = core.folios.room().try_take(bytes) {
-            return taken;
+            return Ok(taken);
         }
         core.counters.write_throttled.inc();
         let _pressed = core.flusher.press();
-        core.folios.room().take(bytes).await
+        self.who.by_deadline(core.folios.room().take(bytes)).await
     }
 
-    /// Step by step; on an error says how many bytes are in.
-    async fn copy_in(&self, offset: u64, bytes: &[u8]) -> Result<(), (usize, Error)> {
+    /// Step by step.
+    async fn copy_in(&self, chunk: &mut Chunk<'_>, bytes: &[u8]) -> Result<()> {
         let inode = self.inode();
         let writer = inode.wb.writer(self.writing, &self.who.remote, &self.who.cx);
-        let (now, group) = (inode.now(), None);
+        let (offset, now, group) = (chunk.offset, inode.now(), None);
         let whole = Piece { offset, bytes, writer, group, now };
-        let (mut done, mut idle) = (0, 0);
-        while done < bytes.len() {
-            let rest = whole.after(done);
-            let step = self.step(&rest).await.map_err(|e| (done, e))?;
+        let mut idle = 0;
+        while chunk.done < bytes.len() {
+            let rest = whole.after(chunk.done);
+            let step = self.step(&rest).await?;
             idle = if step == 0 { idle + 1 } else { 0 };
-            done += step;
+            chunk.done += step;
             if idle > IDLE_MAX {
                 let told = "what is written to changes faster than it can be written; try again";
-                return Err((done, Error::new(Errno::EAGAIN, told)));
+                return Err(Error::new(Errno::EAGAIN, told));
             }
         }
         Ok(())
@@ -189,14 +179,42 @@ impl Buffered<'_> {
                     return Ok(window);
                 }
             }
-            let a_while = core.clock.sleep_until(core.clock.now() + A_WHILE);
-            let cleaned = std::pin::pin!(cleaned);
-            if let Either::Left(_) = select(cleaned, a_while).await {
+            let soon = core.clock.now() + A_WHILE;
+            if timer::until(&core.driver, &*core.clock, soon, cleaned).await.is_some() {
                 until = core.clock.now() + patience;
             }
         }
         drop(pressed);
         Err(Error::new(Errno::ENOMEM, "the memory budget is exhausted by what cannot be uploaded"))
+    }
+}
+
+/// A part of a write on its way into memory. Its end, also that of a write whose caller goes away in the
+/// middle, settles what it took and tells of what is in.
+struct Chunk<'a> {
+    inode: &'a Arc<Inode>,
+    taken: Taken,
+    /// What had ever become dirty of the file before it.
+    before: u64,
+    offset: u64,
+    /// Bytes that are in.
+    done: usize,
+}
+
+impl Drop for Chunk<'_> {
+    fn drop(&mut self) {
+        let Inode { core, pages, sizes, .. } = &**self.inode;
+        let room = core.folios.room();
+        room.settle(&self.taken, pages.dirtied_ever() - self.before);
+        if self.done == 0 {
+            return;
+        }
+        sizes.wrote(self.offset + self.done as u64, || pages.dirty_end());
+        core.counters.write_bytes.add(self.done as u64);
+        core.flusher.note(self.inode);
+        if room.dirty() > core.options.dirty_background {
+            core.flusher.kick();
+        }
     }
 }
 

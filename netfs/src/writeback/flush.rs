@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{
     chain::{Chain, Outcome},
+    flusher::Flusher,
     is_personal, is_transient,
     upload::{Uploaded, upload},
 };
@@ -17,6 +18,8 @@ use crate::{
 
 /// Bytes of one round.
 const ROUND_MAX: u64 = 16 << 20;
+/// Times in a row that a server may lose what it has not committed.
+const LOST_MAX: u32 = 4;
 
 /// Who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,48 +39,89 @@ pub(crate) async fn flush(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> 
 }
 
 async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result<()> {
-    let turn = match wait {
-        Wait::Turn => inode.wb.queue.lock().await,
+    let _turn = match wait {
+        Wait::Turn => quiesce(inode).await,
         Wait::No => match inode.wb.queue.try_lock() {
-            Ok(turn) => turn,
+            Ok(turn) => Turn { held: Some(turn), flusher: &inode.core.flusher },
             Err(_) => return Ok(()),
         },
     };
-    let result = in_turn(inode, range, wait == Wait::Turn).await;
-    drop(turn);
-    inode.core.flusher.round_over();
-    result
+    in_turn(inode, range, wait == Wait::Turn).await
 }
 
 /// The same for who has the turn already.
 async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
     // One pass: what is written behind it is for the next one.
-    let mut at = range.start;
+    let (mut at, mut lost) = (range.start, 0);
     while at < range.end {
         let sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX);
         let Some(last) = sent.last() else { break };
-        at = last.range.end;
-        if let Err(error) = round(inode, sent, awaited).await {
-            // A call may fail after its last byte: then there is nothing to wait for.
-            if !is_transient(&error) && inode.pages.dirty_bytes() > 0 {
-                inode.wb.set_parked(Some(error.clone()));
+        let end = last.range.end;
+        match round(inode, sent, awaited).await {
+            Ok(Round::Done) => (at, lost) = (end, 0),
+            Ok(Round::Lost) if lost < LOST_MAX => lost += 1,
+            Ok(Round::Lost) => {
+                let told = "the server keeps losing what it has not committed";
+                return Err(Error::new(Errno::EAGAIN, told));
             }
-            return Err(error);
+            Err(error) => {
+                // A call may fail after its last byte: then there is nothing to wait for.
+                if !is_transient(&error) && inode.pages.dirty_bytes() > 0 {
+                    inode.wb.set_parked(Some(error.clone()));
+                }
+                return Err(error);
+            }
         }
     }
     if inode.pages.dirty_bytes() == 0 {
         inode.wb.set_parked(None);
-        inode.wb.forget_closed();
+        inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
     }
     Ok(())
 }
 
-/// Holds the file's turn, so that nothing is on its way to the server, until dropped.
-pub(crate) async fn quiesce(inode: &Inode) -> tokio::sync::MutexGuard<'_, ()> {
-    inode.wb.queue.lock().await
+/// A file's turn. The flusher, which passed the file by meanwhile, looks again at its end.
+pub(crate) struct Turn<'a> {
+    held: Option<tokio::sync::MutexGuard<'a, ()>>,
+    flusher: &'a Flusher,
 }
 
-async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<()> {
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.held = None;
+        self.flusher.round_over();
+    }
+}
+
+/// Holds the file's turn, so that nothing is on its way to the server, until dropped.
+pub(crate) async fn quiesce(inode: &Inode) -> Turn<'_> {
+    Turn { held: Some(inode.wb.queue.lock().await), flusher: &inode.core.flusher }
+}
+
+/// What a round without an error came to.
+enum Round {
+    /// The server has all of it on stable storage.
+    Done,
+    /// Some of it the server has lost again, by a restart before it was committed.
+    Lost,
+}
+
+/// Bytes on their way. A round that is dropped half-way, by a driver that ends, leaves them dirty: else the
+/// next one, finding nothing to send, would say that all is on the server.
+struct OnTheirWay<'a> {
+    inode: &'a Inode,
+    ranges: Vec<Range<u64>>,
+}
+
+impl Drop for OnTheirWay<'_> {
+    fn drop(&mut self) {
+        self.ranges.iter().for_each(|range| self.inode.pages.redirty(range));
+    }
+}
+
+async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Round> {
+    let ranges = sent.iter().map(|piece| piece.range.clone()).collect();
+    let mut on_their_way = OnTheirWay { inode, ranges };
     let known = inode.cell.version();
     let mut chain = Chain::default();
     let mut error = None;
@@ -99,20 +143,23 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<()>
     if let Some(end) = end {
         inode.sizes.sent(end);
     }
-    adopt(inode, chain, known.as_ref());
+    adopt(inode, chain, known.as_ref(), end.is_some());
+    // From here on without an await.
+    on_their_way.ranges.clear();
     for up in &settled {
         up.stable.iter().for_each(|range| inode.pages.written(range));
         up.unwritten.iter().for_each(|range| inode.pages.redirty(range));
     }
-    inode.sizes.local_end(|| inode.pages.dirty_end());
-    error.map_or(Ok(()), Err)
+    let whole = settled.iter().all(|up| up.unwritten.is_empty());
+    error.map_or(Ok(if whole { Round::Done } else { Round::Lost }), Err)
 }
 
-/// What the replies say of the file.
-fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>) {
+/// What the replies say of the file. `changed`: it has other bytes now.
+fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>, changed: bool) {
     let now = inode.cell.version();
     let ours_still = now.as_ref() == known || chain.leads_to(now.as_ref());
     match chain.resolve(known) {
+        Outcome::Nothing if changed => inode.own_unversioned_change(),
         Outcome::Nothing => {}
         Outcome::Ours(facts) if ours_still => inode.own_change(&facts),
         Outcome::Silent => inode.own_change(&Facts::default()),

@@ -19,7 +19,7 @@ use crate::{
     inode::Inode,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     timer,
 };
@@ -35,6 +35,9 @@ pub(crate) struct Flusher {
     /// Whoever waits for memory hears of every round.
     pub(crate) cleaned: Notify,
     pressed: AtomicUsize,
+    /// The context has ended. Changed under the lock of `files`: a file listed after that would keep the
+    /// context alive, and be kept by it, for ever.
+    over: AtomicBool,
 }
 
 struct Dirty {
@@ -48,7 +51,7 @@ impl Flusher {
     /// A file has dirty bytes.
     pub(crate) fn note(&self, inode: &Arc<Inode>) {
         let mut files = self.files.lock();
-        let new = !files.contains_key(&inode.id);
+        let new = !files.contains_key(&inode.id) && !self.over.load(Ordering::Relaxed);
         if new {
             let inode = Arc::clone(inode);
             files.insert(inode.id, Dirty { inode, failed: 0, not_before: BootTime::ZERO });
@@ -84,7 +87,10 @@ impl Flusher {
 
     /// Forgets everything (the end of the context). Returns the dirty bytes given up.
     pub(crate) fn clear(&self) -> u64 {
-        let files = std::mem::take(&mut *self.files.lock());
+        let mut listed = self.files.lock();
+        self.over.store(true, Ordering::Relaxed);
+        let files = std::mem::take(&mut *listed);
+        drop(listed);
         files.values().map(|d| d.inode.pages.dirty_bytes()).sum()
     }
 
@@ -114,12 +120,16 @@ impl Flusher {
         let listed: Vec<Arc<Inode>> =
             files.values().filter(|d| d.not_before <= now).map(|d| Arc::clone(&d.inode)).collect();
         drop(files);
-        // A file somebody else is uploading is looked at again when that round is over: not in a circle.
-        let free = |inode: &Arc<Inode>| !inode.wb.in_round();
         let old = |inode: &Arc<Inode>| {
             inode.pages.oldest_dirty().is_some_and(|at| at + core.options.dirty_expire <= now)
         };
-        listed.into_iter().filter(|inode| free(inode) && (all || old(inode))).collect()
+        // What has become clean without an upload (it was cut) is only to be taken off the list.
+        let clean = |inode: &Arc<Inode>| inode.pages.dirty_bytes() == 0;
+        let due = |inode: &Arc<Inode>| {
+            // Somebody else is at it: it would be passed by, again and again.
+            !inode.wb.is_busy() && (all || old(inode) || clean(inode))
+        };
+        listed.into_iter().filter(due).collect()
     }
 }
 
@@ -190,7 +200,11 @@ pub(crate) async fn flush_all(core: &Arc<Core>, deadline: BootTime) {
             return;
         };
         let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
-        if !errors.is_empty() && !errors.iter().any(is_transient) {
+        if errors.is_empty() {
+            // What came in meanwhile; soon nothing does any more.
+            continue;
+        }
+        if !errors.iter().any(is_transient) {
             return;
         }
         let again = core.clock.now() + BACK_OFF.0;

@@ -3,9 +3,12 @@
 
 use tokio::sync::Semaphore;
 
-use crate::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
+use crate::{
+    error::{Errno, Error, Result},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// The allowance of one context, in bytes.
@@ -37,6 +40,12 @@ impl Room {
         self.dirty.load(Ordering::Relaxed)
     }
 
+    /// Bytes that could be taken now.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn free(&self) -> u64 {
+        self.free.available_permits() as u64
+    }
+
     /// Takes `bytes` if they are free and nobody waits.
     pub(crate) fn try_take(&self, bytes: u64) -> Option<Taken> {
         let permit = self.free.try_acquire_many(self.count(bytes)).ok()?;
@@ -45,11 +54,16 @@ impl Room {
     }
 
     /// The same after whoever came before.
-    pub(crate) async fn take(&self, bytes: u64) -> Taken {
-        if let Ok(permit) = self.free.acquire_many(self.count(bytes)).await {
-            permit.forget();
-        }
-        Taken(self.count(bytes).into())
+    pub(crate) async fn take(&self, bytes: u64) -> Result<Taken> {
+        let permit = self.free.acquire_many(self.count(bytes)).await;
+        let over = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
+        permit.map_err(over)?.forget();
+        Ok(Taken(self.count(bytes).into()))
+    }
+
+    /// Nothing will be uploaded any more: who waits has waited in vain.
+    pub(crate) fn close(&self) {
+        self.free.close();
     }
 
     fn count(&self, bytes: u64) -> u32 {
@@ -57,7 +71,7 @@ impl Room {
     }
 
     /// Of what was taken `dirtied` bytes are dirty now that were not before.
-    pub(crate) fn settle(&self, Taken(taken): Taken, dirtied: u64) {
+    pub(crate) fn settle(&self, &Taken(taken): &Taken, dirtied: u64) {
         if dirtied < taken {
             self.give_back(taken - dirtied);
         } else if dirtied > taken {
@@ -96,16 +110,16 @@ mod tests {
         let room = Room::new(100);
         let first = room.try_take(80).expect("free");
         room.dirtied(80);
-        room.settle(first, 80);
+        room.settle(&first, 80);
         let (mut large, mut small) = (Box::pin(room.take(60)), Box::pin(room.take(10)));
         assert!((&mut large).now_or_never().is_none());
         assert!((&mut small).now_or_never().is_none(), "the small one does not overtake");
         assert!(room.try_take(1).is_none());
         room.cleaned(40);
-        let taken = large.now_or_never().expect("its turn");
+        let taken = large.now_or_never().expect("its turn").expect("open");
         assert!((&mut small).now_or_never().is_none());
         // It dirtied nothing new: all goes back.
-        room.settle(taken, 0);
+        room.settle(&taken, 0);
         assert!(small.now_or_never().is_some());
         assert_eq!(room.dirty(), 40);
     }
@@ -115,7 +129,7 @@ mod tests {
         let room = Room::new(100);
         let taken = room.try_take(10).expect("free");
         room.dirtied(30);
-        room.settle(taken, 30);
+        room.settle(&taken, 30);
         room.cleaned(30);
         assert!(room.try_take(101).is_some(), "as much as there is");
         assert!(room.try_take(1).is_none());

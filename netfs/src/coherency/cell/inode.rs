@@ -137,10 +137,11 @@ impl InodeCell {
     }
 
     /// This client itself moved the file from the version known last to `version` (unknown if the
-    /// server did not say).
-    pub(crate) fn own_write(&self, version: Option<Version>) {
+    /// server did not say). `commit` adopts what the reply said, as that of [`apply`](Self::apply).
+    pub(crate) fn own_write(&self, version: Option<Version>, commit: impl FnOnce()) {
         let mut state = self.state.lock();
         state.model.on_own_write(&mut self.volume.lock(), version);
+        commit();
         self.publish(&state.model);
     }
 

@@ -103,7 +103,8 @@ impl InodeCoherency {
     /// version is a change by someone else and goes through [`apply`](Self::apply).
     pub(crate) fn on_own_write(&mut self, volume: &mut VolumeCoherency, version: Option<Version>) {
         self.applied_at = volume.bump();
-        self.attrs_at = self.applied_at;
+        // A reply asked for after this is the first to tell more; those asked for before have lower numbers.
+        self.attrs_at = self.applied_at - 1;
         self.interval = None;
         if version.is_some() {
             self.version = version;

@@ -232,7 +232,7 @@ fn what_readers_have_had_and_what_they_have_not_add_up_in_any_interleaving() {
                 thread::spawn(move || {
                     let folio = match world.index.get(0) {
                         Lookup::Uptodate(f) | Lookup::Locked(f) => f,
-                        Lookup::Absent => return,
+                        Lookup::Absent | Lookup::Partial => return,
                     };
                     block_on(folio.wait_unlocked());
                     let held = [Held { folio, found: false }];

@@ -153,10 +153,11 @@ impl FolioIndex {
                 self.insert_one(&mut content, new, piece);
             }
         }
+        // Before anybody finds the folios, or takes their bytes for clean again.
+        self.dirtied(bytes);
         drop(content);
         // What was not used is freed outside the lock.
         drop(rest);
-        self.dirtied(bytes);
         bytes
     }
 
@@ -165,12 +166,14 @@ impl FolioIndex {
         if let Some(charge) = mem.charge() {
             charge.move_to(Account::Indexed);
         }
+        let end = offset + range.end as u64;
         let mut dirt = Dirt::new(piece.now, piece.group);
         dirt.dirty = Extents::of(range, piece.writer);
         let this = Weak::clone(&self.this);
         let folio = Folio::written(offset, mem, self.id, this, uptodate, Box::new(dirt));
         content.slots.insert(&folio);
         content.dirty.insert(offset);
+        self.dirty_end.fetch_max(end, Ordering::Release);
     }
 
     /// All of a folio's bytes as they are now. As long as the slice lives nobody changes them.
@@ -261,6 +264,7 @@ impl FolioIndex {
         piece: &Piece<'_>,
     ) {
         let known_whole = folio.is_uptodate();
+        self.dirty_end.fetch_max(folio.offset() + range.end as u64, Ordering::Release);
         let (dirtied, first, whole) = folio.change_dirt(|dirt| {
             let first = dirt.is_none();
             let dirt = dirt.get_or_insert_with(|| Box::new(Dirt::new(piece.now, piece.group)));

@@ -14,7 +14,7 @@ use crate::{
         dirt::{Dirt, Group},
         state::Folio,
     },
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
 };
 
 /// Bytes on their way to the server.
@@ -32,7 +32,21 @@ pub(crate) struct Sent {
 impl FolioIndex {
     /// Dirty bytes and bytes on their way.
     pub(crate) fn dirty_bytes(&self) -> u64 {
-        self.dirty_bytes.load(crate::sync::atomic::Ordering::Relaxed)
+        self.dirty_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Where the last of them ends.
+    pub(crate) fn dirty_end(&self) -> u64 {
+        self.dirty_end.load(Ordering::Acquire)
+    }
+
+    fn note_dirty_end(&self, content: &Content) {
+        let end = content.dirty.iter().rev().find_map(|offset| {
+            let folio = content.slots.get(*offset)?;
+            let last = folio.with_dirt(|d| d?.all().iter().next_back().map(|(range, _)| range.end));
+            Some(offset + last? as u64)
+        });
+        self.dirty_end.store(end.unwrap_or(0), Ordering::Release);
     }
 
     /// When the oldest dirty bytes were written.
@@ -43,17 +57,6 @@ impl FolioIndex {
             folio.with_dirt(|d| d.filter(|d| !d.dirty.is_empty()).map(|d| d.since))
         };
         content.dirty.iter().filter_map(since).min()
-    }
-
-    /// Where the last byte ends that is dirty or on its way; 0 without any.
-    pub(crate) fn dirty_end(&self) -> u64 {
-        let content = self.content.read();
-        let end = |offset: &u64| {
-            let folio = content.slots.get(*offset)?;
-            let last = folio.with_dirt(|d| d.and_then(|d| d.all().iter().next_back()))?;
-            Some(*offset + last.0.end as u64)
-        };
-        content.dirty.iter().rev().find_map(end).unwrap_or(0)
     }
 
     /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
@@ -107,14 +110,19 @@ impl FolioIndex {
             });
             clean.extend(self.settle_dirt(&mut content, &folio));
         }
+        self.note_dirty_end(&content);
         drop(content);
         self.cleaned(cleaned);
         for folio in &clean {
+            folio.settle(crate::folio::state::Unlocked::Failed);
             folio.account_removed();
+            folio.wake();
         }
     }
 
-    /// If nothing of a folio's dirt is left: it is clean, or (known in those bytes only) leaves.
+    /// If nothing of a folio's dirt is left: it is clean, or (known in those bytes only) leaves. So does
+    /// one that is being filled: with bytes, perhaps, from before the write, which has nobody any more to be
+    /// laid over them. The caller ends it.
     fn settle_dirt(&self, content: &mut Content, folio: &Arc<Folio>) -> Option<Arc<Folio>> {
         let empty = folio.with_dirt(|d| d.is_some_and(Dirt::is_empty));
         if !empty {
@@ -122,7 +130,7 @@ impl FolioIndex {
         }
         folio.change_dirt(|d| *d = None);
         content.dirty.remove(&folio.offset());
-        if folio.is_partial() {
+        if folio.is_partial() || folio.is_locked() {
             content.slots.remove(folio);
             return Some(Arc::clone(folio));
         }
@@ -178,7 +186,8 @@ impl FolioIndex {
             });
         }
         let kept = self.keep_dirt(&mut content, &mut taken);
-        self.data_gen.fetch_add(1, crate::sync::atomic::Ordering::Release);
+        self.note_dirty_end(&content);
+        self.data_gen.fetch_add(1, Ordering::Release);
         drop(content);
         self.cleaned(cleaned);
         let removed = self.let_go(&taken);
