@@ -427,12 +427,11 @@ fn what_is_written_after_a_cut_that_was_given_up_is_not_cut() {
     assert!((&mut cut).now_or_never().is_none());
     fs.wait_until(|c, _| c.calls(Op::SetSize) == 1);
     drop(cut);
-    std::thread::scope(|s| {
-        let writer = s.spawn(|| write(&file, 5000, b"after"));
-        gate.release();
-        writer.join().expect("no panic");
-    });
-    assert_eq!(read(&file, 5000, 5), b"after");
+    let mut after = Box::pin(file.write_at(5000, b"after"));
+    let early = (&mut after).now_or_never();
+    gate.release();
+    let written = early.unwrap_or_else(|| pollster::block_on(after));
+    assert_eq!(written.expect("write"), 5);
     pollster::block_on(file.fsync()).expect("fsync");
     assert_eq!(fs.size("f").expect("f"), 5005);
     assert_eq!(fs.expected("f", 5000, 5).expect("f"), b"after");

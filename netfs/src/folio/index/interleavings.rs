@@ -248,3 +248,99 @@ fn what_readers_have_had_and_what_they_have_not_add_up_in_any_interleaving() {
         RUNS,
     );
 }
+
+/// W1, W2: a step of a write is seen whole or not at all, and what a reader has got does not change,
+/// whether the writer writes in place or to a copy.
+#[test]
+fn shuttle_w1_w2_a_step_is_never_seen_torn_and_slices_never_change() {
+    const LEN: usize = 64;
+    explore(|| {
+        let world = World::new(8);
+        let LockedFolio { folio, mut fill } = world.lock(0).expect("room");
+        fill.zero(folio.len());
+        fill.advance(folio.len());
+        drop(fill);
+        assert!(world.index.publish_if(&folio, || true));
+        drop(folio);
+        let readers = [false, true].map(|copies| {
+            let world = world.share();
+            thread::spawn(move || {
+                let mut last = 0;
+                let mut kept = Vec::new();
+                for _ in 0..3 {
+                    let mut bytes = [0; LEN];
+                    if copies {
+                        assert_eq!(world.index.copy_uptodate(100, &mut bytes), LEN);
+                    } else {
+                        let slice = world.index.slice_uptodate(100, LEN as u64).expect("there");
+                        bytes.copy_from_slice(&slice);
+                        kept.push((slice, bytes[0]));
+                    }
+                    assert!(bytes.iter().all(|b| *b == bytes[0]), "torn: {bytes:?}");
+                    assert!(bytes[0] >= last, "went back");
+                    last = bytes[0];
+                }
+                assert!(kept.iter().all(|(slice, was)| slice.iter().all(|b| b == was)));
+            })
+        });
+        for byte in 1..=3 {
+            let bytes = [byte; LEN];
+            let writer = crate::folio::Writer(0);
+            let now = crate::clock::BootTime::ZERO;
+            let piece = Piece { offset: 100, bytes: &bytes, writer, group: None, now };
+            loop {
+                match world.index.write_step(&piece) {
+                    Step::Wrote(n) => break assert_eq!(n, LEN),
+                    Step::Shared(folio) => {
+                        let run = [0..PAGE];
+                        let window = world.cache.alloc_window(&run, u64::MAX, PAGE_SIZE);
+                        let new = window.and_then(|mut w| w.pop()).expect("room");
+                        world.index.unshare(&folio, new.mem);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        readers.into_iter().for_each(|r| r.join().expect("no panic"));
+        // All of it goes to the server and is clean again, whatever memory it is in.
+        let sent = world.index.take_dirty(&(0..PAGE), u64::MAX);
+        assert!(sent.len() == 1 && sent[0].data.iter().all(|b| *b == 3));
+        drop(sent);
+        world.index.written(&(0..PAGE));
+        assert_eq!((world.index.dirty_bytes(), world.index.dirty_end()), (0, 0));
+        assert_eq!(world.cache.usage().dirty, 0);
+        let World { cache, index, .. } = world;
+        drop(index);
+        let usage = cache.usage();
+        assert_eq!((usage.budgeted, usage.pinned, usage.folios), (0, 0, 0));
+    });
+}
+
+/// A folio that becomes dirty and clean again while it is being evicted is in the policy once, or gone: else
+/// the policy would keep its memory for ever.
+#[test]
+fn shuttle_w4_eviction_beside_a_write_and_its_upload_leaks_nothing() {
+    explore(|| {
+        let world = World::new(4);
+        let locked = world.lock(0).expect("room");
+        assert!(world.fill_and_publish(locked, 1));
+        let evicting = {
+            let world = world.share();
+            thread::spawn(move || {
+                world.cache.reclaim_one();
+            })
+        };
+        let writer = crate::folio::Writer(0);
+        let now = crate::clock::BootTime::ZERO;
+        let piece = Piece { offset: 100, bytes: &[7; 9], writer, group: None, now };
+        if let Step::Wrote(_) = world.index.write_step(&piece) {
+            drop(world.index.take_dirty(&(0..PAGE), u64::MAX));
+            world.index.written(&(0..PAGE));
+        }
+        evicting.join().expect("no panic");
+        world.index.evict_all();
+        assert!(!world.cache.reclaim_one(), "the policy knows of nothing");
+        let usage = world.cache.usage();
+        assert_eq!((usage.budgeted, usage.pinned, usage.folios), (0, 0, 0));
+    });
+}
