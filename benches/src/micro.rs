@@ -1,5 +1,5 @@
-//! The table of `netfs bench micro`: what a hit, a fill, an open and an idle cache cost, each against
-//! its limit measured in turns in the same run.
+//! The tables of `netfs bench micro` and `netfs bench write`: what a hit, a fill, an open, an idle cache and
+//! a write cost, each against its limit measured in turns in the same run.
 //!
 //! All of it goes through the public [`File`](netfs::File), with a promise that has a deadline and with
 //! statistics on. A ratio counts only if the work was done: each case compares the library's counters
@@ -13,6 +13,7 @@
 //! | `fill` | `miss-fill` |
 //! | `scale` | `open-scale` |
 //! | `idle`, `tracer` | `idle` |
+//! | `write` | `buffered-1m`, `overwrite-4k`, `sparse-small`, `read-under-write` |
 //! | `bed` | what they share: an origin, a context, a cache directory |
 
 mod bed;
@@ -23,6 +24,7 @@ mod idle;
 mod memory;
 mod scale;
 mod tracer;
+mod write;
 
 use std::{fmt, path::PathBuf, process::Command};
 
@@ -55,6 +57,12 @@ pub enum Unit {
     /// Seconds.
     #[serde(rename = "s")]
     Seconds,
+    /// Microseconds.
+    #[serde(rename = "us")]
+    Micros,
+    /// Bytes.
+    #[serde(rename = "bytes")]
+    Bytes,
     /// System calls.
     #[serde(rename = "calls")]
     Calls,
@@ -208,11 +216,43 @@ pub const CASES: [Case; 10] = [
     },
 ];
 
+/// The table of writes, in order.
+pub const WRITES: [Case; 4] = [
+    Case {
+        name: "buffered-1m",
+        what: "buffered 1 MiB writes",
+        limit: "memcpy into memory of the same kind",
+        reach: Reach::AtLeast(0.8),
+        run: write::buffered,
+    },
+    Case {
+        name: "overwrite-4k",
+        what: "4 KiB random overwrite of cached data",
+        limit: "4 KiB copied hit read",
+        reach: Reach::AtMost(2.0),
+        run: write::overwrite,
+    },
+    Case {
+        name: "sparse-small",
+        what: "64 bytes every 4 KiB over 64 MiB: uploaded bytes, without an origin read",
+        limit: "dirty bytes",
+        reach: Reach::AtMost(1.05),
+        run: write::sparse,
+    },
+    Case {
+        name: "read-under-write",
+        what: "4 KiB hit, 99th percentile, while 1 GB/s is written back",
+        limit: "the same idle",
+        reach: Reach::AtMost(3.0),
+        run: write::read_under_write,
+    },
+];
+
 impl Case {
     /// The case of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Case> {
-        CASES.iter().find(|case| case.name == name)
+        CASES.iter().chain(&WRITES).find(|case| case.name == name)
     }
 
     /// Measures it.
@@ -268,6 +308,23 @@ impl Outcome {
             moved_bytes: Some(work.moved),
             cached_bytes: Some(work.cached),
         })
+    }
+}
+
+impl Outcome {
+    /// Two figures that were counted, not measured.
+    fn plain(case: &'static str, ours: f64, limit: f64, unit: Unit) -> Outcome {
+        Outcome {
+            case,
+            ours,
+            limit,
+            ratio: Some(rounded(ours / limit.max(f64::MIN_POSITIVE))),
+            unit,
+            unsteady_ratio_by_round: None,
+            rounds: None,
+            moved_bytes: None,
+            cached_bytes: None,
+        }
     }
 }
 

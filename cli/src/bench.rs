@@ -13,6 +13,7 @@ use crate::failure::Failure;
 pub(crate) enum Bench {
     Replay(replay::Args),
     Micro(micro::Args),
+    Write(micro::WriteArgs),
     #[command(hide = true)]
     IdleChild(micro::IdleArgs),
 }
@@ -22,6 +23,7 @@ pub(crate) fn run(bench: &Bench) -> Result<(), Failure> {
     match bench {
         Bench::Replay(args) => replay::run(args),
         Bench::Micro(args) => micro::run(args),
+        Bench::Write(args) => micro::run_write(args),
         Bench::IdleChild(args) => micro::idle_child(args),
     }
 }

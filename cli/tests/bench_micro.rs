@@ -46,6 +46,24 @@ fn a_quick_run_does_the_work_of_all_cases() {
 }
 
 #[test]
+fn a_quick_run_of_writes_does_the_work_of_all_cases() {
+    let out = binary().args(["bench", "write", "--quick", "--json"]).output().expect("it starts");
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{}: {errors}", out.status);
+    let text = String::from_utf8(out.stdout).expect("JSON is text");
+    let rows: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect();
+    let names: Vec<_> = rows.iter().filter_map(|row| row["case"].as_str()).collect();
+    assert_eq!(names, ["buffered-1m", "overwrite-4k", "sparse-small", "read-under-write"]);
+    for row in &rows {
+        let number = |field: &str| row[field].as_f64().expect(field);
+        assert!(number("ours") > 0.0 && number("limit") > 0.0 && number("ratio") > 0.0, "{row}");
+    }
+    // Counted, not measured: exactly what was written goes to the origin.
+    assert_eq!((rows[2]["ratio"].as_f64(), rows[2]["unit"].as_str()), (Some(1.0), Some("bytes")));
+}
+
+#[test]
 fn an_unknown_case_is_refused_with_the_names_there_are() {
     let out = binary().args(["bench", "micro", "--case", "disk-2m"]).output().expect("it starts");
     assert_eq!(out.status.code(), Some(2));

@@ -226,9 +226,9 @@ impl Netfs {
         }
     }
 
-    /// Uploads what was written, drains fills, commits and closes the disk cache, and stops the driver
-    /// threads. Reads in flight fail with `ESHUTDOWN` or `ECANCELED`. Says what was given up because
-    /// `deadline` passed: nothing, if all went well.
+    /// Uploads what was written, drains fills (all that readers who have returned had downloaded), commits
+    /// and closes the disk cache, and stops the driver threads. Reads in flight fail with `ESHUTDOWN` or
+    /// `ECANCELED`. Says what was given up because `deadline` passed: nothing, if all went well.
     pub async fn shutdown(mut self, deadline: Duration) -> Undone {
         self.core.closed.store(true, Ordering::Release);
         let (core, driver) = (Arc::clone(&self.core), self.core.driver.clone());
@@ -236,8 +236,10 @@ impl Netfs {
         // On the driver, so that a caller's runtime (or none) does not matter.
         let work = driver.spawn(async move {
             flusher::flush_all(&core, until).await;
-            let deadline = until.since(core.clock.now());
-            let left = core.fills.shutdown(deadline).await;
+            // What readers have got already is not all queued yet: it must not find the queue shut.
+            let queued = core.intents.settled();
+            let _ = timer::until(&core.driver, &*core.clock, until, queued).await;
+            let left = core.fills.shutdown(until.since(core.clock.now())).await;
             let patience = until.since(core.clock.now()).max(core.options.close_patience);
             if let Err(error) = core.fscache.withdraw(patience).await {
                 tracing::warn!(%error, "shutting down");

@@ -246,9 +246,13 @@ impl Inode {
     }
 
     /// Somebody else changed the file too, nobody knows in which order: nothing is vouched for any more.
-    /// What the disk has lacks our change; a reader that was let in before must not find it.
+    ///
+    /// The version known last is forgotten with it. Its bytes, on their way from the server or on disk,
+    /// lack what was just written: they must not take the place of pages that have become clean, and a
+    /// reader that was let in before must not find them.
     pub(crate) fn others_wrote(&self) {
         self.begin_change();
+        self.cell.own_write(None, || ());
         self.cell.expire();
         self.cut_over();
         self.end_change();
@@ -270,12 +274,18 @@ impl Inode {
         self.pages.truncate(size);
         // A reply may have put the end behind what was dirty until now.
         self.sizes.resized(size);
+        if self.pages.dirty_bytes() == 0 {
+            // What could not be uploaded was cut off.
+            self.wb.set_parked(None);
+        }
         self.end_change();
     }
 
     /// Gives up what is dirty. Nothing is on its way.
     pub(crate) fn discard_dirty(&self) {
         self.begin_change();
+        // Some of it may have come to the server without an answer to say so.
+        self.cell.expire();
         self.pages.cut_dirty();
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size);
@@ -455,6 +465,7 @@ impl Inode {
             cookie.invalidate(identity, false);
         }
         self.pages.clear_keeping(&[]);
+        self.disk_misses.clear();
         *self.symlink.lock() = None;
         self.end_change();
     }

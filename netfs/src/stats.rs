@@ -170,9 +170,10 @@ counters! {
     evicted_bytes: Counter,
     /// Reads served through memory outside the cache because the budget was exhausted.
     transient_reads: Counter,
-    /// Bytes not copied to the disk cache because the fill queue was full.
+    /// Downloaded bytes that were offered to the disk cache and are not in it: the fill queue was full or
+    /// shut down, the object could not be opened in time, or the cache refused them.
     fill_dropped_bytes: Counter,
-    /// Fills dropped because the file changed before they were written.
+    /// Bytes of fills dropped because the file changed before they were written.
     fill_stale_bytes: Counter,
     /// Times a request waited for room in the fill queue.
     fill_waits: Counter,

@@ -117,7 +117,7 @@ impl Writeback {
         self.state.lock().parked.clone()
     }
 
-    fn set_parked(&self, error: Option<Error>) {
+    pub(crate) fn set_parked(&self, error: Option<Error>) {
         self.state.lock().parked = error;
     }
 

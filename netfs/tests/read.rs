@@ -224,6 +224,7 @@ fn a_hung_server_read_is_abandoned_and_tried_once_more() {
     let netfs = netfs::Netfs::builder()
         .clock(std::sync::Arc::new(clock.clone()))
         .remote_timeout(Duration::from_secs(30))
+        .driver_threads(1)
         .build()
         .unwrap();
     let mount = pollster::block_on(netfs.mount(fs.clone(), &cx())).unwrap();
@@ -231,6 +232,10 @@ fn a_hung_server_read_is_abandoned_and_tried_once_more() {
     fs.inject(Fault::on(Op::Read).times(1).hold(&gate, netfs_memory::SnapshotAt::Issue));
     let node = pollster::block_on(mount.walk("a", &cx())).unwrap();
     let file = pollster::block_on(mount.open(&node, &cx())).unwrap();
+    // Alarms of the calls so far may still be on their way out.
+    while clock.sleepers() > 0 {
+        std::thread::yield_now();
+    }
     std::thread::scope(|s| {
         let reader = s.spawn(|| {
             let mut buf = vec![0; 100_000];
@@ -238,10 +243,11 @@ fn a_hung_server_read_is_abandoned_and_tried_once_more() {
             fs.verify("a", 0, &buf[..n]).unwrap();
         });
         gate.wait_hit();
-        while !reader.is_finished() {
-            clock.advance(Duration::from_secs(31));
+        // The first attempt's timer is set: its time passes, and none of the second one's.
+        while clock.sleepers() == 0 {
             std::thread::yield_now();
         }
+        clock.advance(Duration::from_secs(31));
         reader.join().unwrap();
     });
     assert_eq!(netfs.stats().abandoned, 1);

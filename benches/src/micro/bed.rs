@@ -86,6 +86,17 @@ impl Bed {
         self.mount.blocking().open(path, &self.cx).map_err(MicroError::netfs("open a file"))
     }
 
+    /// Opens a file for writing.
+    pub(super) fn open_rw(&self, path: &str) -> Result<File, MicroError> {
+        let opened = self.mount.blocking().open_rw(path, &self.cx);
+        opened.map_err(MicroError::netfs("open a file for writing"))
+    }
+
+    /// Bytes written and not uploaded.
+    pub(super) fn dirty(&self) -> u64 {
+        self.netfs.memory().dirty
+    }
+
     /// Counters.
     pub(super) fn stats(&self) -> Stats {
         self.netfs.stats()

@@ -1,4 +1,4 @@
-//! `netfs bench micro`: the table of [`netfs_bench::micro`].
+//! `netfs bench micro` and `netfs bench write`: the tables of [`netfs_bench::micro`].
 
 use std::{
     io::{self, Write},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::builder::PossibleValuesParser;
-use netfs_bench::micro::{self, CASES, Case, MicroError, Outcome, Settings, Unit};
+use netfs_bench::micro::{self, CASES, Case, MicroError, Outcome, Settings, Unit, WRITES};
 
 use crate::failure::Failure;
 
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// Only this case; may be given several times [default: all].
-    #[arg(long, value_name = "NAME", value_parser = names())]
+    #[arg(long, value_name = "NAME", value_parser = names_of(&CASES))]
     case: Vec<String>,
     /// Small sets and short rounds: whether everything works. The figures mean little.
     #[arg(long)]
@@ -44,14 +44,36 @@ pub(crate) struct Args {
     dir: Option<PathBuf>,
 }
 
+const WRITE_EXAMPLES: &str = "\
+Examples:
+  netfs bench write                               the whole table
+  netfs bench write --case overwrite-4k --json    one case, for a program to read
+
+`ours`, `limit`, `ratio`, `reach` and exit status are those of `netfs bench micro`.";
+
+/// What writes through the page cache cost, each against its limit on this machine.
+#[derive(clap::Args, Debug)]
+#[command(after_help = WRITE_EXAMPLES)]
+pub(crate) struct WriteArgs {
+    /// Print one JSON object a case and line instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Only this case; may be given several times [default: all].
+    #[arg(long, value_name = "NAME", value_parser = names_of(&WRITES))]
+    case: Vec<String>,
+    /// Small sets and short rounds: whether everything works. The figures mean little.
+    #[arg(long)]
+    quick: bool,
+}
+
 /// The process with the idle cache that `idle` watches.
 #[derive(clap::Args, Debug)]
 pub(crate) struct IdleArgs {
     dir: PathBuf,
 }
 
-fn names() -> PossibleValuesParser {
-    CASES.iter().map(|case| case.name).collect::<Vec<_>>().into()
+fn names_of(cases: &[Case]) -> PossibleValuesParser {
+    cases.iter().map(|case| case.name).collect::<Vec<_>>().into()
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -60,13 +82,23 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         dir: args.dir.clone().unwrap_or_else(default_dir),
         idler: idler_command,
     };
-    let wanted = |case: &&Case| args.case.is_empty() || args.case.iter().any(|n| n == case.name);
-    if !args.json {
+    table(&CASES, &settings, &args.case, args.json)
+}
+
+pub(crate) fn run_write(args: &WriteArgs) -> Result<(), Failure> {
+    let settings = Settings { quick: args.quick, dir: default_dir(), idler: idler_command };
+    table(&WRITES, &settings, &args.case, args.json)
+}
+
+/// Measures the cases of that name, or all.
+fn table(cases: &[Case], settings: &Settings, only: &[String], json: bool) -> Result<(), Failure> {
+    let wanted = |case: &&Case| only.is_empty() || only.iter().any(|n| n == case.name);
+    if !json {
         say(&heading())?;
     }
-    for case in CASES.iter().filter(wanted) {
-        let outcome = case.run(&settings).map_err(|e| failure(case, e))?;
-        if args.json {
+    for case in cases.iter().filter(wanted) {
+        let outcome = case.run(settings).map_err(|e| failure(case, e))?;
+        if json {
             let json = serde_json::to_string(&outcome);
             say(&json.map_err(|e| Failure::Internal(format!("cannot print a result: {e}")))?)?;
         } else {
@@ -114,7 +146,7 @@ fn say(line: &str) -> Result<(), Failure> {
 
 fn heading() -> String {
     format!(
-        "{:<14} {:>11} {:>11} {:>7} {:>8}  {:<4} what, and the limit it is compared with",
+        "{:<16} {:>11} {:>11} {:>7} {:>8}  {:<4} what, and the limit it is compared with",
         "case", "ours", "limit", "ratio", "reach", "met"
     )
 }
@@ -124,7 +156,7 @@ fn row(case: &Case, outcome: &Outcome) -> String {
     let ratio = outcome.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}{mark}"));
     let met = if case.is_reached(outcome) { "yes" } else { "no" };
     format!(
-        "{:<14} {:>11} {:>11} {:>7} {:>8}  {:<4} {}; {}",
+        "{:<16} {:>11} {:>11} {:>7} {:>8}  {:<4} {}; {}",
         case.name,
         figure(outcome.ours, outcome.unit),
         figure(outcome.limit, outcome.unit),
@@ -142,6 +174,8 @@ fn figure(value: f64, unit: Unit) -> String {
         Unit::Nanos => format!("{value:.0} ns"),
         Unit::GigabytesPerSecond => format!("{value:.2} GB/s"),
         Unit::Seconds => format!("{:.2} ms", value * 1e3),
+        Unit::Micros => format!("{value:.2} us"),
+        Unit::Bytes => format!("{value:.0} B"),
         Unit::Calls => format!("{value:.0} calls"),
     }
 }

@@ -48,4 +48,49 @@ impl Blocking<'_> {
     pub fn read_single(&self) -> Result<Bytes> {
         pollster::block_on(self.0.read_single())
     }
+
+    /// See [`File::write_at`].
+    ///
+    /// # Errors
+    /// As [`File::write_at`].
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+        pollster::block_on(self.0.write_at(offset, bytes))
+    }
+
+    /// See [`File::append`].
+    ///
+    /// # Errors
+    /// As [`File::append`].
+    pub fn append(&self, bytes: &[u8]) -> Result<u64> {
+        pollster::block_on(self.0.append(bytes))
+    }
+
+    /// See [`File::set_len`].
+    ///
+    /// # Errors
+    /// As [`File::set_len`].
+    pub fn set_len(&self, size: u64) -> Result<()> {
+        pollster::block_on(self.0.set_len(size))
+    }
+
+    /// See [`File::fsync`].
+    ///
+    /// # Errors
+    /// As [`File::fsync`].
+    pub fn fsync(&self) -> Result<()> {
+        pollster::block_on(self.0.fsync())
+    }
+
+    /// See [`File::flush_range`].
+    ///
+    /// # Errors
+    /// As [`File::flush_range`].
+    pub fn flush_range(&self, offset: u64, len: u64) -> Result<()> {
+        pollster::block_on(self.0.flush_range(offset, len))
+    }
+
+    /// See [`File::discard_dirty`].
+    pub fn discard_dirty(&self) -> u64 {
+        pollster::block_on(self.0.discard_dirty())
+    }
 }

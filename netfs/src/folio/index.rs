@@ -313,7 +313,7 @@ impl FolioIndex {
             return false;
         }
         if !folio.evictable() {
-            // Became dirty since it was chosen: the policy gets it again when it is clean.
+            // Became dirty since it was chosen: the policy gets it back when it is clean.
             return false;
         }
         content.slots.remove(folio);

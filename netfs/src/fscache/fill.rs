@@ -10,13 +10,15 @@
 //!
 //! **What is queued is stored**, or an error says why not, and is counted. The fill holds its object
 //! open from the moment it is offered; a cache that is too busy for it is asked again. `store` has
-//! the way from the queue to the cache.
+//! the way from the queue to the cache, `ticket` what is counted at its end.
 
 mod store;
+mod ticket;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use store::Fill;
+use ticket::Ticket;
 use tokio::sync::{Notify, Semaphore};
 
 use super::{Cookie, Identity, cache::FsCache};
@@ -100,7 +102,7 @@ pub(crate) enum Pushed {
     Queued,
     /// No room; counted.
     Dropped,
-    /// Not whole pages, or the queue is shut down.
+    /// Not whole pages, or the queue is shut down (counted).
     Refused,
 }
 
@@ -121,7 +123,10 @@ struct Shared {
 #[derive(Default)]
 struct State {
     bytes: u64,
+    /// No more is taken.
     shut: bool,
+    /// What is left has been counted as dropped.
+    given_up: bool,
     /// Fills that have not ended, by the round they were queued in. [`FillQueue::drain`] starts a new
     /// round and waits for the older ones, so fills that keep coming cannot keep it waiting.
     round: u64,
@@ -212,13 +217,14 @@ impl FillQueue {
     /// had not been written by then; they are counted as dropped.
     pub(crate) async fn shutdown(&self, patience: Duration) -> u64 {
         self.0.state.lock().shut = true;
+        // Those who wait for room learn that none will do: they have their objects open.
+        self.0.ended.notify_waiters();
         let fscache = &self.0.fscache;
         let deadline = fscache.now() + patience;
         if fscache.until(deadline, self.drain()).await.is_some() {
             return 0;
         }
-        let left = self.queued_bytes();
-        fscache.counters().fill_dropped_bytes.add(left);
+        let left = self.0.give_up();
         // Those that are not being written yet let go of their objects, which are to be closed now.
         self.0.writes.close();
         left
@@ -233,6 +239,7 @@ impl FillQueue {
         let ticket = {
             let mut state = self.0.state.lock();
             if state.shut {
+                self.0.fscache.counters().fill_dropped_bytes.add(bytes);
                 return Ok(Pushed::Refused);
             }
             // One fill larger than the whole queue is let in alone, else it could never be cached.
@@ -242,7 +249,7 @@ impl FillQueue {
             state.bytes += bytes;
             let round = state.round;
             *state.pending.entry(round).or_default() += 1;
-            Ticket { shared: Arc::clone(&self.0), round, bytes }
+            Ticket::new(Arc::clone(&self.0), round, bytes)
         };
         let shared = Arc::clone(&self.0);
         self.0.fscache.spawn(async move { shared.run(fill, ticket).await });
@@ -252,28 +259,6 @@ impl FillQueue {
     fn drop_fill(&self, fill: &Fill) -> Pushed {
         self.0.fscache.counters().fill_dropped_bytes.add(fill.len());
         Pushed::Dropped
-    }
-}
-
-/// A fill's share of the queue, given back when it has ended however it ended.
-struct Ticket {
-    shared: Arc<Shared>,
-    round: u64,
-    bytes: u64,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut state = self.shared.state.lock();
-        state.bytes -= self.bytes;
-        if let Some(n) = state.pending.get_mut(&self.round) {
-            *n -= 1;
-            if *n == 0 {
-                state.pending.remove(&self.round);
-            }
-        }
-        drop(state);
-        self.shared.ended.notify_waiters();
     }
 }
 

@@ -26,6 +26,18 @@ impl BlockingMount<'_> {
         })
     }
 
+    /// Walks a path and opens what it names for reading and writing: [`Mount::walk`], then
+    /// [`Mount::open_rw`].
+    ///
+    /// # Errors
+    /// As those.
+    pub fn open_rw(&self, path: impl AsRef<[u8]>, cx: &Cx) -> Result<File> {
+        block_on(async {
+            let node = self.0.walk(path, cx).await?;
+            self.0.open_rw(&node, cx).await
+        })
+    }
+
     /// See [`Mount::walk`].
     ///
     /// # Errors

@@ -393,6 +393,26 @@ impl Mount {
 
     /// Opens a regular file for reading and writing.
     ///
+    /// ```
+    /// use netfs::{Netfs, remote::{Cred, Cx}};
+    /// use netfs_memory::MemoryFs;
+    ///
+    /// let netfs = Netfs::builder().memory_bytes(16 << 20).build()?;
+    /// let origin = MemoryFs::builder().bytes("greeting", "Hello!").build()?;
+    /// let cx = Cx::new(Cred::new(0, 0));
+    /// let mount = netfs.blocking_mount(origin.clone(), &cx)?;
+    /// let file = mount.blocking().open_rw("greeting", &cx)?;
+    /// file.blocking().write_at(5, b", world!")?; // in memory; nothing was read or sent
+    /// let mut buf = [0; 16];
+    /// let n = file.blocking().read_at(0, &mut buf)?;
+    /// assert_eq!(&buf[..n], b"Hello, world!");
+    /// file.blocking().fsync()?; // on the server
+    /// origin.verify("greeting", 0, b"Hello, world!")?;
+    /// # drop((file, mount));
+    /// # assert!(netfs.blocking_shutdown(std::time::Duration::from_secs(5)).is_nothing());
+    /// # Ok::<(), netfs::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`open`](Mount::open); `EACCES` without the right to write, `EROFS` if the adapter cannot.
     pub async fn open_rw(&self, node: &Node, cx: &Cx) -> Result<File> {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     context::FillPolicy,
     error::{Errno, Error, Result},
-    folio::{GRANULE, Lookup, Origin},
+    folio::{GRANULE, Lookup, Origin, Slice, memory::FillBuf},
     fscache::{Access, CacheRead, ExtentKind, TryRead},
     request::plan,
     sync::Arc,
@@ -152,7 +152,7 @@ impl Reader<'_> {
         access: &Arc<Access>,
         at: u64,
         len: usize,
-    ) -> Result<Vec<u8>, Origin> {
+    ) -> Result<Slice, Origin> {
         let inode = &self.who.inode;
         let (tx, rx) = oneshot::channel();
         let range = at..at + len as u64;
@@ -160,10 +160,12 @@ impl Reader<'_> {
         // Set when the reader gives up; it lasts until the read has let go of it too.
         let hung = Arc::new(OnceLock::new());
         let (hold, while_it_hangs) = (Arc::clone(access), Arc::clone(&hung));
-        let read = CacheRead::detached(at, len, move |result| {
+        let (buf, mem) = FillBuf::whole(inode.core.folios.transient(len), len);
+        let read = CacheRead::new(at, buf, move |result| {
             drop(hold);
+            let bytes = result.map(|()| Slice::settled(mem, 0..len)).map_err(|(miss, _)| miss);
             // The reader may have given up.
-            let _ = tx.send(result);
+            let _ = tx.send(bytes);
             drop(while_it_hangs);
         });
         Arc::clone(access.object()).read(read);

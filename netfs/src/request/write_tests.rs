@@ -10,6 +10,11 @@ fn limits(wsize: u64) -> IoLimits {
     IoLimits { wsize, ..IoLimits::default() }
 }
 
+/// Of one run.
+fn upload(run: Range<u64>, wsize: u64, serial: bool) -> WriteRequest {
+    WriteRequest::new(std::slice::from_ref(&run), vec![], &limits(wsize), serial)
+}
+
 fn issue_all(r: &mut WriteRequest) -> Vec<Range<u64>> {
     std::iter::from_fn(|| r.next_issue())
         .collect::<Vec<_>>()
@@ -32,7 +37,7 @@ fn row_72_subs_end_at_gaps_limits_and_segments() {
 
 #[test]
 fn n_c31_a_short_write_is_continued_under_the_new_limit_when_all_is_quiet() {
-    let mut r = WriteRequest::new(&[0..8 * K], vec![], &limits(4 * K), false);
+    let mut r = upload(0..8 * K, 4 * K, false);
     assert_eq!(issue_all(&mut r), [0..4 * K, 4 * K..8 * K]);
     assert_eq!(r.finished(0, &WriteOutcome::Done, K), 0..K);
     assert!(!r.begin_retry(&limits(2 * K)), "the other one is still out");
@@ -43,7 +48,7 @@ fn n_c31_a_short_write_is_continued_under_the_new_limit_when_all_is_quiet() {
 
 #[test]
 fn row_80_a_server_that_claims_too_much_is_believed_up_to_what_it_was_given() {
-    let mut r = WriteRequest::new(&[0..K], vec![], &limits(K), false);
+    let mut r = upload(0..K, K, false);
     r.next_issue();
     assert_eq!(r.finished(0, &WriteOutcome::Done, 5 * K), 0..K);
     assert!(r.complete() && r.unwritten().is_empty());
@@ -51,7 +56,7 @@ fn row_80_a_server_that_claims_too_much_is_believed_up_to_what_it_was_given() {
 
 #[test]
 fn n_c32_the_first_error_stands_and_what_is_not_acknowledged_is_told() {
-    let mut r = WriteRequest::new(&[0..4 * K], vec![], &limits(K), false);
+    let mut r = upload(0..4 * K, K, false);
     let out = [r.next_issue(), r.next_issue()];
     assert_eq!(out, [Some(0), Some(1)]);
     assert_eq!(r.finished(1, &WriteOutcome::Failed(Errno::ENOSPC.into()), 100), K..K + 100);
@@ -65,7 +70,7 @@ fn n_c32_the_first_error_stands_and_what_is_not_acknowledged_is_told() {
 
 #[test]
 fn row_87_a_serial_request_has_one_sub_out_and_stops_at_the_first_failure() {
-    let mut r = WriteRequest::new(&[0..3 * K], vec![], &limits(K), true);
+    let mut r = upload(0..3 * K, K, true);
     assert_eq!((r.next_issue(), r.next_issue()), (Some(0), None));
     r.finished(0, &WriteOutcome::Done, K);
     assert_eq!((r.next_issue(), r.next_issue()), (Some(1), None));
@@ -76,7 +81,7 @@ fn row_87_a_serial_request_has_one_sub_out_and_stops_at_the_first_failure() {
 
 #[test]
 fn a_server_that_takes_nothing_is_given_up_after_bounded_tries() {
-    let mut r = WriteRequest::new(&[0..K], vec![], &limits(K), false);
+    let mut r = upload(0..K, K, false);
     let mut tries = 0;
     while !r.complete() {
         r.begin_retry(&limits(K));

@@ -41,7 +41,13 @@ impl Buffered<'_> {
         let mut done = 0;
         for chunk in bytes.chunks(CHUNK.min(self.most())) {
             match self.write_chunk(offset + done as u64, chunk).await {
-                Ok(n) => done += n,
+                Ok(n) => {
+                    done += n;
+                    if n < chunk.len() {
+                        // The next chunk does not follow.
+                        break;
+                    }
+                }
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,
             }
@@ -143,8 +149,9 @@ impl Buffered<'_> {
 
     async fn memory_like(&self, folio: &Arc<Folio>) -> Result<NewMem> {
         let new = self.memory(&folio.range(), u64::MAX).await?;
-        let first = new.into_iter().next().map(|n| n.mem);
-        first.ok_or_else(|| Error::new(Errno::ENOMEM, "no memory for a folio"))
+        // Where readers have all memory there may be a page and not more.
+        let like = new.into_iter().map(|n| n.mem).find(|mem| mem.len() == folio.len());
+        Ok(like.unwrap_or_else(|| self.inode().core.folios.transient(folio.len())))
     }
 
     /// Memory for `run`, waiting (with no lock but the file's write lock) until enough is clean.
@@ -155,7 +162,10 @@ impl Buffered<'_> {
             return Ok(window);
         }
         let pressed = core.flusher.press();
-        for _ in 0..IDLE_MAX {
+        // As long as a call to the server may take, from the last upload that ended.
+        let patience = core.options.remote_timeout;
+        let mut until = core.clock.now() + patience;
+        while core.clock.now() < until {
             core.check_open()?;
             let cleaned = core.flusher.cleaned.notified();
             if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
@@ -169,8 +179,10 @@ impl Buffered<'_> {
                     return Ok(window);
                 }
             }
-            let until = core.clock.now() + A_WHILE;
-            timer::until(&core.driver, &*core.clock, until, cleaned).await;
+            let soon = core.clock.now() + A_WHILE;
+            if timer::until(&core.driver, &*core.clock, soon, cleaned).await.is_some() {
+                until = core.clock.now() + patience;
+            }
         }
         drop(pressed);
         Err(Error::new(Errno::ENOMEM, "the memory budget is exhausted by what cannot be uploaded"))

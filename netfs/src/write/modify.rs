@@ -89,21 +89,13 @@ mod tests {
 
     const LEN: usize = 8192;
 
-    fn known(ranges: &[Range<usize>]) -> Extents {
-        let mut extents = Extents::new();
-        for range in ranges {
-            extents.insert(range.clone(), Writer(0));
-        }
-        extents
-    }
-
     fn on(place: Place<'_>, write: Range<usize>) -> Modify {
         decide(place, &write, Writer(0), LEN, false, false)
     }
 
     #[test]
     fn row_52_another_group_goes_first_whatever_the_folio_is() {
-        let some = known(&[0..1]);
+        let some = Extents::of(0..1, Writer(0));
         for place in [Place::Uptodate, Place::Fetching, Place::Partial(&some)] {
             assert_eq!(decide(place, &(0..LEN), Writer(0), LEN, true, true), Modify::FlushGroup);
         }
@@ -114,7 +106,7 @@ mod tests {
         assert_eq!(on(Place::Uptodate, 5..6), Modify::InPlace);
         assert_eq!(decide(Place::Absent, &(5..6), Writer(0), LEN, true, false), Modify::Clear);
         assert_eq!(on(Place::Absent, 0..LEN), Modify::Whole);
-        let half = known(&[100..LEN]);
+        let half = Extents::of(100..LEN, Writer(0));
         assert_eq!(on(Place::Partial(&half), 0..100), Modify::Whole);
         assert_eq!(on(Place::Partial(&half), 0..99), Modify::Extent);
         assert_eq!(on(Place::Fetching, 0..LEN), Modify::Overlay);

@@ -65,7 +65,8 @@ async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result
                 return Err(Error::new(Errno::EAGAIN, told));
             }
             Err(error) => {
-                if !is_transient(&error) {
+                // A call may fail after its last byte: then there is nothing to wait for.
+                if !is_transient(&error) && inode.pages.dirty_bytes() > 0 {
                     inode.wb.set_parked(Some(error.clone()));
                 }
                 return Err(error);
@@ -88,7 +89,7 @@ pub(crate) struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.held = None;
-        self.flusher.kick();
+        self.flusher.round_over();
     }
 }
 
@@ -163,9 +164,12 @@ fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>, changed: bool) {
         Outcome::Ours(facts) if ours_still => inode.own_change(&facts),
         Outcome::Silent => inode.own_change(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
-            inode.core.counters.write_conflicts.inc();
-            let theirs = &facts.version;
-            tracing::warn!(known = ?known, now = ?theirs, "somebody else has written to a file too");
+            // With nothing known, nothing says that somebody did.
+            if known.is_some() {
+                inode.core.counters.write_conflicts.inc();
+                let theirs = &facts.version;
+                tracing::warn!(?known, now = ?theirs, "somebody else has written to a file too");
+            }
             inode.others_wrote();
         }
     }

@@ -67,6 +67,12 @@ impl Flusher {
         self.wake.notify_one();
     }
 
+    /// A round over some file has ended: memory may be free, and the file may be looked at again.
+    pub(super) fn round_over(&self) {
+        self.cleaned.notify_waiters();
+        self.wake.notify_one();
+    }
+
     /// Somebody waits for memory, until the guard is dropped.
     pub(crate) fn press(&self) -> Pressed<'_> {
         self.pressed.fetch_add(1, Ordering::AcqRel);
@@ -141,7 +147,6 @@ pub(crate) async fn flush_listed(inode: &Arc<Inode>, wait: Wait) -> Result<()> {
     let result = flush(inode, 0..u64::MAX, wait).await;
     let core = &inode.core;
     core.flusher.tidy(inode, result.is_ok(), inode.now());
-    core.flusher.cleaned.notify_waiters();
     result
 }
 

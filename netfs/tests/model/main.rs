@@ -34,6 +34,7 @@
 
 mod covered;
 mod disk;
+mod life;
 mod reference;
 mod rng;
 mod steps;

@@ -1,42 +1,12 @@
 //! The plain reference: for each file every version it ever had, and the oldest one that may still be
 //! served. It knows nothing of folios, epochs or cookies. The rule is stated in `main.rs`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use netfs::{Errno, Error, clock::BootTime, remote::Promise};
 use netfs_memory::{Event, MemoryFs, Snapshot};
 
-/// How long the server vouches for what a reply said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Life {
-    /// Until the next read: every reader asks.
-    None,
-    /// At most so long after the reply was asked for.
-    For(Duration),
-    /// Until an event.
-    UntilTold,
-}
-
-impl Life {
-    pub(crate) fn of(promise: &Promise) -> Life {
-        match promise {
-            Promise::None => Life::None,
-            Promise::Until { lifetime, margin } => Life::For(*lifetime - *margin),
-            Promise::Adaptive { max, .. } => Life::For(*max),
-            Promise::UntilBroken { .. } => Life::UntilTold,
-            other => panic!("the reference knows no {other:?}"),
-        }
-    }
-
-    /// Whether a reply from before `ended` can still be vouched for at `now`.
-    fn covers(self, ended: BootTime, now: BootTime) -> bool {
-        match self {
-            Life::None => false,
-            Life::For(life) => now < ended + life,
-            Life::UntilTold => true,
-        }
-    }
-}
+use crate::life::Life;
 
 struct Version {
     snapshot: Arc<Snapshot>,

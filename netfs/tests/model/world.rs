@@ -20,6 +20,7 @@ use netfs_memory::{MemoryFs, VersionKind};
 use crate::{
     covered::Covered,
     disk::{Disk, DiskKind},
+    life::promise,
     reference::{Claim, Reference},
     rng::Rng,
 };
@@ -359,17 +360,6 @@ pub(crate) async fn read(file: &File, how: How, offset: u64, len: u64) -> Got {
         buf
     }));
     got
-}
-
-fn promise(rng: &mut Rng) -> Promise {
-    let secs = Duration::from_secs;
-    match rng.within(0..6) {
-        0 => Promise::None,
-        1 => Promise::Until { lifetime: secs(30), margin: secs(10) },
-        2 => Promise::Until { lifetime: secs(5), margin: secs(0) },
-        3 => Promise::Adaptive { min: secs(3), max: secs(60) },
-        _ => Promise::UntilBroken { kind: PromiseKind::Read },
-    }
 }
 
 fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {

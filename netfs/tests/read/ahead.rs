@@ -11,7 +11,7 @@ use std::{
 };
 
 use netfs::{FillPolicy, fscache::MemCache};
-use netfs_memory::MemoryFs;
+use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
 
 use super::until_broken;
 use crate::common::Bench;
@@ -54,7 +54,10 @@ fn a_reader_neither_does_nor_awaits_its_readahead() {
     let mut buf = [0; 4096];
     let mut busy = pin!(b.read_at(0, &mut buf));
     let waker = Waker::from(Arc::new(waker));
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Read).file("b").hold(&gate, SnapshotAt::Issue));
     assert!(busy.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    gate.release();
     begun.recv().expect("the driver's thread has the reply");
 
     let before = bench.netfs().memory().indexed;

@@ -247,8 +247,31 @@ impl World {
     }
 }
 
+/// Small enough for Miri, which watches every access.
+#[test]
+fn w1_memory_that_anybody_holds_is_copied_before_it_is_written_to() {
+    let mut world = World::new();
+    // Partial, then filled over, with a write on the way; read, written to under the slice, and read again.
+    world.write(10, 20);
+    world.fetch(0, PAGE_SIZE);
+    world.write(15, 30);
+    let fetch = world.fetches.pop().expect("one page");
+    world.end_fetch(fetch, true);
+    world.read(0, 60);
+    world.write(20, 4);
+    world.read(0, 60);
+    world.check_pins();
+    world.write(30, 4);
+    world.read(0, 60);
+    world.step(Op::Take(0, 60));
+    world.write(12, 3);
+    world.end_upload(true);
+    world.read(0, 60);
+    world.check_pins();
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn n_c19_n_c24_n_c25_dirt_survives_everything_and_slices_never_change(
         ops in prop::collection::vec(op(), 1..120)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{FillTag, Shared, Ticket};
+use super::{FillTag, Shared, Ticket, ticket::End};
 use crate::{
     folio::{PAGE_SIZE, Slice},
     fscache::{Access, CacheWrite, Cookie, CookieUse, Refusal},
@@ -73,7 +73,7 @@ impl Store {
 }
 
 impl Shared {
-    /// Stores one fill, or counts why not.
+    /// Stores one fill. Whatever comes between, its ticket counts what became of it.
     pub(super) async fn run(self: Arc<Self>, fill: Box<Fill>, ticket: Ticket) {
         let Some(mut store) = self.with_object(fill, ticket).await else { return };
         let mut busy_until = None;
@@ -89,7 +89,7 @@ impl Shared {
             let now = self.fscache.now();
             let until = *busy_until.get_or_insert(now + self.config.patience());
             if now >= until {
-                return self.lost(&store, Refusal::Busy);
+                return lost(&store, Refusal::Busy);
             }
             self.fscache.until(until.min(now + BUSY_PAUSE), ended).await;
         }
@@ -104,7 +104,6 @@ impl Shared {
                 Ok(access) => access,
                 Err(refusal) => {
                     tracing::debug!(key = ?cookie.key(), ?refusal, "fill dropped: no cache object");
-                    self.fscache.counters().fill_dropped_bytes.add(ticket.bytes);
                     return None;
                 }
             },
@@ -113,10 +112,14 @@ impl Shared {
     }
 
     /// Hands a fill to the cache. It comes back if the cache is too busy for it.
-    async fn attempt(self: &Arc<Self>, store: Store, place: OwnedSemaphorePermit) -> Option<Store> {
+    async fn attempt(
+        self: &Arc<Self>,
+        mut store: Store,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Store> {
         let counters = self.fscache.counters();
         if !store.may_be_kept() {
-            counters.fill_stale_bytes.add(store.ticket.bytes);
+            store.ticket.set_end(End::Stale);
             return None;
         }
         counters.cache_write.inc();
@@ -125,7 +128,7 @@ impl Shared {
         // Asked again after the generation was read: an invalidation before this line is seen here,
         // one after it changes the generation.
         if !store.access.is_current() {
-            counters.fill_stale_bytes.add(store.ticket.bytes);
+            store.ticket.set_end(End::Stale);
             counters.cache_write_failed.inc();
             return None;
         }
@@ -135,7 +138,7 @@ impl Shared {
             // The cache's thread: the access ends only now, so the object is not closed under it.
             let again = shared.written(store, result);
             if let Err(Some(store)) = said.send(again) {
-                shared.lost(&store, Refusal::Busy);
+                lost(&store, Refusal::Busy);
             }
         });
         object.write(sub);
@@ -151,24 +154,25 @@ impl Shared {
     }
 
     /// What the cache said to a write. A fill it was too busy for is given back.
-    fn written(&self, store: Store, result: Result<(), Refusal>) -> Option<Store> {
+    fn written(&self, mut store: Store, result: Result<(), Refusal>) -> Option<Store> {
         let counters = self.fscache.counters();
         let Err(refusal) = result else {
             counters.cache_write_done.inc();
-            counters.cache_write_bytes.add(store.ticket.bytes);
+            counters.cache_write_bytes.add(store.ticket.bytes());
+            store.ticket.set_end(End::Stored);
             return None;
         };
         counters.cache_write_failed.inc();
         match self.fscache.refused(refusal) {
             Refusal::Busy => return Some(store),
-            Refusal::Stale => counters.fill_stale_bytes.add(store.ticket.bytes),
-            refusal => self.lost(&store, refusal),
+            Refusal::Stale => store.ticket.set_end(End::Stale),
+            refusal => lost(&store, refusal),
         }
         None
     }
+}
 
-    fn lost(&self, store: &Store, refusal: Refusal) {
-        tracing::debug!(key = ?store.access.cookie().key(), ?refusal, "fill dropped: not stored");
-        self.fscache.counters().fill_dropped_bytes.add(store.ticket.bytes);
-    }
+/// Says why a fill is not stored; its ticket counts it.
+fn lost(store: &Store, refusal: Refusal) {
+    tracing::debug!(key = ?store.access.cookie().key(), ?refusal, "fill dropped: not stored");
 }

@@ -354,6 +354,7 @@ async fn shutdown_drains_or_counts_what_is_left() {
     assert_eq!(queue.shutdown(MS).await, 0);
     assert!(stored(&slot, 0));
     assert_eq!(offer(&queue, &slot, 1), Pushed::Refused);
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE, "also that is counted");
 
     let queue = FillQueue::new(Arc::clone(&rig.fscache), config(64));
     rig.cache.faults().hold(FaultPoint::Write);
@@ -364,6 +365,58 @@ async fn shutdown_drains_or_counts_what_is_left() {
     });
     rig.pass(MS).await;
     assert_eq!(end.await.expect("ran"), PAGE);
-    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, 2 * PAGE);
     rig.cache.faults().release(FaultPoint::Write);
+}
+
+/// What a shutdown has counted ends later: refused, out of patience or too late to be true.
+#[tokio::test]
+async fn what_a_shutdown_gave_up_is_counted_once_whatever_becomes_of_it() {
+    for refusal in [Refusal::NoSpace, Refusal::Stale] {
+        let (rig, queue, slot, _user) = setup(config(64)).await;
+        rig.cache.faults().hold(FaultPoint::Write);
+        offer(&queue, &slot, 0);
+        rig.cache.faults().hold(FaultPoint::Lookup);
+        let hung = rig.volume.acquire_cookie(b"hung", ident(1)).expect("free");
+        let _hung_user = hung.use_cookie(false);
+        offer(&queue, &hung, 0);
+        settle().await;
+        let end = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.shutdown(MS).await }
+        });
+        rig.pass(MS).await;
+        assert_eq!(end.await.expect("ran"), 2 * PAGE);
+        rig.cache.faults().refuse(FaultPoint::Write, Some(refusal));
+        rig.cache.faults().release(FaultPoint::Write);
+        rig.pass(1000 * MS).await;
+        assert_eq!(queue.queued_bytes(), 0, "both have ended");
+        let stats = rig.counters.snapshot();
+        assert_eq!((stats.fill_dropped_bytes, stats.fill_stale_bytes), (2 * PAGE, 0));
+    }
+}
+
+/// They hold their objects open, and no room will do any more.
+#[tokio::test]
+async fn a_shutdown_sends_those_away_who_wait_for_room_and_counts_their_bytes() {
+    let (rig, queue, slot, _user) = setup(waiting(1, PATIENCE)).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    offer(&queue, &slot, 0);
+    let waits = tokio::spawn({
+        let (queue, cookie, tag) = (queue.clone(), Arc::clone(cookie(&slot)), tag(&slot));
+        async move { queue.push(&cookie, PAGE, page_of(5), tag).await }
+    });
+    settle().await;
+    assert_eq!(cookie(&slot).describe().n_accesses, 2);
+    let end = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.shutdown(PATIENCE).await }
+    });
+    settle().await;
+    assert!(waits.is_finished());
+    assert_eq!(waits.await.expect("ran"), Pushed::Refused);
+    assert_eq!(cookie(&slot).describe().n_accesses, 1);
+    rig.cache.faults().release(FaultPoint::Write);
+    assert_eq!(end.await.expect("ran"), 0);
+    assert_eq!(rig.counters.snapshot().fill_dropped_bytes, PAGE);
 }

@@ -1,0 +1,241 @@
+//! Writes through the page cache.
+//!
+//! Each round begins with nothing dirty and ends with an upload outside the timed part, after which the
+//! origin's bytes are compared with what was written: a write that does not get there is no figure.
+
+use std::{
+    cell::{Cell, RefCell},
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use netfs::{File, FillPolicy};
+use netfs_memory::{Link, MemoryFs, Op};
+
+use super::{
+    MicroError, Outcome, ROUNDS, SHORT_ROUNDS, Settings, Unit, Work,
+    bed::{Bed, MIB, PAGE, Random, buffer, gb_per_s, promise},
+};
+use crate::turns::{in_turns, nanos_each};
+
+/// Bytes of a round of large writes.
+const LARGE_SET: u64 = 256 << 20;
+/// Bytes overwritten at random.
+const SMALL_SET: u64 = 16 << 20;
+/// Bytes over which small writes are spread.
+const SPARSE_SET: u64 = 64 << 20;
+/// A small write.
+const SPARSE: usize = 64;
+
+/// A file that is written to.
+struct Target {
+    // Before the bed: a file is closed before its context ends.
+    file: File,
+    bed: Bed,
+    origin: Arc<MemoryFs>,
+}
+
+impl Target {
+    fn new(size: u64, memory: u64, link: Link) -> Result<Target, MicroError> {
+        let origin = MemoryFs::builder().promise(promise()).link(link).file("a", size).build();
+        let origin = origin.map_err(MicroError::netfs("make an origin"))?;
+        let bed = Bed::with(&origin, memory, None, |b| {
+            // Nothing is uploaded before it is asked for.
+            b.fill(FillPolicy::Granule).dirty_bytes(memory / 2, memory / 2)
+        })?;
+        let file = bed.open_rw("a")?;
+        Ok(Target { file, bed, origin })
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), MicroError> {
+        let wrote = self.file.blocking().write_at(offset, bytes);
+        match wrote.map_err(MicroError::netfs("write"))? {
+            n if n == bytes.len() => Ok(()),
+            n => Err(MicroError::NotDone(format!("{n} of {} bytes written", bytes.len()))),
+        }
+    }
+
+    /// Uploads everything.
+    fn sync(&self) -> Result<(), MicroError> {
+        self.file.blocking().fsync().map_err(MicroError::netfs("upload"))
+    }
+
+    /// Whether the origin has `bytes` at `offset`.
+    fn check(&self, offset: u64, bytes: &[u8]) -> Result<(), MicroError> {
+        let held = self.origin.verify("a", offset, bytes);
+        held.map_err(|e| MicroError::WrongBytes(e.to_string()))
+    }
+
+    fn end(self) -> Result<(), MicroError> {
+        drop(self.file);
+        self.bed.end()
+    }
+}
+
+/// `buffered-1m`.
+pub(super) fn buffered(settings: &Settings) -> Result<Outcome, MicroError> {
+    let size = settings.or_quick(LARGE_SET, 4 << 20);
+    let target = Target::new(size, 4 * size + (64 << 20), Link::default())?;
+    let mut from = buffer(MIB)?;
+    let to = RefCell::new(buffer(size as usize)?);
+    let (round, moved) = (Cell::new(0u8), Cell::new(0));
+    from.fill(1);
+    let from = &from[..];
+    let turns = in_turns(
+        ROUNDS,
+        || {
+            let mut bytes = from.to_vec();
+            round.set(round.get().wrapping_add(1));
+            bytes.fill(round.get());
+            let start = Instant::now();
+            for offset in (0..size).step_by(MIB) {
+                target.write(offset, &bytes)?;
+            }
+            let speed = gb_per_s(size, start);
+            target.sync()?;
+            target.check(0, &bytes)?;
+            target.check(size - MIB as u64, &bytes)?;
+            moved.set(moved.get() + size);
+            Ok(speed)
+        },
+        || {
+            let mut to = to.borrow_mut();
+            let start = Instant::now();
+            for piece in to.chunks_exact_mut(MIB) {
+                piece.copy_from_slice(black_box(from));
+            }
+            Ok::<_, MicroError>(gb_per_s(size, start))
+        },
+    )?;
+    let cached = target.bed.stats().write_bytes;
+    target.end()?;
+    let work = Work { moved: moved.get(), cached };
+    Outcome::of("buffered-1m", Unit::GigabytesPerSecond, turns, work)
+}
+
+/// `overwrite-4k`.
+pub(super) fn overwrite(settings: &Settings) -> Result<Outcome, MicroError> {
+    let count = settings.or_quick(2000, 50);
+    let target = Target::new(SMALL_SET, 4 * SMALL_SET + (64 << 20), Link::default())?;
+    let mut into = vec![0; MIB];
+    for offset in (0..SMALL_SET).step_by(MIB) {
+        let read = target.file.blocking().read_at(offset, &mut into);
+        read.map_err(MicroError::netfs("read"))?;
+    }
+    let random = RefCell::new(Random::new(1));
+    let offsets = || random.borrow_mut().offsets(count, SMALL_SET, PAGE);
+    let (bytes, into) = (vec![7; PAGE], RefCell::new(vec![0; PAGE]));
+    let (moved, failed) = (Cell::new(0), RefCell::new(None));
+    let turns = in_turns(
+        SHORT_ROUNDS,
+        || {
+            let offsets = offsets();
+            let nanos = nanos_each(count, |i| {
+                target.write(offsets[i], &bytes).unwrap_or_else(|e| drop(failed.replace(Some(e))));
+            });
+            target.sync()?;
+            offsets.iter().try_for_each(|at| target.check(*at, &bytes))?;
+            moved.set(moved.get() + (count * PAGE) as u64);
+            failed.take().map_or(Ok(nanos), Err)
+        },
+        || {
+            let offsets = offsets();
+            let mut into = into.borrow_mut();
+            Ok(nanos_each(count, |i| target.file.try_read(offsets[i], &mut into)))
+        },
+    )?;
+    let stats = target.bed.stats();
+    target.end()?;
+    let work = Work { moved: moved.get(), cached: stats.write_bytes };
+    Outcome::of("overwrite-4k", Unit::Nanos, turns, work)
+}
+
+/// `sparse-small`: nothing is timed.
+pub(super) fn sparse(settings: &Settings) -> Result<Outcome, MicroError> {
+    let size = settings.or_quick(SPARSE_SET, 1 << 20);
+    let target = Target::new(size, 4 * size + (64 << 20), Link::default())?;
+    let bytes = [9; SPARSE];
+    for offset in (0..size).step_by(PAGE) {
+        target.write(offset + 1000, &bytes)?;
+    }
+    let dirty = target.bed.dirty();
+    target.sync()?;
+    for offset in (0..size).step_by(PAGE) {
+        target.check(offset + 1000, &bytes)?;
+    }
+    let (reads, stats) = (target.origin.counts().calls(Op::Read), target.bed.stats());
+    let wanted = size / PAGE as u64 * SPARSE as u64;
+    if reads > 0 || dirty != wanted {
+        return Err(MicroError::NotDone(format!(
+            "{dirty} bytes were dirty instead of {wanted}, and the origin was read {reads} times"
+        )));
+    }
+    target.end()?;
+    Ok(Outcome::plain("sparse-small", stats.upload_bytes as f64, dirty as f64, Unit::Bytes))
+}
+
+/// `read-under-write`: 99th percentile of hits, beside a writer whose bytes go to the origin at 1 GB/s.
+pub(super) fn read_under_write(settings: &Settings) -> Result<Outcome, MicroError> {
+    let size = settings.or_quick(SPARSE_SET, 4 << 20);
+    let hits = settings.or_quick(20_000, 500);
+    let link = Link::default().with_bytes_per_second(1_000_000_000);
+    let target = Target::new(2 * size, 8 * size + (64 << 20), link)?;
+    let mut into = vec![0; MIB];
+    for offset in (0..size).step_by(MIB) {
+        let read = target.file.blocking().read_at(offset, &mut into);
+        read.map_err(MicroError::netfs("read"))?;
+    }
+    let random = RefCell::new(Random::new(2));
+    let p99 = || {
+        let offsets = random.borrow_mut().offsets(hits, size, PAGE);
+        let mut page = vec![0; PAGE];
+        let mut micros: Vec<f64> = offsets
+            .iter()
+            .map(|at| {
+                let start = Instant::now();
+                black_box(target.file.try_read(*at, &mut page));
+                start.elapsed().as_secs_f64() * 1e6
+            })
+            .collect();
+        micros.sort_by(f64::total_cmp);
+        micros[hits * 99 / 100]
+    };
+    let before = target.bed.stats();
+    let turns = in_turns(
+        ROUNDS,
+        || {
+            let (over, wrote) = (AtomicBool::new(false), AtomicU64::new(0));
+            std::thread::scope(|s| {
+                let writer = s.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        let bytes = vec![wrote.fetch_add(1, Ordering::Relaxed) as u8; MIB];
+                        for offset in (size..2 * size).step_by(MIB) {
+                            target.write(offset, &bytes)?;
+                        }
+                        target.sync()?;
+                        target.check(size, &bytes)?;
+                    }
+                    Ok::<_, MicroError>(())
+                });
+                // Until it is under way.
+                while wrote.load(Ordering::Relaxed) == 0 && !writer.is_finished() {
+                    std::thread::yield_now();
+                }
+                let p99 = p99();
+                over.store(true, Ordering::Relaxed);
+                let done = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                done.map(|()| p99)
+            })
+        },
+        || Ok(p99()),
+    )?;
+    let stats = target.bed.stats().since(&before);
+    target.end()?;
+    let read = (2 * (ROUNDS + 1) * hits * PAGE) as u64;
+    let work = Work { moved: read, cached: stats.memory_hit_bytes };
+    Outcome::of("read-under-write", Unit::Micros, turns, work)
+}

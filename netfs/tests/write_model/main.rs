@@ -1,0 +1,103 @@
+//! Random writing beside a plain reference: after every step what is read must be what the reference
+//! allows, and nothing that was written may be missing.
+//!
+//! # The rule
+//!
+//! The reference keeps, for each file, the states a reader may be shown: one for each change somebody else
+//! made that this context need not know of yet, **each with every byte written here laid over it**. A
+//! read of at most 1 MiB shows one of them, whole; which of the older ones may still be shown is as in the
+//! model test of the read side (promises, events, what has been seen). Sizes as well.
+//!
+//! It also keeps which bytes nothing says to be on the server yet. When somebody else changes such a byte,
+//! ours comes out on top, unless it had been sent before: where the origin held our value at that moment
+//! the reference leaves open which of the two it is, until the next upload that succeeded.
+//!
+//! - `write_at` that returned `n` has written `n` bytes, one that failed has written nothing; `append` goes to
+//!   the end of a state that may be shown.
+//! - After an fsync, `close`, `sync` or `shutdown` that succeeded the origin holds **exactly** the newest
+//!   state: every byte written here, unless somebody else changed it after it had been sent. So it does
+//!   whenever nothing is dirty. `flush_range`: the same for its range.
+//! - An upload that met somebody else's change, `set_len`, `discard_dirty`, `invalidate` and every event
+//!   leave only the newest state.
+//! - Errors need a fault of the origin that explains them; once faults are gone one `sync` succeeds, and
+//!   then everything else does. After a permanent failure of an fsync writes fail with the same error until
+//!   then. (One more: where replies do not state the version before, a read beside many uploads may give
+//!   up with `ESTALE`.) Whoever had the file open hears of discarded bytes once.
+//! - Slices handed out never change. The adapter contract is never broken (`take_breaches`).
+//!
+//! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS` and `scripts/model.sh` as for the read side.
+
+#[path = "../model/covered.rs"]
+mod covered;
+#[path = "../model/disk.rs"]
+#[expect(dead_code, reason = "the read side's test sabotages the cache in more ways")]
+mod disk;
+#[path = "../model/life.rs"]
+mod life;
+mod racing;
+mod reference;
+#[path = "../model/rng.rs"]
+mod rng;
+mod server;
+mod steps;
+mod view;
+mod world;
+
+use covered::{Covered, Progress};
+use disk::DiskKind;
+use world::World;
+
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
+}
+
+fn run(kind: DiskKind, first_seed: u64, runs: u64) {
+    let steps = number("NETFS_MODEL_STEPS").unwrap_or(1000);
+    let runs = number("NETFS_MODEL_RUNS").unwrap_or(runs);
+    let seeds = match (number("NETFS_MODEL_SEED"), number("NETFS_MODEL_RUNS")) {
+        (Some(seed), None) => seed..seed + 1,
+        (first, _) => first.unwrap_or(first_seed)..first.unwrap_or(first_seed) + runs,
+    };
+    let (mut covered, mut progress) = (Covered::default(), Progress::new());
+    let about = format!("write model, cache {kind:?}");
+    for seed in seeds.clone() {
+        let mut world = World::new(seed, kind);
+        for step in 1..=steps {
+            world.step = step;
+            world.random_step();
+        }
+        covered.add(&world.finish());
+        progress.passed(&about, seed, (seed + 1 - seeds.start) * steps);
+    }
+    eprintln!("{about}: seeds {seeds:?}, {steps} steps each, went through\n{covered}");
+    if (seeds.end - seeds.start) * steps >= 10_000 {
+        let all =
+            ["write: done", "append: done", "fsync: done", "fsync: an error", "set_len: done"];
+        for what in
+            all.into_iter().chain(["discard: done", "restart", "overtaken", "burst"]).chain([
+                "stats write_throttled",
+                "stats write_conflicts",
+                "stats upload_retry",
+                "stats evictions",
+            ])
+        {
+            assert!(covered.sum(what) > 0, "nothing of {what:?} happened: what did this prove?");
+        }
+    }
+}
+
+#[test]
+fn every_byte_written_is_shown_and_kept_without_a_disk() {
+    run(DiskKind::None, 11_000, 7);
+}
+
+#[test]
+fn every_byte_written_is_shown_and_kept_on_the_memory_backend() {
+    run(DiskKind::Memory, 12_000, 7);
+}
+
+#[test]
+fn every_byte_written_is_shown_and_kept_on_a_cache_directory() {
+    run(DiskKind::Directory, 13_000, 6);
+}

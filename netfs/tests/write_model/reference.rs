@@ -1,0 +1,206 @@
+//! The plain reference of one file: the states a reader may be shown, oldest first, and which bytes may
+//! not be on the server yet. It knows nothing of folios, rounds or cookies. The rule is in `main.rs`.
+
+use std::ops::Range;
+
+use netfs::{Error, clock::BootTime};
+
+use crate::{
+    life::Life,
+    view::{Ranges, View},
+};
+
+pub(crate) struct FileRef {
+    pub(crate) path: String,
+    pub(crate) life: Life,
+    /// Each differs from the one before by a change of somebody else's; with the time when that one
+    /// ended. The first is the oldest that may still be shown.
+    views: Vec<(View, Option<BootTime>)>,
+    /// Views forgotten so far.
+    forgotten: usize,
+    /// Bytes written here that nothing says to be on stable storage.
+    pub(crate) unsent: Ranges,
+}
+
+/// Taken when a read starts.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim {
+    oldest: usize,
+}
+
+impl FileRef {
+    pub(crate) fn new(path: &str, life: Life, bytes: Vec<u8>) -> FileRef {
+        let views = vec![(View::of(bytes), None)];
+        let path = path.to_owned();
+        FileRef { path, life, views, forgotten: 0, unsent: Ranges::default() }
+    }
+
+    pub(crate) fn newest(&self) -> &View {
+        &self.views[self.views.len() - 1].0
+    }
+
+    fn newest_mut(&mut self) -> &mut View {
+        let last = self.views.len() - 1;
+        &mut self.views[last].0
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.newest().bytes.len() as u64
+    }
+
+    /// How many states there are to choose from.
+    pub(crate) fn choices(&self) -> usize {
+        self.views.len()
+    }
+
+    pub(crate) fn views(&self) -> Vec<View> {
+        self.views.iter().map(|(view, _)| view.clone()).collect()
+    }
+
+    pub(crate) fn claim(&self, now: BootTime) -> Claim {
+        let vouched = |ended: &Option<BootTime>| ended.is_none_or(|e| self.life.covers(e, now));
+        let first = self.views.iter().position(|(_, ended)| vouched(ended)).unwrap_or(0);
+        Claim { oldest: self.forgotten + first }
+    }
+
+    /// What is older than this is not shown any more.
+    fn seen(&mut self, index: usize) {
+        let gone = index.saturating_sub(self.forgotten).min(self.views.len() - 1);
+        self.views.drain(..gone);
+        self.forgotten += gone;
+    }
+
+    /// Only the newest state may be shown from now on.
+    pub(crate) fn ask_again(&mut self) {
+        self.seen(usize::MAX);
+    }
+
+    pub(crate) fn wrote(&mut self, at: u64, bytes: &[u8]) {
+        let at = at as usize;
+        self.views.iter_mut().for_each(|(view, _)| view.write(at, bytes));
+        self.unsent.add(at..at + bytes.len());
+    }
+
+    pub(crate) fn resized(&mut self, size: u64) {
+        self.views.iter_mut().for_each(|(view, _)| view.resize(size as usize));
+        self.unsent.remove(&(size as usize..usize::MAX));
+        // What the server answered says whether somebody else had changed the file.
+        self.ask_again();
+    }
+
+    /// Somebody else made `after` of `before`. Bytes of ours that were not on the server are laid over;
+    /// of those that were there it is open whether we know.
+    pub(crate) fn theirs(&mut self, before: &[u8], after: Vec<u8>, now: BootTime) {
+        let ours = self.newest();
+        let mut view = View::of(after.clone());
+        view.bytes.resize(after.len().max(self.unsent.end()), 0);
+        for range in self.unsent.iter() {
+            view.bytes[range.clone()].copy_from_slice(&ours.bytes[range.clone()]);
+            let mut run: (usize, Vec<u8>) = (0, Vec::new());
+            for at in range {
+                let theirs = after.get(at).copied().unwrap_or(0);
+                let sent = before.get(at) == Some(&ours.bytes[at]) || ours.is_open(at);
+                if sent {
+                    if run.0 + run.1.len() != at {
+                        let (start, bytes) = std::mem::take(&mut run);
+                        view.may_also_be(start, bytes);
+                        run.0 = at;
+                    }
+                    run.1.push(theirs);
+                }
+            }
+            view.may_also_be(run.0, run.1);
+        }
+        let last = self.views.len() - 1;
+        self.views[last].1 = Some(now);
+        self.views.push((view, None));
+    }
+
+    /// Everything written here is on the server, which holds `origin`: then it must be what is shown.
+    pub(crate) fn settle(&mut self, origin: &[u8]) -> Result<(), String> {
+        self.newest().explains(0, usize::MAX, origin).map_err(|why| {
+            format!("{}: the origin holds {} bytes, should be: {why}", self.path, origin.len())
+        })?;
+        *self.newest_mut() = View::of(origin.to_vec());
+        self.unsent = Ranges::default();
+        Ok(())
+    }
+
+    /// The same for a range.
+    pub(crate) fn settle_range(
+        &mut self,
+        range: &Range<usize>,
+        origin: &[u8],
+    ) -> Result<(), String> {
+        for part in self.unsent.inside(range) {
+            let wrong = |at: &usize| {
+                let here = origin.get(*at);
+                here.is_none_or(|byte| !self.newest().may_be(*at, *byte))
+                    && !(here.is_none() && *at >= self.newest().least)
+            };
+            if let Some(at) = part.clone().find(wrong) {
+                return Err(format!("{}: byte {at} is not on the origin", self.path));
+            }
+            self.newest_mut().adopt(&part, origin);
+            self.unsent.remove(&part);
+        }
+        Ok(())
+    }
+
+    /// What was not on the server is lost.
+    pub(crate) fn lost(&mut self, origin: Vec<u8>) {
+        self.ask_again();
+        *self.newest_mut() = View::of(origin);
+        self.unsent = Ranges::default();
+    }
+
+    /// Judges what a read returned when it has ended.
+    pub(crate) fn judge(
+        &mut self,
+        claim: Claim,
+        (offset, len): (u64, u64),
+        got: &Result<Vec<u8>, Error>,
+        explained: bool,
+    ) -> Result<(), String> {
+        let bytes = match got {
+            Ok(bytes) if len == 0 && bytes.is_empty() => return Ok(()),
+            Ok(bytes) => bytes,
+            Err(_) if explained => return Ok(()),
+            Err(e) => return Err(format!("an error that no fault explains: {e:?}")),
+        };
+        let fits = |view: &View| view.explains(offset as usize, len as usize, bytes);
+        self.match_view(claim, fits).map_err(|why| {
+            format!("{}: {} bytes at {offset} (asked {len}): {why}", self.path, bytes.len())
+        })
+    }
+
+    pub(crate) fn judge_size(&mut self, claim: Claim, size: u64) -> Result<(), String> {
+        let fits = |view: &View| match view.least as u64..=view.bytes.len() as u64 {
+            sizes if sizes.contains(&size) => Ok(()),
+            sizes => Err(format!("{sizes:?}")),
+        };
+        self.match_view(claim, fits).map_err(|why| format!("{}: size {size}: {why}", self.path))
+    }
+
+    fn match_view(
+        &mut self,
+        claim: Claim,
+        fits: impl Fn(&View) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let first = claim.oldest.saturating_sub(self.forgotten);
+        let mut wrong = Vec::new();
+        for i in first..self.views.len() {
+            match fits(&self.views[i].0) {
+                Ok(()) => {
+                    // What one reader has seen no later reader goes back behind.
+                    self.seen(self.forgotten + i);
+                    return Ok(());
+                }
+                Err(why) => wrong.push(format!("state {}: {why}", self.forgotten + i)),
+            }
+        }
+        let stale = self.views[..first].iter().any(|(view, _)| fits(view).is_ok());
+        let stale = if stale { "; it is of an older state" } else { "" };
+        Err(format!("of no state{stale}; unsent {:?}\n  {}", self.unsent, wrong.join("\n  ")))
+    }
+}

@@ -1,0 +1,221 @@
+//! Steps of the server, of others, and of the end.
+
+use std::time::Duration;
+
+use netfs::{Errno, coherency::BreakReason};
+use netfs_memory::{Effect, Fault, Op};
+
+use crate::{
+    covered::Covered,
+    world::{World, cx, limits},
+};
+
+impl World {
+    /// Somebody else changes a file.
+    pub(crate) fn change(&mut self) {
+        self.nothing_dirty();
+        let of = self.rng.index(self.files.len());
+        let path = self.files[of].path.clone();
+        let size = self.fs.size(&path).expect("it exists");
+        let silent = self.rng.chance(50) && self.files[of].choices() < 5;
+        let (at, len) = self.rng.span(size);
+        let end = (at + len).min(500_000);
+        let at = at.min(end);
+        let change = self.fs.change(&path);
+        let change = if silent { change.silently() } else { change };
+        let (what, done) = match self.rng.within(0..10) {
+            0 => ("rewrite", change.rewrite()),
+            1..5 => ("rewrite_range", change.rewrite_range(at..end)),
+            5 if size < 500_000 => ("append", change.append(len.min(50_000))),
+            6 => ("truncate", change.truncate(at)),
+            7 => ("punch", change.punch(at..end)),
+            8 => ("rewrite_sized", change.rewrite_sized(at)),
+            _ => ("touch", change.touch()),
+        };
+        let version = done.expect("the change is possible").version;
+        let content = |version| {
+            let snapshot = self.fs.snapshot_of(&path, version).expect("it exists").expect("young");
+            snapshot.content.read(0, snapshot.content.size() as usize)
+        };
+        let (before, after) = (content(version - 1), content(version));
+        let now = self.now();
+        self.files[of].theirs(&before, after, now);
+        if !silent {
+            self.files[of].ask_again();
+        }
+        self.covered.note(format!("change: {what}"));
+        self.note(format!("{what} {path}{} {at}..{end}", if silent { " silently" } else { "" }));
+    }
+
+    pub(crate) fn event(&mut self) {
+        let reasons = [BreakReason::Callback, BreakReason::ServerReset, BreakReason::Disconnected];
+        let reason = self.rng.pick(&reasons);
+        match self.rng.within(0..6) {
+            0 => drop(self.fs.break_all(reason)),
+            1 => self.fs.scrub(reason),
+            _ => {
+                let of = self.rng.index(self.files.len());
+                self.fs.send_break(&self.files[of].path).expect("it exists");
+                self.files[of].ask_again();
+                return self.note(format!("break {}", self.files[of].path));
+            }
+        }
+        self.files.iter_mut().for_each(|f| f.ask_again());
+        self.note("events for all");
+    }
+
+    /// What was acknowledged as unstable is lost; we must send it again.
+    pub(crate) fn restart_server(&mut self) {
+        drop(self.fs.restart_server());
+        self.files.iter_mut().for_each(|f| f.ask_again());
+        self.covered.note("restart of the server");
+        self.note("the server restarts");
+    }
+
+    pub(crate) fn renegotiate(&mut self) {
+        let of = self.rng.index(self.files.len());
+        let limits = limits(&mut self.rng);
+        let path = self.files[of].path.clone();
+        self.fs.configure_file(&path, |s| s.limits = Some(limits)).expect("it exists");
+        self.note(format!("{path}: rsize {}, wsize {}", limits.rsize, limits.wsize));
+    }
+
+    pub(crate) fn fault(&mut self) {
+        if self.suspect && self.rng.chance(60) {
+            return self.calm();
+        }
+        match self.rng.within(0..10) {
+            0..4 => self.harmless(),
+            4..7 => self.failing(),
+            _ => self.permanent(),
+        }
+    }
+
+    fn harmless(&mut self) {
+        let effect = self.rng.pick(&[
+            Effect::Short(1),
+            Effect::Short(4095),
+            Effect::Short(5000),
+            Effect::Retry(0),
+            Effect::Retry(4096),
+            Effect::Bump,
+            Effect::Before(None),
+        ]);
+        let op = match &effect {
+            Effect::Short(_) | Effect::Retry(_) => self.rng.pick(&[Op::Read, Op::Write]),
+            _ => self.rng.pick(&[Op::Write, Op::SetSize, Op::Commit]),
+        };
+        let n = self.rng.within(1..4);
+        self.note(format!("{n} times {op:?} {effect:?}"));
+        self.covered.note(format!("fault, harmless: {op:?}"));
+        let _ = self.fs.inject(Fault::on(op).effect(effect).times(n));
+    }
+
+    fn failing(&mut self) {
+        let n = self.rng.within(1..5);
+        let (op, effect) = match self.rng.within(0..8) {
+            0 => (Op::Read, self.rng.pick(&Effect::failures())),
+            1 => (Op::Validate, Effect::Errno(Errno::EIO)),
+            2 => (Op::Commit, self.rng.pick(&[Effect::Errno(Errno::ENOSPC), Effect::LostReply])),
+            3 => (Op::SetSize, self.rng.pick(&[Effect::Errno(Errno::EIO), Effect::LostReply])),
+            4 => (Op::Write, Effect::Errno(self.rng.pick(&[Errno::EAGAIN, Errno::ECONNRESET]))),
+            _ => (Op::Write, self.rng.pick(&Effect::write_failures())),
+        };
+        self.note(format!("{n} times {op:?} {effect:?}"));
+        self.covered.note(format!("fault: {op:?}"));
+        let _ = self.fs.inject(Fault::on(op).effect(effect).times(n));
+        self.suspect = true;
+    }
+
+    /// A server that takes nothing more: the error stays until it does.
+    fn permanent(&mut self) {
+        let Some(h) = self.handle(true) else { return };
+        self.calm();
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let errno = self.rng.pick(&[Errno::ENOSPC, Errno::EDQUOT, Errno::EIO]);
+        let path = self.files[of].path.clone();
+        let (offset, bytes) = (self.rng.within(0..5000), self.bytes(100));
+        let result = self.drive(file.write_at(offset, &bytes));
+        self.wrote(of, offset, &bytes, &result);
+        self.note(format!("writes to {path} fail with {errno:?}"));
+        let _ = self.fs.inject(Fault::on(Op::Write).errno(errno).always());
+        self.suspect = true;
+        if self.netfs().memory().dirty == 0 || self.handles[h].lost {
+            return;
+        }
+        self.covered.note("fault: permanent");
+        let (synced, written) =
+            (self.drive(file.fsync()), self.drive(file.write_at(offset, &bytes)));
+        match (synced, written) {
+            // What was written had been uploaded in the background.
+            (Ok(()), _) => {
+                let origin = self.origin_bytes(&path);
+                let judged = self.files[of].settle(&origin);
+                self.check(judged);
+                self.files[of].wrote(offset, &bytes);
+            }
+            (Err(a), Err(b)) if a.errno() == errno && b.errno() == errno => {}
+            (a, b) => self.fail(&format!("{errno:?}: fsync {a:?}, the next write {b:?}")),
+        }
+    }
+
+    /// The origin behaves, and nothing is left of what it did: one upload of all succeeds.
+    pub(crate) fn calm(&mut self) {
+        self.fs.clear_faults();
+        self.fs.wait_idle();
+        // What ended wakes a task of the one driver thread; a few calls through that thread later it has
+        // run. Their answers do not matter.
+        for _ in 0..3 {
+            let _ = self.drive(self.mounts[0].statfs(&cx()));
+        }
+        self.suspect = false;
+        self.note("the origin behaves");
+        self.sync();
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.covered.note("restart");
+        if self.rng.chance(70) {
+            self.calm();
+        }
+        self.stop();
+        self.disk.restart(false);
+        self.start();
+    }
+
+    /// The end of a process, which uploads what it has.
+    fn stop(&mut self) {
+        self.handles.clear();
+        self.mounts.clear();
+        let netfs = self.take_netfs();
+        self.covered.context(&netfs.stats());
+        let undone = self.drive(netfs.shutdown(Duration::from_secs(20)));
+        self.note(format!("shutdown: {undone}"));
+        self.fs.clear_faults();
+        self.fs.wait_idle();
+        if undone.dirty_bytes > 0 && !self.suspect {
+            self.fail("written bytes were lost at shutdown");
+        }
+        for of in 0..self.files.len() {
+            let origin = self.origin_bytes(&self.files[of].path);
+            if undone.dirty_bytes == 0 {
+                let judged = self.files[of].settle(&origin);
+                self.check(judged);
+            }
+            self.files[of].lost(origin);
+        }
+        self.suspect = false;
+    }
+
+    /// At the end everything must be readable and on the server.
+    pub(crate) fn finish(mut self) -> Covered {
+        self.calm();
+        self.clock.advance(Duration::from_secs(500));
+        for _ in 0..10 {
+            self.read_one(true);
+        }
+        self.check_kept();
+        self.stop();
+        self.covered
+    }
+}

@@ -1,0 +1,389 @@
+//! The random steps of our own.
+
+use std::{sync::Arc, time::Duration};
+
+use netfs::{Error, File, MemoryUse, ReadOptions};
+
+use crate::world::{World, concat, cx};
+
+/// No file becomes longer by our doing.
+const END_MAX: u64 = 300_000;
+
+impl World {
+    /// One step: something happens, then a read is judged.
+    pub(crate) fn random_step(&mut self) {
+        match self.rng.within(0..1000) {
+            0..330 => self.write(),
+            330..370 => self.append(),
+            370..460 => self.fsync(),
+            460..490 => self.flush_range(),
+            490..540 => self.set_len(),
+            540..640 => self.change(),
+            640..660 => self.event(),
+            660..690 => self.pass_time(),
+            690..730 => self.forget(),
+            730..750 => self.sync(),
+            750..800 => self.open(),
+            800..815 => self.close(),
+            815..860 => self.overtaken(),
+            860..890 => self.burst(),
+            890..935 => self.fault(),
+            935..942 => self.restart(),
+            942..950 => self.restart_server(),
+            950..965 => self.renegotiate(),
+            965..980 => self.discard(),
+            980..990 => self.ask_size(),
+            _ => self.drive(self.netfs().drain_fills()),
+        }
+        self.read_one(true);
+        self.nothing_dirty();
+        if self.step.is_multiple_of(16) {
+            self.check_kept();
+        }
+        let breaches = self.fs.take_breaches();
+        if !breaches.is_empty() {
+            self.fail(&format!("adapter contract: {breaches:?}"));
+        }
+    }
+
+    /// A random handle, for writing or any.
+    pub(crate) fn handle(&mut self, writable: bool) -> Option<usize> {
+        let fit: Vec<usize> =
+            (0..self.handles.len()).filter(|&h| self.handles[h].writable || !writable).collect();
+        (!fit.is_empty()).then(|| self.rng.pick(&fit))
+    }
+
+    pub(crate) fn file(&self, handle: usize) -> Arc<File> {
+        Arc::clone(&self.handles[handle].file)
+    }
+
+    /// A range to write to: mostly small, on edges, over the end, overlapping what was written.
+    pub(crate) fn write_span(&mut self, of: usize) -> (u64, Vec<u8>) {
+        let (offset, len) = self.rng.span(self.files[of].size());
+        let offset = match self.files[of].unsent.end() as u64 {
+            0 => offset,
+            end if self.rng.chance(25) => end.saturating_sub(self.rng.within(0..6000)),
+            _ => offset,
+        };
+        let offset = offset.min(END_MAX);
+        let most = if self.rng.chance(10) { END_MAX } else { 20_000 };
+        let len = len.min(most).min(END_MAX - offset);
+        (offset, self.bytes(len))
+    }
+
+    pub(crate) fn bytes(&mut self, len: u64) -> Vec<u8> {
+        let mut bytes: Vec<u8> =
+            (0..len.div_ceil(8)).flat_map(|_| self.rng.next().to_le_bytes()).collect();
+        bytes.truncate(len as usize);
+        bytes
+    }
+
+    /// An error that nothing explains ends the test.
+    pub(crate) fn excuse(&mut self, what: &str, error: &Error) {
+        self.covered.note(format!("{what}: an error"));
+        if !self.suspect {
+            self.fail(&format!("{what}: an error that no fault explains: {error:?}"));
+        }
+    }
+
+    pub(crate) fn write(&mut self) {
+        let Some(h) = self.handle(true) else { return self.open() };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let (offset, bytes) = self.write_span(of);
+        let result = self.drive(file.write_at(offset, &bytes));
+        self.wrote(of, offset, &bytes, &result);
+    }
+
+    pub(crate) fn wrote(
+        &mut self,
+        of: usize,
+        offset: u64,
+        bytes: &[u8],
+        result: &Result<usize, Error>,
+    ) {
+        let (path, len) = (self.files[of].path.clone(), bytes.len());
+        self.note(format!("write {path} {offset}+{len}: {result:?}"));
+        match result {
+            Ok(n) => {
+                if *n > len || *n < len && !self.suspect || *n == 0 && len > 0 {
+                    self.fail("a short write");
+                }
+                self.covered.note("write: done");
+                self.files[of].wrote(offset, &bytes[..*n]);
+            }
+            Err(e) => self.excuse("write", e),
+        }
+    }
+
+    fn append(&mut self) {
+        let Some(h) = self.handle(true) else { return };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        if self.files[of].size() > END_MAX {
+            return;
+        }
+        let len = self.rng.within(1..9000);
+        let bytes = self.bytes(len);
+        let claim = self.files[of].claim(self.now());
+        let result = self.drive(file.append(&bytes));
+        let path = self.files[of].path.clone();
+        self.note(format!("append {path} {len}: {result:?}"));
+        match result {
+            Ok(at) => {
+                self.covered.note("append: done");
+                let judged = self.files[of].judge_size(claim, at);
+                self.check(judged);
+                self.files[of].wrote(at, &bytes);
+            }
+            Err(e) => {
+                self.excuse("append", &e);
+                // It may have stopped half way; the size says where.
+                let size = file.sizes().i_size;
+                let old = self.files[of].newest().bytes.len() as u64;
+                if size > old && size - old <= len {
+                    self.files[of].wrote(old, &bytes[..(size - old) as usize]);
+                }
+            }
+        }
+    }
+
+    /// Judges an upload of the whole file.
+    pub(crate) fn uploaded(&mut self, of: usize, before: &[u8]) {
+        let origin = self.origin_bytes(&self.files[of].path);
+        let file = &mut self.files[of];
+        if file.unsent.iter().any(|r| before.get(r.clone()) != origin.get(r)) {
+            // The replies have told of whatever somebody else did before.
+            file.ask_again();
+        }
+        let judged = file.settle(&origin);
+        self.check(judged);
+    }
+
+    pub(crate) fn fsync(&mut self) {
+        let Some(h) = self.handle(false) else { return };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let before = self.origin_bytes(&self.files[of].path);
+        let result = self.drive(file.fsync());
+        let path = self.files[of].path.clone();
+        self.note(format!("fsync {path}: {result:?}"));
+        if self.told_of_loss(h, &result) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.covered.note("fsync: done");
+                self.uploaded(of, &before);
+            }
+            Err(e) => self.excuse("fsync", &e),
+        }
+    }
+
+    /// Whether this opener had to hear of discarded bytes first: then it did.
+    fn told_of_loss(&mut self, h: usize, result: &Result<(), Error>) -> bool {
+        let lost = std::mem::take(&mut self.handles[h].lost);
+        if lost && result.is_ok() {
+            self.fail("bytes were discarded and this opener was not told");
+        }
+        lost
+    }
+
+    fn flush_range(&mut self) {
+        let Some(h) = self.handle(false) else { return };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let (offset, len) = self.rng.span(self.files[of].size());
+        let result = self.drive(file.flush_range(offset, len));
+        let path = self.files[of].path.clone();
+        self.note(format!("flush_range {path} {offset}+{len}: {result:?}"));
+        if self.told_of_loss(h, &result) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                let origin = self.origin_bytes(&path);
+                let range = offset as usize..(offset + len) as usize;
+                let judged = self.files[of].settle_range(&range, &origin);
+                self.check(judged);
+            }
+            Err(e) => self.excuse("flush_range", &e),
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(h) = self.handle(false) else { return };
+        let handle = self.handles.swap_remove(h);
+        let of = handle.of;
+        let before = self.origin_bytes(&self.files[of].path);
+        let Ok(file) = Arc::try_unwrap(handle.file) else { return };
+        let result = self.drive(file.close());
+        let path = self.files[of].path.clone();
+        self.note(format!("close {path}: {result:?}"));
+        match result {
+            Ok(()) if handle.lost => self.fail("bytes were discarded and close did not tell"),
+            Ok(()) => self.uploaded(of, &before),
+            Err(_) if handle.lost => {}
+            Err(e) => self.excuse("close", &e),
+        }
+    }
+
+    pub(crate) fn sync(&mut self) {
+        let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
+        let result = self.drive(self.netfs().sync());
+        self.note(format!("sync: {result:?}"));
+        match result {
+            Ok(()) => (0..self.files.len()).for_each(|of| self.uploaded(of, &before[of])),
+            Err(e) => self.excuse("sync", &e),
+        }
+    }
+
+    /// When nothing is dirty, the origin has it all.
+    pub(crate) fn nothing_dirty(&mut self) {
+        if self.netfs().memory().dirty > 0 {
+            return;
+        }
+        for of in 0..self.files.len() {
+            if !self.files[of].unsent.is_empty() {
+                let origin = self.origin_bytes(&self.files[of].path);
+                let judged = self.files[of].settle(&origin);
+                self.check(judged.map_err(|why| format!("nothing is dirty, but {why}")));
+            }
+        }
+    }
+
+    fn set_len(&mut self) {
+        let Some(h) = self.handle(true) else { return };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let size = self.files[of].size();
+        let to = match self.rng.within(0..4) {
+            0 => self.rng.within(0..END_MAX),
+            1 => size.saturating_sub(self.rng.within(0..5000)),
+            _ => (size + self.rng.within(0..9000)).saturating_sub(4500),
+        };
+        let to = to.min(END_MAX);
+        let before = self.fs.snapshot(&self.files[of].path).expect("it exists");
+        let result = self.drive(file.set_len(to));
+        let path = self.files[of].path.clone();
+        self.note(format!("set_len {path} {size} -> {to}: {result:?}"));
+        match result {
+            Ok(()) => {
+                self.covered.note("set_len: done");
+                self.files[of].resized(to);
+            }
+            Err(e) => {
+                self.excuse("set_len", &e);
+                let origin = self.origin_bytes(&path);
+                if origin.len() as u64 == to && before.content.size() != to {
+                    // It was done and nobody could say so: now the server is to be asked.
+                    let before = before.content.read(0, before.content.size() as usize);
+                    let now = self.now();
+                    self.files[of].theirs(&before, origin, now);
+                }
+                self.files[of].ask_again();
+            }
+        }
+    }
+
+    fn discard(&mut self) {
+        let Some(h) = self.handle(true) else { return };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let bytes = self.drive(file.discard_dirty());
+        let path = self.files[of].path.clone();
+        self.note(format!("discard_dirty {path}: {bytes}"));
+        if bytes == 0 {
+            return;
+        }
+        if !self.suspect {
+            self.fail("bytes were discarded although nothing had failed");
+        }
+        self.covered.note("discard: done");
+        self.handles.iter_mut().filter(|h| h.of == of).for_each(|h| h.lost = true);
+        let origin = self.origin_bytes(&path);
+        self.files[of].lost(origin);
+    }
+
+    fn forget(&mut self) {
+        if self.rng.chance(60) {
+            self.netfs().drop_memory();
+            return self.note("drop_memory");
+        }
+        let Some(h) = self.handle(false) else { return };
+        self.file(h).invalidate();
+        let of = self.handles[h].of;
+        self.files[of].ask_again();
+        self.note(format!("invalidate {}", self.files[of].path));
+    }
+
+    fn pass_time(&mut self) {
+        let secs = self.rng.pick(&[1, 2, 5, 11, 31, 61, 200]);
+        self.clock.advance(Duration::from_secs(secs));
+        self.note(format!("{secs} s pass"));
+    }
+
+    fn ask_size(&mut self) {
+        let Some(h) = self.handle(false) else { return };
+        let (of, node) = (self.handles[h].of, self.file(h).node());
+        let claim = self.files[of].claim(self.now());
+        let mount = self.rng.pick(&self.mounts);
+        match self.drive(mount.getattr(&node, &cx())) {
+            Ok(attr) => {
+                let judged = self.files[of].judge_size(claim, attr.size);
+                self.check(judged);
+            }
+            Err(e) => self.excuse("getattr", &e),
+        }
+    }
+
+    /// Reads in some way. `flush`: perhaps in one that uploads first.
+    pub(crate) fn read_one(&mut self, flush: bool) {
+        let Some(h) = self.handle(false) else { return self.open() };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let (mut offset, mut len) = self.rng.span(self.files[of].size());
+        if self.rng.chance(8) {
+            (offset, len) = (0, END_MAX);
+        }
+        let claim = self.files[of].claim(self.now());
+        let mut buf = vec![0xaa; len as usize];
+        let how = self.rng.within(0..if flush { 10 } else { 9 });
+        let bypass = ReadOptions { memory: MemoryUse::Bypass, ..ReadOptions::default() };
+        let direct = ReadOptions { unbuffered: true, ..ReadOptions::default() };
+        let (name, got) = match how {
+            0..4 => ("At", self.drive(file.read_at(offset, &mut buf))),
+            4 | 5 => ("Bypass", self.drive(file.read_at_with(offset, &mut buf, bypass))),
+            9 => ("Unbuffered", self.drive(file.read_at_with(offset, &mut buf, direct))),
+            _ => {
+                let slices = self.drive(file.read_slices(offset, len));
+                let n = slices.map(|slices| {
+                    buf = concat(&slices);
+                    if self.kept.len() == 6 {
+                        self.kept.pop_front();
+                    }
+                    self.kept.push_back((slices, buf.clone()));
+                    buf.len()
+                });
+                ("Slices", n)
+            }
+        };
+        let said = got.as_ref().map_err(ToString::to_string);
+        self.note(format!("read {name} {} {offset}+{len}: {said:?}", self.files[of].path));
+        self.covered
+            .note(format!("read {name}: {}", if got.is_ok() { "done" } else { "an error" }));
+        let mut cut_short = false;
+        let got = got.map(|n| {
+            buf.truncate(n);
+            cut_short = name == "Unbuffered" && n > 0 && n < len as usize;
+            buf
+        });
+        // An unbuffered read counts what came before the first failure (N-C16).
+        let len = if cut_short && self.suspect {
+            got.as_ref().map_or(len, |b| b.len() as u64)
+        } else {
+            len
+        };
+        let judged = self.files[of].judge(claim, (offset, len), &got, self.suspect);
+        self.check(judged);
+    }
+
+    pub(crate) fn check_kept(&self) {
+        if self.kept.iter().any(|(slices, bytes)| concat(slices) != *bytes) {
+            self.fail("slices handed out have changed");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! One run: origin, cache, mounts and handles under test beside the reference.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+use netfs::{
+    File, FillPolicy, FillWhenFull, Mount, Netfs, Slices,
+    clock::{Clock, StepClock},
+    remote::{Cred, Cx, IoLimits},
+};
+use netfs_memory::{Gate, MemoryFs, VersionKind};
+
+use crate::{
+    covered::Covered,
+    disk::{Disk, DiskKind},
+    life::{Life, promise},
+    reference::FileRef,
+    rng::Rng,
+};
+
+/// So long nothing has moved: what is waited for is time, or a held call.
+const STALL: Duration = Duration::from_millis(2);
+
+/// An open file.
+pub(crate) struct Handle {
+    pub(crate) file: Arc<File>,
+    /// Which of the world's files.
+    pub(crate) of: usize,
+    pub(crate) writable: bool,
+    /// It has not heard yet that bytes were discarded.
+    pub(crate) lost: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    seed: u64,
+    pub(crate) fs: Arc<MemoryFs>,
+    clients: Vec<Arc<MemoryFs>>,
+    pub(crate) clock: StepClock,
+    pub(crate) disk: Disk,
+    netfs: Option<Netfs>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) handles: Vec<Handle>,
+    pub(crate) files: Vec<FileRef>,
+    /// Slices that were handed out, with a copy of what they were.
+    pub(crate) kept: VecDeque<(Slices, Vec<u8>)>,
+    log: VecDeque<String>,
+    pub(crate) covered: Covered,
+    about: Vec<String>,
+    pub(crate) step: u64,
+    /// A fault that can fail calls is in force, or its traces may be: errors are no surprise.
+    pub(crate) suspect: bool,
+    /// A call may be held there.
+    pub(crate) gate: Option<Gate>,
+}
+
+pub(crate) fn cx() -> Cx {
+    Cx::new(Cred::new(0, 0))
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, kind: DiskKind) -> World {
+        let mut rng = Rng::new(seed);
+        let fs = origin(&mut rng, seed);
+        let mut clients = vec![Arc::clone(&fs)];
+        if rng.chance(40) {
+            clients.push(fs.client());
+        }
+        let mut world = World {
+            rng,
+            seed,
+            fs,
+            clients,
+            clock: StepClock::new(),
+            disk: Disk::new(kind),
+            netfs: None,
+            mounts: Vec::new(),
+            handles: Vec::new(),
+            files: Vec::new(),
+            kept: VecDeque::new(),
+            log: VecDeque::new(),
+            covered: Covered::default(),
+            about: Vec::new(),
+            step: 0,
+            suspect: false,
+            gate: None,
+        };
+        for path in world.fs.files() {
+            world.adopt(&String::from_utf8_lossy(&path));
+        }
+        world.start();
+        world
+    }
+
+    /// Gives a file a promise, a kind of versions and limits.
+    fn adopt(&mut self, path: &str) {
+        let promise = promise(&mut self.rng);
+        let versions = self.rng.pick(&[VersionKind::Number, VersionKind::Etag]);
+        let limits = limits(&mut self.rng);
+        let set = self.fs.configure_file(path, |s| {
+            s.promise = Some(promise);
+            s.versions = Some(versions);
+            s.limits = Some(limits);
+        });
+        set.expect("it exists");
+        let bytes = self.origin_bytes(path);
+        self.about.push(format!("{path}: {promise:?}, {versions:?}"));
+        self.files.push(FileRef::new(path, Life::of(&promise), bytes));
+    }
+
+    /// A new process on what the old one left.
+    pub(crate) fn start(&mut self) {
+        let rng = &mut self.rng;
+        let full = match rng.chance(50) {
+            true => FillWhenFull::Drop,
+            false => FillWhenFull::Wait { max: Duration::from_millis(50) },
+        };
+        let budget = rng.pick(&[1 << 19, 1 << 19, 1 << 20, 4 << 20]);
+        let limit = rng.pick(&[4096, 65_536, 1 << 18, 8 << 20]);
+        let background = rng.pick(&[0, limit / 4, limit / 2, limit]);
+        let mut builder = Netfs::builder()
+            .clock(Arc::new(self.clock.clone()))
+            .driver_threads(1)
+            .memory_bytes(budget)
+            .dirty_bytes(background, limit)
+            .dirty_expire(Duration::from_secs(rng.pick(&[1, 30, 100_000])))
+            .fill_queue(rng.pick(&[1 << 16, 1 << 18, 8 << 20]), full)
+            .fill(rng.pick(&[FillPolicy::Auto, FillPolicy::Granule, FillPolicy::Exact]))
+            .readahead_max(rng.pick(&[0, 1 << 18]))
+            .cookie_lru(Duration::from_secs(rng.pick(&[0, 10])));
+        if let Some(backend) = self.disk.backend() {
+            builder = builder.cache(backend);
+        }
+        let netfs = builder.build().expect("build");
+        for client in &self.clients.clone() {
+            let mount = self.drive(netfs.mount(Arc::clone(client), &cx()));
+            self.mounts.push(mount.expect("mount"));
+        }
+        self.netfs = Some(netfs);
+        self.note(format!("start, budget {budget}, dirty {background} {limit}"));
+        for _ in 0..4 {
+            self.open();
+        }
+    }
+
+    pub(crate) fn netfs(&self) -> &Netfs {
+        self.netfs.as_ref().expect("between steps there is one")
+    }
+
+    pub(crate) fn take_netfs(&mut self) -> Netfs {
+        self.netfs.take().expect("running")
+    }
+
+    pub(crate) fn origin_bytes(&self, path: &str) -> Vec<u8> {
+        let snapshot = self.fs.snapshot(path).expect("it exists");
+        snapshot.content.read(0, snapshot.content.size() as usize)
+    }
+
+    pub(crate) fn note(&mut self, what: impl Into<String>) {
+        if self.log.len() == 60 {
+            self.log.pop_front();
+        }
+        self.log.push_back(format!("{}: {}", self.step, what.into()));
+    }
+
+    pub(crate) fn fail(&self, why: &str) -> ! {
+        let log: Vec<_> = self.log.iter().map(String::as_str).collect();
+        let settings = self.fs.settings();
+        panic!(
+            "seed {}, step {}\n{}\nunstable {}, states_before {}, break_originator {}, \
+             attr_in_reads {}, clients {}\nlast steps:\n{}\n{why}\nrepeat with NETFS_MODEL_SEED={}",
+            self.seed,
+            self.step,
+            self.about.join("\n"),
+            settings.unstable,
+            settings.states_before,
+            settings.break_originator,
+            settings.attr_in_reads,
+            self.clients.len(),
+            log.join("\n"),
+            self.seed
+        );
+    }
+
+    /// Fails unless it is right.
+    pub(crate) fn check(&self, judged: Result<(), String>) {
+        if let Err(why) = judged {
+            self.fail(&why);
+        }
+    }
+
+    /// Opens a random file through a random mount.
+    pub(crate) fn open(&mut self) {
+        let of = self.rng.index(self.files.len());
+        let (mount, writable) = (self.rng.pick(&self.mounts), self.rng.chance(75));
+        let path = self.files[of].path.clone();
+        let opened = self.drive(async {
+            let node = mount.walk(&path, &cx()).await?;
+            if writable {
+                mount.open_rw(&node, &cx()).await
+            } else {
+                mount.open(&node, &cx()).await
+            }
+        });
+        self.note(format!("open {path}: {}", opened.is_ok()));
+        match opened {
+            Ok(file) => {
+                self.handles.push(Handle { file: Arc::new(file), of, writable, lost: false });
+            }
+            Err(_) if self.suspect => {}
+            Err(e) => self.fail(&format!("open {path}: {e:?}")),
+        }
+        if self.handles.len() > 8 {
+            let gone = self.rng.index(self.handles.len());
+            self.handles.swap_remove(gone);
+        }
+    }
+
+    /// Runs a future on this thread. Time stands still as long as something moves: what waits for time to
+    /// pass (a pause after a failure) gets it, then what waits for a held call, then what waits for the
+    /// server to behave.
+    pub(crate) fn drive<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let started = Instant::now();
+        loop {
+            if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return out;
+            }
+            let before = Instant::now();
+            std::thread::park_timeout(STALL);
+            if before.elapsed() < STALL {
+                continue;
+            }
+            match &self.gate {
+                Some(gate) if !gate.is_released() => gate.release(),
+                _ if self.suspect => self.clock.advance(Duration::from_millis(200)),
+                // Reclaim and the flusher look again after a while of their own.
+                _ => self.clock.advance(Duration::from_millis(10)),
+            }
+            let waited = started.elapsed();
+            if self.suspect && waited > Duration::from_millis(300) {
+                self.fs.clear_faults();
+            }
+            if waited > Duration::from_secs(30) {
+                eprintln!("waits: {:?}", self.netfs.as_ref().map(Netfs::waits));
+                self.fail("a call hangs (half a minute without an answer)");
+            }
+        }
+    }
+
+    pub(crate) fn now(&self) -> netfs::clock::BootTime {
+        self.clock.now()
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+pub(crate) fn concat(slices: &Slices) -> Vec<u8> {
+    slices.iter().flat_map(|s| s.iter().copied()).collect()
+}
+
+pub(crate) fn limits(rng: &mut Rng) -> IoLimits {
+    let sizes = [4096, 5000, 8192, 65_536, 4 << 20];
+    let (rsize, wsize) = (rng.pick(&sizes), rng.pick(&sizes));
+    IoLimits { rsize, wsize, max_segments: rng.pick(&[1, 2, 1024]), ..IoLimits::default() }
+}
+
+fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
+    let dirs = promise(rng);
+    let chunk = rng.pick(&[u64::MAX, 10_000, 262_144]);
+    let flags: Vec<bool> = [50, 85, 20, 70, 40].iter().map(|&p| rng.chance(p)).collect();
+    MemoryFs::builder()
+        .seed(seed)
+        .promise(dirs)
+        .configure(|s| {
+            s.chunk = chunk;
+            s.report_holes = flags[0];
+            s.states_before = flags[1];
+            s.break_originator = flags[2];
+            s.attr_in_reads = flags[3];
+            s.unstable = flags[4];
+        })
+        .file("empty", 0)
+        .file("small", 777)
+        .file("d/page", 4096)
+        .file("d/edge", 262_145)
+        .file("big", 270_001)
+        .sparse("d/sparse", 100_000, [4096..9000, 30_000..40_000])
+        .build()
+        .expect("origin")
+}
