@@ -30,7 +30,7 @@
 #[path = "../model/covered.rs"]
 mod covered;
 #[path = "../model/disk.rs"]
-#[allow(dead_code, reason = "the read side's test sabotages the cache in more ways")]
+#[expect(dead_code, reason = "the read side's test sabotages the cache in more ways")]
 mod disk;
 #[path = "../model/life.rs"]
 mod life;
