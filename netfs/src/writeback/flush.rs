@@ -51,31 +51,34 @@ async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result
 
 /// The same for who has the turn already.
 async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
-    // One pass: what is written behind it is for the next one.
+    let result = one_pass(inode, range, awaited).await;
+    // A call may fail after its last byte: then, too, there is nothing to wait for.
+    if inode.pages.dirty_bytes() == 0 {
+        inode.wb.set_parked(None);
+        inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
+    } else if let Err(error) = &result
+        && !is_transient(error)
+    {
+        inode.wb.set_parked(Some(error.clone()));
+    }
+    result
+}
+
+async fn one_pass(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
+    // What is written behind it is for the next one.
     let (mut at, mut lost) = (range.start, 0);
     while at < range.end {
         let sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX);
         let Some(last) = sent.last() else { break };
         let end = last.range.end;
-        match round(inode, sent, awaited).await {
-            Ok(Round::Done) => (at, lost) = (end, 0),
-            Ok(Round::Lost) if lost < LOST_MAX => lost += 1,
-            Ok(Round::Lost) => {
+        match round(inode, sent, awaited).await? {
+            Round::Done => (at, lost) = (end, 0),
+            Round::Lost if lost < LOST_MAX => lost += 1,
+            Round::Lost => {
                 let told = "the server keeps losing what it has not committed";
                 return Err(Error::new(Errno::EAGAIN, told));
             }
-            Err(error) => {
-                // A call may fail after its last byte: then there is nothing to wait for.
-                if !is_transient(&error) && inode.pages.dirty_bytes() > 0 {
-                    inode.wb.set_parked(Some(error.clone()));
-                }
-                return Err(error);
-            }
         }
-    }
-    if inode.pages.dirty_bytes() == 0 {
-        inode.wb.set_parked(None);
-        inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub(crate) struct FileRef {
     forgotten: usize,
     /// Bytes written here that nothing says to be on stable storage.
     pub(crate) unsent: Ranges,
+    /// Bytes were given up here that the server may have, uncommitted: its restart may take them.
+    pub(crate) given_up: bool,
 }
 
 /// Taken when a read starts.
@@ -32,7 +34,7 @@ impl FileRef {
     pub(crate) fn new(path: &str, life: Life, bytes: Vec<u8>) -> FileRef {
         let views = vec![(View::of(bytes), None)];
         let path = path.to_owned();
-        FileRef { path, life, views, forgotten: 0, unsent: Ranges::default() }
+        FileRef { path, life, views, forgotten: 0, unsent: Ranges::default(), given_up: false }
     }
 
     pub(crate) fn newest(&self) -> &View {
@@ -147,9 +149,20 @@ impl FileRef {
         Ok(())
     }
 
+    /// Whatever was on stable storage is on the origin still.
+    pub(crate) fn still_there(&self, origin: &[u8]) -> Result<(), String> {
+        let view = self.newest();
+        let kept = |at: &usize| self.unsent.inside(&(*at..*at + 1)).is_empty();
+        let lost = (0..origin.len().min(view.bytes.len()))
+            .filter(|at| !view.may_be(*at, origin[*at]))
+            .find(kept);
+        lost.map_or(Ok(()), |at| Err(format!("{}: the restarted server has lost {at}", self.path)))
+    }
+
     /// What was not on the server is lost.
     pub(crate) fn lost(&mut self, origin: Vec<u8>) {
         self.ask_again();
+        self.given_up = true;
         *self.newest_mut() = View::of(origin);
         self.unsent = Ranges::default();
     }

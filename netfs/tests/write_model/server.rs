@@ -66,8 +66,19 @@ impl World {
 
     /// What was acknowledged as unstable is lost; we must send it again.
     pub(crate) fn restart_server(&mut self) {
+        let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
         drop(self.fs.restart_server());
         self.files.iter_mut().for_each(|f| f.ask_again());
+        for of in 0..self.files.len() {
+            let origin = self.origin_bytes(&self.files[of].path);
+            if std::mem::take(&mut self.files[of].given_up) {
+                let now = self.now();
+                self.files[of].theirs(&before[of], origin, now);
+                continue;
+            }
+            let judged = self.files[of].still_there(&origin);
+            self.check(judged);
+        }
         self.covered.note("restart of the server");
         self.note("the server restarts");
     }

@@ -378,7 +378,15 @@ impl World {
             len
         };
         let judged = self.files[of].judge(claim, (offset, len), &got, self.suspect);
-        self.check(judged);
+        self.check(judged.map_err(|why| {
+            let origin = self.origin_bytes(&self.files[of].path);
+            let told = self.files[of].still_there(&origin);
+            format!("{why}\n  the origin: {told:?}, {} bytes; {:?}", origin.len(), self.sizes(h))
+        }));
+    }
+
+    fn sizes(&self, h: usize) -> netfs::Sizes {
+        self.handles[h].file.sizes()
     }
 
     pub(crate) fn check_kept(&self) {
