@@ -69,11 +69,11 @@ impl World {
         let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
         drop(self.fs.restart_server());
         self.files.iter_mut().for_each(|f| f.ask_again());
-        for of in 0..self.files.len() {
+        for (of, before) in before.iter().enumerate() {
             let origin = self.origin_bytes(&self.files[of].path);
             if std::mem::take(&mut self.files[of].given_up) {
                 let now = self.now();
-                self.files[of].theirs(&before[of], origin, now);
+                self.files[of].theirs(before, origin, now);
                 continue;
             }
             let judged = self.files[of].still_there(&origin);
