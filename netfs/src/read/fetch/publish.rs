@@ -36,7 +36,8 @@ impl Fetch {
                     }
                 }
                 Fate::Failed(error) => {
-                    if !self.quiet {
+                    // Who waits for what was read ahead asks again, and hears of its own failure.
+                    if !self.quiet && !self.plan.ahead {
                         folio.set_error(error);
                     }
                     failed.push(folio);
