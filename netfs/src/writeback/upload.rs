@@ -42,9 +42,9 @@ impl WriteSink for Sink {
     }
 }
 
-/// Sends `pieces` (ascending, of one writer) as `cx`. `awaited`: somebody waits for stable storage. Never gives a sub up: a write that came to the
-/// server late would overwrite what was sent after it. An adapter whose server does not answer ends its
-/// subs itself.
+/// Sends `pieces` (ascending, of one writer) as `cx`. `awaited`: somebody waits for stable storage. Never
+/// gives a sub up: a write that came to the server late would overwrite what was sent after it. An adapter
+/// whose server does not answer ends its subs itself.
 pub(super) async fn upload(
     inode: &Inode,
     (remote, cx): (&DynFile, &Cx),

@@ -4,7 +4,7 @@
 //! says what has to be done first without it: new folios, a copy of memory that a reader holds, an overlay,
 //! a fetch. The caller does that, and looks again.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use super::{Content, FolioIndex, in_place, slots::granule_of};
 use crate::{
@@ -23,6 +23,11 @@ use crate::{
 
 /// Most bytes copied in one hold of the lock.
 const STEP_MAX: usize = 64 * 1024;
+
+thread_local! {
+    /// What a step is about to write.
+    static ASIDE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What is left of a write.
 #[derive(Clone, Copy)]
@@ -102,14 +107,37 @@ impl Written {
 
 impl FolioIndex {
     /// Writes the front of `piece`, at most as far as one folio goes.
+    ///
+    /// The caller's bytes are copied aside before the lock is taken (row 51): the caller's buffer may be
+    /// anything, and a page fault there may take for ever (memory of a guest, a file mapped from a mount
+    /// that we serve).
     pub(crate) fn write_step(&self, piece: &Piece<'_>) -> Step {
+        let absent = self.content.glance(|content| {
+            let absent = content.slots.get(piece.offset).is_none();
+            absent.then(|| content.free_run(piece.offset, piece.end()))
+        });
+        // New folios are filled before they are indexed: nothing to put aside.
+        if let Some(run) = absent {
+            return Step::Absent(run);
+        }
+        ASIDE.with_borrow_mut(|aside| {
+            let left = GRANULE - (piece.offset % GRANULE as u64) as usize;
+            let bytes = &piece.bytes[..piece.bytes.len().min(left).min(STEP_MAX)];
+            aside.clear();
+            aside.extend_from_slice(bytes);
+            self.write_from(piece, aside)
+        })
+    }
+
+    /// `aside`: the front of the piece, as far as a step goes.
+    fn write_from(&self, piece: &Piece<'_>, aside: &[u8]) -> Step {
         let mut content = self.content.write();
         let Some(folio) = content.slots.get(piece.offset).cloned() else {
             return Step::Absent(content.free_run(piece.offset, piece.end()));
         };
         let start = (piece.offset - folio.offset()) as usize;
-        let n = piece.bytes.len().min(folio.len() - start).min(STEP_MAX);
-        let (range, bytes) = (start..start + n, &piece.bytes[..n]);
+        let n = aside.len().min(folio.len() - start);
+        let (range, bytes) = (start..start + n, &aside[..n]);
         match decision(&folio, &range, piece) {
             Modify::FlushGroup => return Step::OtherGroup(folio.range()),
             Modify::ReadFirst => return Step::ReadFirst(folio.range()),
