@@ -143,7 +143,7 @@ impl ReadSub {
     }
 
     /// `n` more bytes are in memory. More than was asked for is an over-long reply: the sub fails
-    /// with `EIO` and none of it is used (row 32).
+    /// with `EIO` and nothing of it is used beyond whole folios that readers already have (row 32).
     pub fn advance(&mut self, n: usize) {
         if n > self.buf.len() {
             self.overrun = true;

@@ -320,7 +320,11 @@ impl ReadRequest {
             by.push(i);
             match s.state {
                 State::Done => {}
-                State::InFlight(n) => pending |= s.range.start + n < range.end.min(s.range.end),
+                // What ends where the sub does waits for its end: only that tells whether the server
+                // sent more than was asked for (N-C12).
+                State::InFlight(n) => {
+                    pending |= range.end >= s.range.end || s.range.start + n < range.end;
+                }
                 State::Planned | State::NeedRetry if self.error.is_some() => cancelled = true,
                 State::Planned | State::NeedRetry => pending = true,
                 State::Cancelled => cancelled = true,

@@ -92,6 +92,17 @@ fn n_c12_over_long_is_eio() {
 }
 
 #[test]
+fn n_c12_the_last_folio_waits_to_hear_that_the_reply_was_not_over_long() {
+    let mut r = ReadRequest::new(&[server(0..2 * K)], vec![], &limits(2 * K));
+    issue_all(&mut r);
+    r.progress(0, 2 * K);
+    assert!(matches!(r.fate(&(0..K)), Fate::Settled(_)));
+    assert!(matches!(r.fate(&(K..2 * K)), Fate::Pending));
+    r.finished(0, &Outcome::Failed(Errno::EIO.into()), 0);
+    assert!(matches!(r.fate(&(K..2 * K)), Fate::Failed(_)));
+}
+
+#[test]
 fn n_c14_retries_wait_until_the_stream_is_quiet() {
     let mut r = ReadRequest::new(&[server(0..2 * K)], vec![], &limits(K));
     issue_all(&mut r);
