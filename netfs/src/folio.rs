@@ -27,6 +27,7 @@ pub(crate) mod memory;
 pub(crate) mod state;
 mod unread;
 mod waiters;
+mod widen;
 pub(crate) mod window;
 
 use std::ops::{Deref, Range};
@@ -35,7 +36,7 @@ pub(crate) use cache::FolioCache;
 pub use cache::MemoryUsage;
 pub(crate) use extents::{Extents, Writer};
 pub(crate) use index::{
-    AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, Piece, Sent, Step, Written,
+    AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, Piece, Sent, Step, Unit, Written,
     count_origin,
 };
 pub(crate) use state::{Folio, Held, Origin, shares};

@@ -207,6 +207,11 @@ pub struct IoLimits {
     /// Reads should start at a multiple of this, a power of two; 1 = anywhere. A hint: at file ends and after short
     /// reads the core asks for what is missing.
     pub align: u32,
+    /// Writes should cover whole multiples of this, a power of two; 1 = exactly what was written. A hint, for
+    /// servers that would read the rest of a block first: bytes around dirty ones are sent along where
+    /// they are known here, clean, and inside the file. With more than 1, what somebody else writes at the same time into
+    /// the same block may be overwritten, as with any client that writes whole pages.
+    pub upload_unit: u32,
 }
 
 impl Default for IoLimits {
@@ -217,6 +222,7 @@ impl Default for IoLimits {
             max_size: i64::MAX as u64,
             max_segments: usize::MAX,
             align: 1,
+            upload_unit: 1,
         }
     }
 }

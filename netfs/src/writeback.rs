@@ -23,7 +23,7 @@ mod upload;
 use crate::{
     error::{Errno, Error},
     folio::Writer,
-    remote::{Cx, DynFile},
+    remote::{Cx, DynFile, IoLimits},
     sync::{Arc, Mutex, Weak},
 };
 
@@ -89,6 +89,12 @@ impl Writeback {
         let mut owners: Vec<&Owner> = state.owners.iter().collect();
         owners.sort_by_key(|o| o.writer != writer);
         owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
+    }
+
+    /// The limits of the server's calls, if anybody writes.
+    fn limits(&self) -> Option<IoLimits> {
+        let remote = self.state.lock().owners.first().map(|o| Arc::clone(&o.remote))?;
+        Some(remote.limits())
     }
 
     /// Forgets who has closed the file, if nothing is dirty.

@@ -82,6 +82,37 @@ fn n_c24_a_cold_file_is_written_to_without_reading_and_only_what_was_written_is_
 }
 
 #[test]
+fn uploads_come_in_the_servers_unit_where_the_rest_of_it_is_known() {
+    let fs = origin();
+    fs.configure(|s| s.limits.upload_unit = 1024);
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    let mut expected = fs.expected("f", 0, 3 * MIB).expect("f");
+    // Known: what is around goes along, in one call for both, and no further than the unit.
+    read(&file, 0, 8192);
+    for at in [1100u64, 1900] {
+        write(&file, at, &[7; 30]);
+        expected[at as usize..][..30].fill(7);
+    }
+    // Not known: exactly what was written.
+    write(&file, 100_000, &[8; 50]);
+    expected[100_000..100_050].fill(8);
+    let _ = fs.take_calls();
+    pollster::block_on(file.fsync()).expect("fsync");
+    let calls = fs.take_calls().into_iter().filter(|c| c.op == Op::Write);
+    let mut ranges: Vec<_> = calls.filter_map(|c| c.range).collect();
+    ranges.sort_by_key(|r| r.start);
+    assert_eq!(ranges, [1024..2048, 100_000..100_050]);
+    assert_eq!(bench.netfs().memory().dirty, 0);
+    assert_eq!(fs.expected("f", 0, 3 * MIB).expect("f"), expected);
+    // Nothing is sent behind the end of the file.
+    let small = open(&bench, "empty");
+    write(&small, 0, &[1; 10]);
+    pollster::block_on(small.fsync()).expect("fsync");
+    assert_eq!(fs.size("empty").expect("empty"), 10);
+}
+
+#[test]
 fn n_c19_a_read_of_a_partly_written_page_keeps_what_was_written() {
     let fs = origin();
     let bench = Bench::with(&fs, None, |b| b.fill(netfs::FillPolicy::Exact));

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Errno, Error, Result},
-    folio::Sent,
+    folio::{Sent, Unit},
     inode::Inode,
     remote::{Facts, Version},
     sync::Arc,
@@ -68,7 +68,7 @@ async fn one_pass(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Resul
     // What is written behind it is for the next one.
     let (mut at, mut lost) = (range.start, 0);
     while at < range.end {
-        let sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX);
+        let sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX, unit(inode));
         let Some(last) = sent.last() else { break };
         let end = last.range.end;
         match round(inode, sent, awaited).await? {
@@ -81,6 +81,12 @@ async fn one_pass(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Resul
         }
     }
     Ok(())
+}
+
+/// What the server of a file likes to be sent: any writer's handle knows.
+fn unit(inode: &Inode) -> Unit {
+    let bytes = inode.wb.limits().map_or(1, |limits| u64::from(limits.upload_unit));
+    Unit { bytes, size: inode.sizes.load().i_size }
 }
 
 /// A file's turn. The flusher, which passed the file by meanwhile, looks again at its end.

@@ -39,7 +39,8 @@ impl Origin {
                 fs.configure(|settings| {
                     settings.unstable = style.unstable;
                     let (rsize, wsize) = (style.rsize, style.wsize);
-                    settings.limits = IoLimits { rsize, wsize, ..settings.limits };
+                    let upload_unit = style.unit;
+                    settings.limits = IoLimits { rsize, wsize, upload_unit, ..settings.limits };
                 });
                 Origin::Memory(fs)
             }

@@ -35,6 +35,7 @@ pub(crate) struct Style {
     pub(crate) dirty: u64,
     pub(crate) rsize: u64,
     pub(crate) wsize: u64,
+    pub(crate) unit: u32,
     pub(crate) unstable: bool,
     pub(crate) granule: bool,
 }
@@ -53,15 +54,28 @@ impl Style {
             dirty: rng.pick(&[65_536, 1 << 18, 8 << 20]),
             rsize: rng.pick(&[4096, 60_000, 1 << 20]),
             wsize: rng.pick(&[4096, 60_000, 1 << 20]),
+            unit: rng.pick(&[1, 1, 512, 65_536]),
             unstable: rng.chance(50),
             granule: rng.chance(30),
         }
     }
 
-    fn numbers(&self) -> [u64; 10] {
+    fn numbers(&self) -> [u64; 11] {
         let (unstable, granule) = (u64::from(self.unstable), u64::from(self.granule));
-        let Style { seed, align, max_len, max_size, memory, dirty, rsize, wsize, .. } = *self;
-        [seed, align, max_len, max_size, memory, dirty, rsize, wsize, unstable, granule]
+        let Style { seed, align, max_len, max_size, memory, dirty, rsize, wsize, unit, .. } = *self;
+        [
+            seed,
+            align,
+            max_len,
+            max_size,
+            memory,
+            dirty,
+            rsize,
+            wsize,
+            unit.into(),
+            unstable,
+            granule,
+        ]
     }
 
     pub(crate) fn parse(line: &str) -> Option<Style> {
@@ -78,9 +92,10 @@ impl Style {
             _ => return None,
         };
         let numbers: Option<Vec<u64>> = words.map(|word| word.parse().ok()).collect();
-        let numbers: [u64; 10] = numbers?.try_into().ok()?;
-        let [seed, align, max_len, max_size, memory, dirty, rsize, wsize, unstable, granule] =
+        let numbers: [u64; 11] = numbers?.try_into().ok()?;
+        let [seed, align, max_len, max_size, memory, dirty, rsize, wsize, unit, unstable, granule] =
             numbers;
+        let unit = u32::try_from(unit).ok()?;
         let (unstable, granule) = (unstable != 0, granule != 0);
         Some(Style {
             origin,
@@ -93,6 +108,7 @@ impl Style {
             dirty,
             rsize,
             wsize,
+            unit,
             unstable,
             granule,
         })

@@ -79,7 +79,8 @@ impl World {
                 self.end_fetch(fetch, ok);
             }
             Op::Take(at, n) if self.upload.is_empty() => {
-                let taken = self.index.take_dirty(&(at as u64..(at + n) as u64), u64::MAX);
+                let taken =
+                    self.index.take_dirty(&(at as u64..(at + n) as u64), u64::MAX, Unit::EXACT);
                 for sent in taken {
                     let bytes = sent.data.to_vec();
                     let range = sent.range.start as usize..sent.range.end as usize;
@@ -196,7 +197,7 @@ impl World {
             self.server[range.clone()].copy_from_slice(bytes);
             self.version += 1;
             self.index.written(&sent.range);
-            let again = self.index.take_dirty(&sent.range, u64::MAX);
+            let again = self.index.take_dirty(&sent.range, u64::MAX, Unit::EXACT);
             self.local[range].fill(None);
             for newer in again {
                 let at = newer.range.start as usize;

@@ -13,9 +13,23 @@ use crate::{
         Slice, Writer,
         dirt::{Dirt, Group},
         state::Folio,
+        widen::widen,
     },
     sync::{Arc, Weak, atomic::Ordering},
 };
+
+/// What a server likes to be sent, and where the file ends: nothing behind that is sent along.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unit {
+    pub(crate) bytes: u64,
+    pub(crate) size: u64,
+}
+
+impl Unit {
+    /// Exactly what is dirty.
+    #[cfg(test)]
+    pub(crate) const EXACT: Unit = Unit { bytes: 1, size: 0 };
+}
 
 /// Bytes on their way to the server.
 #[derive(Debug)]
@@ -59,8 +73,9 @@ impl FolioIndex {
         content.dirty.iter().filter_map(since).min()
     }
 
-    /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
-    pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64) -> Vec<Sent> {
+    /// Takes what is dirty in `range`, in file order and up to about `max` bytes, with what is known around
+    /// it up to multiples of the server's unit.
+    pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64, unit: Unit) -> Vec<Sent> {
         let content = self.content.write();
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -72,7 +87,7 @@ impl FolioIndex {
                 break;
             }
             bytes += folio.change_dirt(|dirt| match dirt {
-                Some(dirt) => take_of(folio, dirt, range, &mut taken),
+                Some(dirt) => take_of(folio, dirt, range, unit, &mut taken),
                 None => 0,
             });
         }
@@ -255,13 +270,26 @@ impl Content {
     }
 }
 
-fn take_of(folio: &Folio, dirt: &mut Dirt, range: &Range<u64>, into: &mut Vec<Sent>) -> u64 {
+fn take_of(
+    folio: &Folio,
+    dirt: &mut Dirt,
+    range: &Range<u64>,
+    unit: Unit,
+    into: &mut Vec<Sent>,
+) -> u64 {
     let within = within(folio, range);
     let part = dirt.dirty.within(&within);
+    let exact = unit.bytes <= 1 || !folio.is_uptodate() || dirt.overlay.is_some();
+    let pieces = if exact {
+        part.iter().collect()
+    } else {
+        let inside = self::within(folio, &(0..unit.size));
+        widen(&part, &dirt.all(), (folio.offset(), unit.bytes), &inside)
+    };
     dirt.dirty.remove(&within);
     dirt.sent.union(&part);
     let mem = dirt.overlay.as_ref().unwrap_or(folio.mem_arc());
-    for (r, writer) in part.iter() {
+    for (r, writer) in pieces {
         into.push(Sent {
             range: folio.offset() + r.start as u64..folio.offset() + r.end as u64,
             data: Slice::settled(Arc::clone(mem), r),
