@@ -1,0 +1,86 @@
+//! Writers faster than the server: memory stays bounded, everybody has a share, nothing is lost.
+
+mod common;
+
+use std::sync::{
+    Arc, Barrier,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use common::{Bench, cx};
+use netfs::FillWhenFull;
+use netfs_memory::{Link, MemoryFs};
+
+const MIB: u64 = 1 << 20;
+const CHUNK: usize = 128 * 1024;
+const BUDGET: u64 = 4 * MIB;
+const WRITERS: usize = 4;
+
+/// What writer `who` writes as its `nth` chunk.
+fn chunk(who: usize, nth: u64) -> Vec<u8> {
+    (0..CHUNK as u64).map(|i| (i % 251 + nth * 7 + who as u64 * 31) as u8).collect()
+}
+
+#[test]
+fn writers_share_a_slow_server_fairly_in_bounded_memory_and_nothing_is_lost() {
+    let mut origin = MemoryFs::builder();
+    for who in 0..WRITERS {
+        origin = origin.bytes(format!("f{who}"), "");
+    }
+    let fs = origin.build().expect("build");
+    fs.configure(|s| s.link = Link::default().with_bytes_per_second(32 << 20));
+    let bench = Bench::with(&fs, None, |b| {
+        b.memory_bytes(BUDGET).dirty_bytes(MIB / 2, MIB).fill_queue(0, FillWhenFull::Drop)
+    });
+    // Four times the budget in all.
+    let (left, over) = (AtomicU64::new(4 * BUDGET / CHUNK as u64), AtomicBool::new(false));
+    let start = Arc::new(Barrier::new(WRITERS + 1));
+    let shares: Vec<u64> = std::thread::scope(|s| {
+        let writer = |who: usize| {
+            let (bench, left, start) = (&bench, &left, Arc::clone(&start));
+            move || {
+                let file = bench.mount.blocking().open_rw(format!("f{who}"), &cx()).expect("open");
+                start.wait();
+                let mut nth = 0;
+                // Whoever comes gets the next one: a writer that is held up longer has fewer.
+                while left
+                    .try_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1))
+                    .is_ok()
+                {
+                    let bytes = chunk(who, nth);
+                    let n = file.blocking().write_at(nth * CHUNK as u64, &bytes).expect("write");
+                    assert_eq!(n, CHUNK);
+                    nth += 1;
+                }
+                nth
+            }
+        };
+        let writers: Vec<_> = (0..WRITERS).map(|who| s.spawn(writer(who))).collect();
+        let watched = s.spawn(|| {
+            start.wait();
+            while !over.load(Ordering::Acquire) {
+                let memory = bench.netfs().memory();
+                assert!(memory.budgeted <= memory.budget, "{memory:?}");
+                assert!(memory.dirty <= MIB, "{memory:?}");
+                std::thread::yield_now();
+            }
+        });
+        let shares = writers.into_iter().map(|w| w.join().expect("writer")).collect();
+        over.store(true, Ordering::Release);
+        watched.join().expect("bounded");
+        shares
+    });
+    let average = shares.iter().sum::<u64>() / WRITERS as u64;
+    assert!(shares.iter().all(|n| *n >= average / 4), "chunks of each writer: {shares:?}");
+    assert!(bench.stats().write_throttled > 0);
+    pollster::block_on(bench.netfs().sync()).expect("sync");
+    for (who, chunks) in shares.iter().enumerate() {
+        let snapshot = fs.snapshot(&format!("f{who}")).expect("there");
+        assert_eq!(snapshot.content.size(), chunks * CHUNK as u64);
+        for nth in 0..*chunks {
+            let held = snapshot.content.read(nth * CHUNK as u64, CHUNK);
+            assert!(held == chunk(who, nth), "chunk {nth} of writer {who}");
+        }
+    }
+    bench.shutdown();
+}
