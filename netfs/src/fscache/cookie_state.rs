@@ -175,6 +175,9 @@ pub(crate) struct Machine {
     deleted: bool,
     /// Since when nobody uses it.
     idle_since: Option<BootTime>,
+    /// When a user was last known to leave. Users look at the clock before they come here, so one that
+    /// looked earlier may come later: the delay counts from the latest look (N-C46).
+    last_left: Option<BootTime>,
     /// The shell's LRU has an entry (at most one per cookie, however often it is used).
     on_lru: bool,
 }
@@ -201,6 +204,7 @@ impl Machine {
             closing: None,
             deleted: false,
             idle_since: None,
+            last_left: None,
             on_lru: false,
         }
     }
@@ -295,10 +299,11 @@ impl Machine {
     fn unuse(&mut self, now: BootTime, out: &mut Actions) {
         debug_assert!(self.n_active > 0, "unused more often than used (N-C43)");
         self.n_active = self.n_active.saturating_sub(1);
+        self.last_left = self.last_left.max(Some(now));
         if self.n_active > 0 {
             return;
         }
-        self.idle_since = Some(now);
+        self.idle_since = self.last_left;
         let was_disabled = std::mem::take(&mut self.disabled);
         match self.state {
             State::Active if was_disabled => self.settle(out),

@@ -46,6 +46,8 @@ struct World {
     era: u64,
     updates: u8,
     last_unuse: BootTime,
+    /// The latest a user looked at the clock when it left.
+    left: BootTime,
     on_lru: bool,
     live: bool,
     /// A DIO invalidation happened and the users of then have not all left.
@@ -62,16 +64,27 @@ struct World {
 
 #[derive(Clone, Debug)]
 enum Move {
-    Use { healthy: bool },
+    Use {
+        healthy: bool,
+    },
     Unuse,
+    /// By a user that looked at the clock long ago and comes only now.
+    UnuseLate,
     Tick,
     Expire,
     Begin,
     End,
     Fill,
-    Answer { ok: bool },
-    Invalidate { to: u8, dio: bool },
-    Update { to: u8 },
+    Answer {
+        ok: bool,
+    },
+    Invalidate {
+        to: u8,
+        dio: bool,
+    },
+    Update {
+        to: u8,
+    },
     Withdraw,
     Attach,
     Relinquish(Relinquish),
@@ -89,6 +102,7 @@ impl World {
             era: 0,
             updates: 0,
             last_unuse: NOW,
+            left: LONG_AGO,
             on_lru: false,
             live,
             dio: false,
@@ -110,7 +124,12 @@ impl World {
         may(self.users < 2, Move::Use { healthy: true }, &mut m);
         may(self.users == 0 && !self.refused, Move::Use { healthy: false }, &mut m);
         may(self.users > 0, Move::Unuse, &mut m);
-        may(self.users == 0 && self.last_unuse == NOW, Move::Tick, &mut m);
+        may(self.users > 0, Move::UnuseLate, &mut m);
+        may(
+            self.users == 0 && (self.last_unuse, self.left) != (LONG_AGO, LONG_AGO),
+            Move::Tick,
+            &mut m,
+        );
         may(self.on_lru, Move::Expire, &mut m);
         may(self.gate_open && self.accesses == 0, Move::Begin, &mut m);
         may(self.accesses > 0, Move::End, &mut m);
@@ -136,6 +155,15 @@ impl World {
         m
     }
 
+    fn unuse(&mut self, now: BootTime) {
+        self.users -= 1;
+        if self.users == 0 {
+            self.last_unuse = self.left;
+            self.dio = false;
+        }
+        self.step(Event::Unuse { now });
+    }
+
     fn apply(&mut self, mv: &Move) {
         match mv {
             Move::Use { healthy } => {
@@ -145,15 +173,13 @@ impl World {
                 self.step(Event::Use { healthy: *healthy });
             }
             Move::Unuse => {
-                self.users -= 1;
-                if self.users == 0 {
-                    self.last_unuse = NOW;
-                    self.dio = false;
-                }
-                self.step(Event::Unuse { now: NOW });
+                self.left = NOW;
+                self.unuse(NOW);
             }
+            Move::UnuseLate => self.unuse(LONG_AGO),
             Move::Tick => {
-                self.last_unuse = LONG_AGO;
+                (self.last_unuse, self.left) = (LONG_AGO, LONG_AGO);
+                self.machine.last_left = self.machine.last_left.map(|_| LONG_AGO);
                 self.machine.idle_since = self.machine.idle_since.map(|_| LONG_AGO);
             }
             Move::Expire => {
