@@ -75,7 +75,7 @@ fn writers_share_a_slow_server_fairly_in_bounded_memory_and_nothing_is_lost() {
     assert!(bench.stats().write_throttled > 0);
     pollster::block_on(bench.netfs().sync()).expect("sync");
     for (who, chunks) in shares.iter().enumerate() {
-        let snapshot = fs.snapshot(&format!("f{who}")).expect("there");
+        let snapshot = fs.snapshot(format!("f{who}")).expect("there");
         assert_eq!(snapshot.content.size(), chunks * CHUNK as u64);
         for nth in 0..*chunks {
             let held = snapshot.content.read(nth * CHUNK as u64, CHUNK);
