@@ -263,6 +263,23 @@ fn n_c73_a_file_that_shrinks_and_grows_has_zeros_where_it_was_cut() {
 }
 
 #[test]
+fn a_cut_of_which_nobody_knows_whether_it_was_done_makes_the_next_access_ask() {
+    let fs = MemoryFs::builder().file("f", 8192).build().expect("build");
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    for failure in [Fault::on(Op::SetSize).errno(Errno::EIO), Fault::on(Op::SetSize).lost_reply()] {
+        read(&file, 0, 8192);
+        fs.change("f").silently().rewrite_range(0..4096).expect("theirs");
+        fs.inject(failure.times(1));
+        pollster::block_on(file.set_len(100)).expect_err("the server fails");
+        let size = fs.size("f").expect("f") as usize;
+        assert_eq!(read(&file, 0, 8192), fs.expected("f", 0, size).expect("f"));
+    }
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
 fn appends_follow_one_another() {
     let fs = origin();
     let bench = Bench::new(&fs, None);

@@ -41,10 +41,10 @@ impl File {
         self.write_locked(offset, bytes).await
     }
 
-    /// Writes at the end of the file as it is known here; returns where the bytes went.
+    /// Writes all of `bytes` at the end of the file as it is known here; returns where they went.
     ///
     /// # Errors
-    /// As [`write_at`](File::write_at).
+    /// As [`write_at`](File::write_at). What fails after some bytes leaves those at the end of the file.
     pub async fn append(&self, bytes: &[u8]) -> Result<u64> {
         self.check_writable()?;
         let inode = &self.who.inode;

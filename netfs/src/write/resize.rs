@@ -43,8 +43,8 @@ async fn set_size_here(who: &Who, size: u64) -> Result<()> {
     let change = match Arc::clone(&who.remote).set_size(size, who.cx.clone()).await {
         Ok(change) => change,
         Err(error) => {
-            if is_transient(&error) {
-                // Perhaps it was done and the reply was lost.
+            // The reply was lost, or the server's disk failed half-way: perhaps it was done.
+            if is_transient(&error) || error.errno() == Errno::EIO {
                 inode.others_wrote();
             }
             return Err(error);

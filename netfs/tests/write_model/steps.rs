@@ -124,6 +124,7 @@ impl World {
         let len = self.rng.within(1..9000);
         let bytes = self.bytes(len);
         let claim = self.files[of].claim(self.now());
+        let before = self.netfs().stats().write_bytes;
         let result = self.drive(file.append(&bytes));
         let path = self.files[of].path.clone();
         self.note(format!("append {path} {len}: {result:?}"));
@@ -136,11 +137,13 @@ impl World {
             }
             Err(e) => {
                 self.excuse("append", &e);
-                // It may have stopped half way; the size says where.
-                let size = file.sizes().i_size;
-                let old = self.files[of].newest().bytes.len() as u64;
-                if size > old && size - old <= len {
-                    self.files[of].wrote(old, &bytes[..(size - old) as usize]);
+                // It may have stopped half-way.
+                let n = self.netfs().stats().write_bytes - before;
+                if n > 0 {
+                    let at = file.sizes().i_size - n;
+                    let judged = self.files[of].judge_size(claim, at);
+                    self.check(judged);
+                    self.files[of].wrote(at, &bytes[..n as usize]);
                 }
             }
         }
