@@ -6,7 +6,7 @@ use std::ops::Range;
 use netfs::{Error, clock::BootTime};
 
 use crate::{
-    life::Life,
+    modelling::life::Life,
     view::{Ranges, View},
 };
 
