@@ -113,7 +113,10 @@ impl File {
             let result = self.who.by_deadline(round).await;
             let error = match result {
                 Ok(()) => return Ok(()),
-                Err(error) if !is_transient(&error) => return Err(error),
+                // If this very round gave the bytes up, the caller has been told now.
+                Err(error) if !is_transient(&error) => {
+                    return Err(inode.wb.take_lost(&self.writing).unwrap_or(error));
+                }
                 Err(error) => error,
             };
             let again = inode.now() + std::time::Duration::from_millis(pause);

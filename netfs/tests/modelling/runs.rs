@@ -34,7 +34,7 @@ pub(crate) trait Model: Sized {
 }
 
 /// Worlds at once in one test. Each waits most of the time, for its driver or for nothing to move.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 pub(crate) fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
