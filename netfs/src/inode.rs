@@ -35,7 +35,7 @@ use crate::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     waits::{Wait, WaitInfo, WaitKind},
-    writeback::Writeback,
+    writeback::{Writeback, is_gone},
 };
 
 /// Replies in a row that may be older than what is known before a validation gives up (P-D71).
@@ -406,7 +406,7 @@ impl Inode {
                         return Ok(());
                     }
                 }
-                Err(e) if matches!(e.errno(), Errno::ESTALE | Errno::ENOENT) => {
+                Err(e) if is_gone(&e) => {
                     self.mark_deleted();
                     return Err(deleted_error());
                 }

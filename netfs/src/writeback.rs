@@ -170,6 +170,11 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     )
 }
 
+/// Whether the error says that the file does not exist any more.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    matches!(error.errno(), Errno::ESTALE | Errno::ENOENT)
+}
+
 /// Whether the error is about credentials, so that another writer's may do.
 fn is_personal(error: &Error) -> bool {
     matches!(error.errno(), Errno::EACCES | Errno::EPERM | Errno::EKEYEXPIRED)

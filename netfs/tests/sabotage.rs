@@ -4,7 +4,7 @@
 //! `NETFS_SABOTAGE_SEED` runs one seed alone, `NETFS_SABOTAGE_RUNS` the number of seeds.
 
 mod common;
-#[path = "model/rng.rs"]
+#[path = "modelling/rng.rs"]
 mod rng;
 #[path = "sabotage/saboteur.rs"]
 mod saboteur;

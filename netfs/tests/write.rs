@@ -294,6 +294,23 @@ fn n_c73_a_file_that_shrinks_and_grows_has_zeros_where_it_was_cut() {
 }
 
 #[test]
+fn a_cut_of_which_nobody_knows_whether_it_was_done_makes_the_next_access_ask() {
+    let fs = MemoryFs::builder().file("f", 8192).build().expect("build");
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    for failure in [Fault::on(Op::SetSize).errno(Errno::EIO), Fault::on(Op::SetSize).lost_reply()] {
+        read(&file, 0, 8192);
+        fs.change("f").silently().rewrite_range(0..4096).expect("theirs");
+        fs.inject(failure.times(1));
+        pollster::block_on(file.set_len(100)).expect_err("the server fails");
+        let size = fs.size("f").expect("f") as usize;
+        assert_eq!(read(&file, 0, 8192), fs.expected("f", 0, size).expect("f"));
+    }
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
 fn appends_follow_one_another() {
     let fs = origin();
     let bench = Bench::new(&fs, None);
@@ -334,6 +351,44 @@ fn dirty_far_beyond_the_budget_memory_stays_bounded_and_nothing_is_lost() {
         );
     }
     assert!(bench.stats().write_throttled > 0);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn what_was_written_to_a_deleted_file_is_given_up_and_each_opener_is_told_once() {
+    let fs = MemoryFs::builder().file("f", 8192).file("other", 8192).build().expect("build");
+    let bench = Bench::new(&fs, None);
+    let (file, second, other) = (open(&bench, "f"), open(&bench, "f"), open(&bench, "other"));
+    write(&file, 100, b"to nobody");
+    write(&other, 0, b"kept");
+    fs.change("f").silently().remove().expect("theirs");
+    let errno = |result: Result<(), netfs::Error>| result.expect_err("it is gone").errno();
+    assert_eq!(errno(pollster::block_on(bench.netfs().sync())), Errno::ESTALE);
+    pollster::block_on(bench.netfs().sync()).expect("nothing is left to fail");
+    assert_eq!(bench.netfs().memory().dirty, 0);
+    assert_eq!(fs.expected("other", 0, 4).expect("other"), b"kept");
+    for opener in [&file, &second] {
+        assert_eq!(errno(pollster::block_on(opener.fsync())), Errno::ESTALE);
+        pollster::block_on(opener.fsync()).expect("told once");
+        let again = pollster::block_on(opener.write_at(0, b"x")).expect_err("it is gone");
+        assert_eq!(again.errno(), Errno::ESTALE);
+    }
+    drop((file, second, other));
+    bench.shutdown();
+}
+
+#[test]
+fn the_opener_whose_fsync_finds_a_file_deleted_is_not_told_twice() {
+    let fs = MemoryFs::builder().file("f", 8192).build().expect("build");
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 100, b"to nobody");
+    fs.change("f").silently().remove().expect("theirs");
+    let error = pollster::block_on(file.fsync()).expect_err("it is gone");
+    assert_eq!(error.errno(), Errno::ESTALE);
+    pollster::block_on(file.fsync()).expect("told once");
+    pollster::block_on(file.set_len(0)).expect_err("it is gone");
     drop(file);
     bench.shutdown();
 }

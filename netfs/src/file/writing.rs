@@ -41,10 +41,10 @@ impl File {
         self.write_locked(offset, bytes).await
     }
 
-    /// Writes at the end of the file as it is known here; returns where the bytes went.
+    /// Writes all of `bytes` at the end of the file as it is known here; returns where they went.
     ///
     /// # Errors
-    /// As [`write_at`](File::write_at).
+    /// As [`write_at`](File::write_at). What fails after some bytes leaves those at the end of the file.
     pub async fn append(&self, bytes: &[u8]) -> Result<u64> {
         self.check_writable()?;
         let inode = &self.who.inode;
@@ -113,7 +113,10 @@ impl File {
             let result = self.who.by_deadline(round).await;
             let error = match result {
                 Ok(()) => return Ok(()),
-                Err(error) if !is_transient(&error) => return Err(error),
+                // If this very round gave the bytes up, the caller has been told now.
+                Err(error) if !is_transient(&error) => {
+                    return Err(inode.wb.take_lost(&self.writing).unwrap_or(error));
+                }
                 Err(error) => error,
             };
             let again = inode.now() + std::time::Duration::from_millis(pause);

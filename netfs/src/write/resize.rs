@@ -5,7 +5,7 @@ use crate::{
     read::Who,
     sync::Arc,
     timer,
-    writeback::{flush::quiesce, is_transient},
+    writeback::{flush::quiesce, is_gone, is_transient},
 };
 
 /// Cuts the file at `size`, or extends it by zeros, on the server and here. `locks` (the write lock and
@@ -43,9 +43,12 @@ async fn set_size_here(who: &Who, size: u64) -> Result<()> {
     let change = match Arc::clone(&who.remote).set_size(size, who.cx.clone()).await {
         Ok(change) => change,
         Err(error) => {
-            if is_transient(&error) {
-                // Perhaps it was done and the reply was lost.
+            // The reply was lost, or the server's disk failed half-way: perhaps it was done.
+            if is_transient(&error) || error.errno() == Errno::EIO {
                 inode.others_wrote();
+            }
+            if is_gone(&error) {
+                inode.mark_deleted();
             }
             return Err(error);
         }

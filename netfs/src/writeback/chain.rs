@@ -20,7 +20,7 @@ pub(crate) enum Outcome {
 }
 
 /// Collects a round's changes.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Chain {
     changes: Vec<(Option<Version>, Facts)>,
 }
@@ -39,22 +39,28 @@ impl Chain {
     /// Puts the changes in order, from the version known before the round.
     pub(crate) fn resolve(self, known: Option<&Version>) -> Outcome {
         let mut left = self.changes;
-        // A call that changed no version (nothing written, or the server does not count it).
-        left.retain(|(before, after)| before.is_none() || *before != after.version);
+        // Calls that changed no version (nothing written, a commit, or the server does not count it).
+        let idle = |(before, after): &mut (Option<Version>, Facts)| {
+            before.is_some() && *before == after.version
+        };
+        let idle: Vec<_> = left.extract_if(.., idle).collect();
         let Some(last) = left.last().map(|(_, facts)| facts.clone()) else {
             return Outcome::Nothing;
         };
         if left.iter().all(|(before, after)| before.is_none() && after.version.is_none()) {
             return Outcome::Silent;
         }
-        let mut at = known.cloned();
-        let mut end = None;
+        let (mut at, mut end) = (known.cloned(), None);
+        let mut links = vec![at.clone()];
         while let Some(i) = left.iter().position(|(before, _)| before.is_some() && *before == at) {
             let (_, after) = left.swap_remove(i);
             at.clone_from(&after.version);
+            links.push(at.clone());
             end = Some(after);
         }
-        match (end, left.is_empty()) {
+        // One of them met a version that is not of this chain: somebody else's.
+        let whole = left.is_empty() && idle.iter().all(|(before, _)| links.contains(before));
+        match (end, whole) {
             (Some(facts), true) => Outcome::Ours(facts),
             _ => Outcome::Others(last),
         }
@@ -93,6 +99,14 @@ mod tests {
             // Theirs may have come last, after all of ours: then nothing shows it yet.
             prop_assert_eq!(matches!(outcome, Outcome::Ours(_)), at == 12);
         }
+    }
+
+    #[test]
+    fn a_commit_that_met_a_version_of_nobody_here_is_a_sign_of_somebody_else() {
+        let mut c = chain(&[(0, 1), (1, 2), (2, 2)]);
+        assert!(matches!(c.clone().resolve(Some(&v(0))), Outcome::Ours(_)));
+        c.add(Some(v(3)), Facts::version(v(3)));
+        assert!(matches!(c.resolve(Some(&v(0))), Outcome::Others(_)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{
     chain::{Chain, Outcome},
     flusher::Flusher,
-    is_personal, is_transient,
+    is_gone, is_personal, is_transient,
     upload::{Uploaded, upload},
 };
 use crate::{
@@ -52,6 +52,11 @@ async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result
 /// The same for who has the turn already.
 async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
     let result = one_pass(inode, range, awaited).await;
+    if let Err(error) = &result
+        && is_gone(error)
+    {
+        give_up(inode, error);
+    }
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {
         inode.wb.set_parked(None);
@@ -62,6 +67,20 @@ async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result
         inode.wb.set_parked(Some(error.clone()));
     }
     result
+}
+
+/// The file does not exist any more: nobody will ever take its bytes. Whoever has it open is told once, as
+/// after a [discard](Inode::discard_dirty), and nothing more can be written. (Who is in the middle of a
+/// write may still bring some in: the flusher comes for those.)
+fn give_up(inode: &Inode, error: &Error) {
+    inode.mark_deleted();
+    let bytes = inode.pages.dirty_bytes();
+    if bytes == 0 {
+        return;
+    }
+    tracing::warn!(bytes, "a file was deleted on the server while it had bytes to upload");
+    inode.discard_dirty();
+    inode.wb.note_lost(error.clone());
 }
 
 async fn one_pass(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {

@@ -1,6 +1,9 @@
 //! What a server's answers do to requests.
 
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use netfs::{Errno, FillPolicy, ReadOptions, clock::Clock, remote::IoLimits};
 use netfs_memory::{Effect, Fault, Gate, MemoryFs, Op, OverLong, SnapshotAt};
 
@@ -328,6 +331,32 @@ fn one_readers_refusal_never_reaches_another_reader() {
             assert_eq!(e.errno(), Errno::EACCES);
         }
     });
+}
+
+#[test]
+fn n_c10_the_failure_of_a_readahead_is_no_readers_error() {
+    let fs = origin().file("a", 4 * G).build().unwrap();
+    let bench = Bench::new(&fs, None);
+    let file = bench.open("a");
+    let (gate, target) = (Gate::new(), 2 * G);
+    let fault = Fault::on(Op::Read).range(target..target + 1).drop_sub(0).times(1);
+    fs.inject(fault.hold(&gate, SnapshotAt::Issue));
+    // Nobody asks for the target; a window ahead of the stream comes to it.
+    for at in (0..target).step_by(16_384) {
+        let mut buf = [0; 16_384];
+        let step = Box::pin(file.read_at(at, &mut buf));
+        let ahead = Box::pin(gate.hit(1));
+        if let Either::Right(_) = pollster::block_on(select(step, ahead)) {
+            break;
+        }
+    }
+    gate.wait_hit();
+    let mut buf = [0; 4096];
+    let mut reader = Box::pin(file.read_at(target, &mut buf));
+    assert!((&mut reader).now_or_never().is_none(), "it waits for the readahead's folio");
+    gate.release();
+    assert_eq!(pollster::block_on(reader).expect("it asks itself"), 4096);
+    fs.verify("a", target, &buf).unwrap();
 }
 
 #[test]

@@ -28,72 +28,43 @@
 //!
 //! Slices handed out never change. The adapter contract is never broken (`take_breaches`).
 //!
-//! `NETFS_MODEL_STEPS` sets the steps of a run (default 1000), `NETFS_MODEL_SEED` the first seed (and
-//! the only one, unless the number is given too), `NETFS_MODEL_RUNS` the number of seeds of each test.
+//! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS`: see `modelling/runs.rs`.
 //! `scripts/model.sh 1000000` makes that many steps and prints what they went through.
 
-mod covered;
-mod disk;
-mod life;
+#[path = "../modelling/mod.rs"]
+mod modelling;
 mod reference;
-mod rng;
 mod steps;
 mod threads;
 mod world;
 
-use covered::{Covered, Progress};
-use disk::DiskKind;
+use modelling::{disk::DiskKind, runs::run};
 use world::World;
 
-fn number(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
-}
-
-fn run(kind: DiskKind, first_seed: u64, runs: u64) {
-    let steps = number("NETFS_MODEL_STEPS").unwrap_or(1000);
-    let runs = number("NETFS_MODEL_RUNS").unwrap_or(runs);
-    let seeds = match (number("NETFS_MODEL_SEED"), number("NETFS_MODEL_RUNS")) {
-        (Some(seed), None) => seed..seed + 1,
-        (first, _) => {
-            let first = first.unwrap_or(first_seed);
-            first..first + runs
-        }
-    };
-    let (mut covered, mut progress) = (Covered::default(), Progress::new());
-    let about = format!("model, cache {kind:?}");
-    for seed in seeds.clone() {
-        let mut world = World::new(seed, kind);
-        for step in 1..=steps {
-            world.step = step;
-            world.random_step();
-        }
-        covered.add(&world.finish());
-        progress.passed(&about, seed, (seed + 1 - seeds.start) * steps);
-    }
-    eprintln!("{about}: seeds {seeds:?}, {steps} steps each, went through\n{covered}");
-    if (seeds.end - seeds.start) * steps >= 10_000 {
-        for what in ["read At", "read Slices", "read Bypass", "read Unbuffered", "restart", "fault"]
-            .into_iter()
-            .chain(["stats evictions", "stats drops", "stats transient_reads"])
-            .chain((kind != DiskKind::None).then_some("stats disk_hit_bytes"))
-        {
-            assert!(covered.sum(what) > 0, "nothing of {what:?} happened: what did this prove?");
-        }
-    }
-}
+const MUSTS: &[&str] = &[
+    "read At",
+    "read Slices",
+    "read Bypass",
+    "read Unbuffered",
+    "restart",
+    "fault",
+    "stats evictions",
+    "stats drops",
+    "stats transient_reads",
+];
+const MUSTS_OF_A_DISK: &[&str] = &["stats disk_hit_bytes"];
 
 #[test]
 fn every_read_is_what_the_reference_allows_without_a_disk() {
-    run(DiskKind::None, 1_000, 35);
+    run::<World>(DiskKind::None, 1_000, 35, MUSTS);
 }
 
 #[test]
 fn every_read_is_what_the_reference_allows_on_the_memory_backend() {
-    run(DiskKind::Memory, 2_000, 45);
+    run::<World>(DiskKind::Memory, 2_000, 45, &[MUSTS, MUSTS_OF_A_DISK].concat());
 }
 
 #[test]
 fn every_read_is_what_the_reference_allows_on_a_cache_directory() {
-    run(DiskKind::Directory, 3_000, 20);
+    run::<World>(DiskKind::Directory, 3_000, 20, &[MUSTS, MUSTS_OF_A_DISK].concat());
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use netfs::{Errno, Error, clock::BootTime, remote::Promise};
 use netfs_memory::{Event, MemoryFs, Snapshot};
 
-use crate::life::Life;
+use crate::modelling::life::Life;
 
 struct Version {
     snapshot: Arc<Snapshot>,

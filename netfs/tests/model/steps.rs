@@ -7,9 +7,9 @@ use netfs::{Errno, coherency::BreakReason};
 use netfs_memory::{Effect, Fault, Gate, Op, SnapshotAt};
 
 use crate::{
-    covered::Covered,
+    modelling::{covered::Covered, cx},
     reference::Claim,
-    world::{Got, How, World, cx, hex, read},
+    world::{Got, How, World, hex, read},
 };
 
 impl World {
@@ -34,7 +34,7 @@ impl World {
         }
         self.observe();
         self.read_one();
-        if self.step.is_multiple_of(16) {
+        if self.journal.step.is_multiple_of(16) {
             self.check_kept();
         }
         let breaches = self.fs.take_breaches();
@@ -296,7 +296,7 @@ impl World {
     fn names(&mut self) {
         let paths = self.fs.files();
         let silent = self.rng.chance(25) && !self.told_only;
-        let fresh = format!("d/new-{}", self.step);
+        let fresh = format!("d/new-{}", self.journal.step);
         let create = paths.len() < 6 || self.rng.chance(30);
         let path = if create { fresh.clone().into_bytes() } else { self.rng.pick(&paths) };
         let change = self.fs.change(&path);
@@ -381,7 +381,7 @@ impl World {
     }
 
     /// At the end everything must be readable: no folio was left locked, no fetch hangs.
-    pub(crate) fn finish(mut self) -> Covered {
+    pub(crate) fn end(mut self) -> Covered {
         self.disk.behave();
         self.cache_hangs = false;
         self.fs.clear_faults();

@@ -18,9 +18,13 @@ use netfs::{
 use netfs_memory::{MemoryFs, VersionKind};
 
 use crate::{
-    disk::{Disk, DiskKind},
-    rng::Rng,
-    world::{How, cx, read},
+    modelling::{
+        cx,
+        disk::{Disk, DiskKind},
+        rng::Rng,
+        runs::number,
+    },
+    world::{How, read},
 };
 
 const PATHS: [&str; 3] = ["small", "d/granule", "d/big"];
@@ -261,8 +265,8 @@ fn storm(seed: u64) {
 
 #[test]
 fn readers_in_too_little_memory_get_every_byte_once() {
-    let runs = crate::number("NETFS_MODEL_RUNS");
-    match crate::number("NETFS_MODEL_SEED") {
+    let runs = number("NETFS_MODEL_RUNS");
+    match number("NETFS_MODEL_SEED") {
         Some(seed) => (0..runs.unwrap_or(1)).for_each(|_| storm(seed)),
         None => (0..runs.unwrap_or(4)).for_each(storm),
     }
@@ -271,8 +275,8 @@ fn readers_in_too_little_memory_get_every_byte_once() {
 #[test]
 fn concurrent_reads_are_never_stale_and_never_a_mix() {
     const KINDS: [DiskKind; 3] = [DiskKind::None, DiskKind::Memory, DiskKind::Directory];
-    if let Some(seed) = crate::number("NETFS_MODEL_SEED") {
-        for _ in 0..crate::number("NETFS_MODEL_RUNS").unwrap_or(1) {
+    if let Some(seed) = number("NETFS_MODEL_SEED") {
+        for _ in 0..number("NETFS_MODEL_RUNS").unwrap_or(1) {
             run(KINDS[seed as usize / 10 % 3], seed);
         }
         return;

@@ -1,28 +1,27 @@
 //! One run: origin, cache, mounts and handles under test beside the reference.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::Thread,
-    time::{Duration, Instant},
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use netfs::{
     Error, File, FillPolicy, FillWhenFull, MemoryUse, Mount, Netfs, ReadOptions, Slices, TryReadAt,
     clock::{Clock, StepClock},
-    remote::{Cred, Cx, IoLimits, Promise, PromiseKind, VolumeFacts},
+    remote::{IoLimits, Promise, PromiseKind, VolumeFacts},
 };
 use netfs_memory::{MemoryFs, VersionKind};
 
 use crate::{
-    covered::Covered,
-    disk::{Disk, DiskKind},
-    life::promise,
+    modelling::{
+        covered::Covered,
+        cx,
+        disk::{Disk, DiskKind},
+        drive::drive,
+        journal::Journal,
+        kept::{Kept, concat},
+        life::promise,
+        rng::Rng,
+        runs::Model,
+    },
     reference::{Claim, Reference},
-    rng::Rng,
 };
 
 /// An `rsize` above every file's size.
@@ -34,15 +33,9 @@ pub(crate) struct Handle {
     pub(crate) key: Vec<u8>,
 }
 
-/// Slices that were handed out, with a copy of what they were.
-struct Kept {
-    slices: Slices,
-    bytes: Vec<u8>,
-}
-
 pub(crate) struct World {
     pub(crate) rng: Rng,
-    pub(crate) seed: u64,
+    pub(crate) journal: Journal,
     pub(crate) fs: Arc<MemoryFs>,
     pub(crate) clients: Vec<Arc<MemoryFs>>,
     pub(crate) clock: StepClock,
@@ -51,14 +44,10 @@ pub(crate) struct World {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) handles: Vec<Handle>,
     pub(crate) reference: Reference,
-    kept: VecDeque<Kept>,
-    log: VecDeque<String>,
+    kept: Kept,
     pub(crate) covered: Covered,
     /// Keys of files that fit one call: only they are read with `read_single`.
     pub(crate) single: Vec<Vec<u8>>,
-    /// What the files are.
-    about: Vec<String>,
-    pub(crate) step: u64,
     /// Cache calls may hang: time must pass for readers to come through.
     pub(crate) cache_hangs: bool,
     /// Reads left that may fail because of an injected fault; `u32::MAX` while it is in force.
@@ -96,18 +85,16 @@ pub(crate) struct Got {
     pub(crate) len: u64,
 }
 
-pub(crate) fn cx() -> Cx {
-    Cx::new(Cred::new(0, 0))
-}
+impl Model for World {
+    const NAME: &'static str = "model";
 
-impl World {
-    pub(crate) fn new(seed: u64, kind: DiskKind) -> World {
+    fn new(seed: u64, kind: DiskKind) -> World {
         let mut rng = Rng::new(seed);
         let fs = origin(&mut rng, seed);
         let clients = vec![Arc::clone(&fs), fs.client()];
         let mut world = World {
             rng,
-            seed,
+            journal: Journal::new(seed),
             fs,
             clients,
             clock: StepClock::new(),
@@ -116,12 +103,9 @@ impl World {
             mounts: Vec::new(),
             handles: Vec::new(),
             reference: Reference::default(),
-            kept: VecDeque::new(),
-            log: VecDeque::new(),
+            kept: Kept::default(),
             covered: Covered::default(),
             single: Vec::new(),
-            about: Vec::new(),
-            step: 0,
             cache_hangs: false,
             explained: 0,
             told_only: false,
@@ -135,6 +119,17 @@ impl World {
         world
     }
 
+    fn step(&mut self, step: u64) {
+        self.journal.step = step;
+        self.random_step();
+    }
+
+    fn finish(self) -> Covered {
+        self.end()
+    }
+}
+
+impl World {
     /// Gives a new file a promise, a kind of versions and limits.
     pub(crate) fn adopt(&mut self, path: &[u8]) {
         self.observe();
@@ -156,7 +151,7 @@ impl World {
         }
         let kind = if versionless { ", versionless" } else { "" };
         let name = String::from_utf8_lossy(path).into_owned();
-        self.about.push(format!("{} = {name}: {promise:?}{kind}, rsize {rsize}", hex(&key)));
+        self.journal.about(format!("{} = {name}: {promise:?}{kind}, rsize {rsize}", hex(&key)));
     }
 
     /// A new process on what the old one left.
@@ -195,22 +190,11 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, what: impl Into<String>) {
-        if self.log.len() == 60 {
-            self.log.pop_front();
-        }
-        self.log.push_back(format!("{}: {}", self.step, what.into()));
+        self.journal.note(what);
     }
 
     pub(crate) fn fail(&self, why: &str) -> ! {
-        let log: Vec<_> = self.log.iter().map(String::as_str).collect();
-        panic!(
-            "seed {}, step {}: {why}\n{}\nlast steps:\n{}\nrepeat with NETFS_MODEL_SEED={}",
-            self.seed,
-            self.step,
-            self.about.join("\n"),
-            log.join("\n"),
-            self.seed
-        );
+        self.journal.fail(why)
     }
 
     /// Brings the reference up to what the origin holds and has told.
@@ -268,58 +252,34 @@ impl World {
             self.fail(&why);
         }
         if let (Some(slices), Ok(bytes)) = (got.slices, result) {
-            self.kept.push_back(Kept { slices, bytes });
-            if self.kept.len() > 4 {
-                self.kept.pop_front();
-            }
+            self.kept.push(slices, bytes);
         }
     }
 
     /// Slices never change, whatever happened to the file since.
     pub(crate) fn check_kept(&self) {
-        for kept in &self.kept {
-            if concat(&kept.slices) != kept.bytes {
-                self.fail("slices handed out have changed");
-            }
+        if !self.kept.are_as_they_were() {
+            self.fail("slices handed out have changed");
         }
     }
 
     /// Runs a future on this thread. Time stands still, except that it passes while the cache hangs.
     pub(crate) fn drive<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        let started = Instant::now();
-        loop {
-            if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return out;
-            }
+        let patience =
+            if self.cache_hangs { Duration::from_micros(500) } else { Duration::from_secs(1) };
+        drive(work, patience, |waited| {
             if self.cache_hangs {
-                std::thread::park_timeout(Duration::from_micros(500));
                 self.clock.advance(Duration::from_millis(60));
-            } else {
-                std::thread::park_timeout(Duration::from_secs(1));
             }
-            if started.elapsed() > Duration::from_secs(60) {
+            if waited > Duration::from_secs(60) {
                 self.fail("a call hangs (a minute without an answer)");
             }
-        }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        })
     }
 }
 
 pub(crate) fn hex(key: &[u8]) -> String {
     key.iter().take(3).map(|b| format!("{b:02x}")).collect()
-}
-
-pub(crate) fn concat(slices: &Slices) -> Vec<u8> {
-    slices.iter().flat_map(|s| s.iter().copied()).collect()
 }
 
 /// One read of any kind.

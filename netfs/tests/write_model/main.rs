@@ -27,77 +27,45 @@
 //!
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS` and `scripts/model.sh` as for the read side.
 
-#[path = "../model/covered.rs"]
-mod covered;
-#[path = "../model/disk.rs"]
-#[expect(dead_code, reason = "the read side's test sabotages the cache in more ways")]
-mod disk;
-#[path = "../model/life.rs"]
-mod life;
+#[path = "../modelling/mod.rs"]
+mod modelling;
 mod racing;
 mod reference;
-#[path = "../model/rng.rs"]
-mod rng;
 mod server;
 mod steps;
 mod view;
 mod world;
 
-use covered::{Covered, Progress};
-use disk::DiskKind;
+use modelling::{disk::DiskKind, runs::run};
 use world::World;
 
-fn number(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is not a number: {value}")))
-}
-
-fn run(kind: DiskKind, first_seed: u64, runs: u64) {
-    let steps = number("NETFS_MODEL_STEPS").unwrap_or(1000);
-    let runs = number("NETFS_MODEL_RUNS").unwrap_or(runs);
-    let seeds = match (number("NETFS_MODEL_SEED"), number("NETFS_MODEL_RUNS")) {
-        (Some(seed), None) => seed..seed + 1,
-        (first, _) => first.unwrap_or(first_seed)..first.unwrap_or(first_seed) + runs,
-    };
-    let (mut covered, mut progress) = (Covered::default(), Progress::new());
-    let about = format!("write model, cache {kind:?}");
-    for seed in seeds.clone() {
-        let mut world = World::new(seed, kind);
-        for step in 1..=steps {
-            world.step = step;
-            world.random_step();
-        }
-        covered.add(&world.finish());
-        progress.passed(&about, seed, (seed + 1 - seeds.start) * steps);
-    }
-    eprintln!("{about}: seeds {seeds:?}, {steps} steps each, went through\n{covered}");
-    if (seeds.end - seeds.start) * steps >= 10_000 {
-        let all =
-            ["write: done", "append: done", "fsync: done", "fsync: an error", "set_len: done"];
-        for what in
-            all.into_iter().chain(["discard: done", "restart", "overtaken", "burst"]).chain([
-                "stats write_throttled",
-                "stats write_conflicts",
-                "stats upload_retry",
-                "stats evictions",
-            ])
-        {
-            assert!(covered.sum(what) > 0, "nothing of {what:?} happened: what did this prove?");
-        }
-    }
-}
+const MUSTS: &[&str] = &[
+    "write: done",
+    "append: done",
+    "fsync: done",
+    "fsync: an error",
+    "set_len: done",
+    "discard: done",
+    "restart",
+    "overtaken",
+    "burst",
+    "stats write_throttled",
+    "stats write_conflicts",
+    "stats upload_retry",
+    "stats evictions",
+];
 
 #[test]
 fn every_byte_written_is_shown_and_kept_without_a_disk() {
-    run(DiskKind::None, 11_000, 7);
+    run::<World>(DiskKind::None, 11_000, 7, MUSTS);
 }
 
 #[test]
 fn every_byte_written_is_shown_and_kept_on_the_memory_backend() {
-    run(DiskKind::Memory, 12_000, 7);
+    run::<World>(DiskKind::Memory, 12_000, 7, MUSTS);
 }
 
 #[test]
 fn every_byte_written_is_shown_and_kept_on_a_cache_directory() {
-    run(DiskKind::Directory, 13_000, 6);
+    run::<World>(DiskKind::Directory, 13_000, 6, MUSTS);
 }

@@ -65,7 +65,7 @@ impl World {
         let reads: Vec<_> =
             (0..self.rng.within(1..4)).map(|_| self.rng.span(self.files[of].size())).collect();
         let (before, netfs) = (self.files[of].views(), self.netfs());
-        let drop_memory = self.step.is_multiple_of(3);
+        let drop_memory = self.journal.step.is_multiple_of(3);
         let upload = async {
             let done = netfs.sync().await;
             if drop_memory {

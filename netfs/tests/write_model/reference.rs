@@ -6,7 +6,7 @@ use std::ops::Range;
 use netfs::{Error, clock::BootTime};
 
 use crate::{
-    life::Life,
+    modelling::life::Life,
     view::{Ranges, View},
 };
 
@@ -96,13 +96,16 @@ impl FileRef {
         let ours = self.newest();
         let mut view = View::of(after.clone());
         view.bytes.resize(after.len().max(self.unsent.end()), 0);
+        let mut kept_end = 0;
         for range in self.unsent.iter() {
             view.bytes[range.clone()].copy_from_slice(&ours.bytes[range.clone()]);
             let mut run: (usize, Vec<u8>) = (0, Vec::new());
             for at in range {
                 let theirs = after.get(at).copied().unwrap_or(0);
                 let sent = before.get(at) == Some(&ours.bytes[at]) || ours.is_open(at);
-                if sent {
+                if !sent {
+                    kept_end = at + 1;
+                } else {
                     if run.0 + run.1.len() != at {
                         let (start, bytes) = std::mem::take(&mut run);
                         view.may_also_be(start, bytes);
@@ -113,6 +116,7 @@ impl FileRef {
             }
             view.may_also_be(run.0, run.1);
         }
+        view.least = view.least.max(kept_end);
         let last = self.views.len() - 1;
         self.views[last].1 = Some(now);
         self.views.push((view, None));
@@ -135,16 +139,16 @@ impl FileRef {
         origin: &[u8],
     ) -> Result<(), String> {
         for part in self.unsent.inside(range) {
-            let wrong = |at: &usize| {
-                let here = origin.get(*at);
-                here.is_none_or(|byte| !self.newest().may_be(*at, *byte))
-                    && !(here.is_none() && *at >= self.newest().least)
+            let wrong = |at: &usize| match origin.get(*at) {
+                Some(byte) => !self.newest().may_be(*at, *byte),
+                None => !self.newest().may_be_gone(*at),
             };
             if let Some(at) = part.clone().find(wrong) {
                 return Err(format!("{}: byte {at} is not on the origin", self.path));
             }
-            self.newest_mut().adopt(&part, origin);
             self.unsent.remove(&part);
+            let end = self.unsent.end();
+            self.newest_mut().adopt(&part, origin, end);
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use netfs::{Errno, coherency::BreakReason};
 use netfs_memory::{Effect, Fault, Op};
 
 use crate::{
-    covered::Covered,
-    world::{World, cx, limits},
+    modelling::{covered::Covered, cx},
+    world::{World, limits},
 };
 
 impl World {
@@ -33,11 +33,7 @@ impl World {
             _ => ("touch", change.touch()),
         };
         let version = done.expect("the change is possible").version;
-        let content = |version| {
-            let snapshot = self.fs.snapshot_of(&path, version).expect("it exists").expect("young");
-            snapshot.content.read(0, snapshot.content.size() as usize)
-        };
-        let (before, after) = (content(version - 1), content(version));
+        let (before, after) = self.content(&path, version - 1).expect("young");
         let now = self.now();
         self.files[of].theirs(&before, after, now);
         if !silent {
@@ -45,6 +41,15 @@ impl World {
         }
         self.covered.note(format!("change: {what}"));
         self.note(format!("{what} {path}{} {at}..{end}", if silent { " silently" } else { "" }));
+    }
+
+    /// A version of a file, and the next one, if they are not too old.
+    pub(crate) fn content(&self, path: &str, version: u64) -> Option<(Vec<u8>, Vec<u8>)> {
+        let bytes = |version| {
+            let snapshot = self.fs.snapshot_of(path, version).expect("it exists")?;
+            Some(snapshot.content.read(0, snapshot.content.size() as usize))
+        };
+        Some((bytes(version)?, bytes(version + 1)?))
     }
 
     pub(crate) fn event(&mut self) {
@@ -219,7 +224,7 @@ impl World {
     }
 
     /// At the end everything must be readable and on the server.
-    pub(crate) fn finish(mut self) -> Covered {
+    pub(crate) fn end(mut self) -> Covered {
         self.calm();
         self.clock.advance(Duration::from_secs(500));
         for _ in 0..10 {

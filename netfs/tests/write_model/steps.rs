@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use netfs::{Error, File, MemoryUse, ReadOptions};
 
-use crate::world::{World, concat, cx};
+use crate::{
+    modelling::{cx, kept::concat},
+    world::World,
+};
 
 /// No file becomes longer by our doing.
 const END_MAX: u64 = 300_000;
@@ -37,7 +40,7 @@ impl World {
         }
         self.read_one(true);
         self.nothing_dirty();
-        if self.step.is_multiple_of(16) {
+        if self.journal.step.is_multiple_of(16) {
             self.check_kept();
         }
         let breaches = self.fs.take_breaches();
@@ -124,6 +127,7 @@ impl World {
         let len = self.rng.within(1..9000);
         let bytes = self.bytes(len);
         let claim = self.files[of].claim(self.now());
+        let before = self.netfs().stats().write_bytes;
         let result = self.drive(file.append(&bytes));
         let path = self.files[of].path.clone();
         self.note(format!("append {path} {len}: {result:?}"));
@@ -136,11 +140,13 @@ impl World {
             }
             Err(e) => {
                 self.excuse("append", &e);
-                // It may have stopped half way; the size says where.
-                let size = file.sizes().i_size;
-                let old = self.files[of].newest().bytes.len() as u64;
-                if size > old && size - old <= len {
-                    self.files[of].wrote(old, &bytes[..(size - old) as usize]);
+                // It may have stopped half-way.
+                let n = self.netfs().stats().write_bytes - before;
+                if n > 0 {
+                    let at = file.sizes().i_size - n;
+                    let judged = self.files[of].judge_size(claim, at);
+                    self.check(judged);
+                    self.files[of].wrote(at, &bytes[..n as usize]);
                 }
             }
         }
@@ -269,12 +275,14 @@ impl World {
             }
             Err(e) => {
                 self.excuse("set_len", &e);
-                let origin = self.origin_bytes(&path);
-                if origin.len() as u64 == to && before.content.size() != to {
-                    // It was done and nobody could say so: now the server is to be asked.
-                    let before = before.content.read(0, before.content.size() as usize);
+                // It was done, perhaps, and nobody could say so.
+                let versions = before.version..self.fs.snapshot(&path).expect("it exists").version;
+                let mut contents = versions.filter_map(|version| self.content(&path, version));
+                let cut =
+                    |(a, b): &(Vec<u8>, Vec<u8>)| a.len() as u64 != to && b.len() as u64 == to;
+                if let Some((before, after)) = contents.find(cut) {
                     let now = self.now();
-                    self.files[of].theirs(&before, origin, now);
+                    self.files[of].theirs(&before, after, now);
                 }
                 self.files[of].ask_again();
             }
@@ -352,10 +360,7 @@ impl World {
                 let slices = self.drive(file.read_slices(offset, len));
                 let n = slices.map(|slices| {
                     buf = concat(&slices);
-                    if self.kept.len() == 6 {
-                        self.kept.pop_front();
-                    }
-                    self.kept.push_back((slices, buf.clone()));
+                    self.kept.push(slices, buf.clone());
                     buf.len()
                 });
                 ("Slices", n)
@@ -390,7 +395,7 @@ impl World {
     }
 
     pub(crate) fn check_kept(&self) {
-        if self.kept.iter().any(|(slices, bytes)| concat(slices) != *bytes) {
+        if !self.kept.are_as_they_were() {
             self.fail("slices handed out have changed");
         }
     }

@@ -104,6 +104,13 @@ impl View {
         }
     }
 
+    /// Whether somebody else may have cut off what was here.
+    pub(crate) fn may_be_gone(&self, at: usize) -> bool {
+        self.theirs
+            .iter()
+            .any(|(start, bytes)| at.checked_sub(*start).and_then(|i| bytes.get(i)) == Some(&0))
+    }
+
     pub(crate) fn may_be(&self, at: usize, byte: u8) -> bool {
         let same = |(start, bytes): &(usize, Vec<u8>)| {
             at.checked_sub(*start).and_then(|i| bytes.get(i)) == Some(&byte)
@@ -132,12 +139,18 @@ impl View {
         }
     }
 
-    /// Takes over what the origin holds in `range`, which nobody here has in another form.
-    pub(crate) fn adopt(&mut self, range: &Range<usize>, origin: &[u8]) {
-        let end = range.end.min(origin.len()).min(self.bytes.len());
-        if range.start < end {
-            self.bytes[range.start..end].copy_from_slice(&origin[range.start..end]);
+    /// Takes over what the origin holds in `range`, which nobody here has in another form. What it does not
+    /// hold any more was cut off by somebody else after it had been sent: zeros, if the file reaches
+    /// over it (`unsent_end`: as far as it does by what is not there yet).
+    pub(crate) fn adopt(&mut self, range: &Range<usize>, origin: &[u8], unsent_end: usize) {
+        let range = range.start..range.end.min(self.bytes.len());
+        for at in range.clone() {
+            self.bytes[at] = origin.get(at).copied().unwrap_or(0);
         }
-        self.settle(range);
+        self.settle(&range);
+        if range.end > origin.len() {
+            self.bytes.truncate(origin.len().max(unsent_end));
+            self.least = self.least.min(self.bytes.len());
+        }
     }
 }

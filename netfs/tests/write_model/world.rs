@@ -1,28 +1,27 @@
 //! One run: origin, cache, mounts and handles under test beside the reference.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::Thread,
-    time::{Duration, Instant},
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use netfs::{
-    File, FillPolicy, FillWhenFull, Mount, Netfs, Slices,
+    File, FillPolicy, FillWhenFull, Mount, Netfs,
     clock::{Clock, StepClock},
-    remote::{Cred, Cx, IoLimits},
+    remote::IoLimits,
 };
 use netfs_memory::{Gate, MemoryFs, VersionKind};
 
 use crate::{
-    covered::Covered,
-    disk::{Disk, DiskKind},
-    life::{Life, promise},
+    modelling::{
+        covered::Covered,
+        cx,
+        disk::{Disk, DiskKind},
+        drive::drive,
+        journal::Journal,
+        kept::Kept,
+        life::{Life, promise},
+        rng::Rng,
+        runs::Model,
+    },
     reference::FileRef,
-    rng::Rng,
 };
 
 /// So long nothing has moved: what is waited for is time, or a held call.
@@ -40,7 +39,7 @@ pub(crate) struct Handle {
 
 pub(crate) struct World {
     pub(crate) rng: Rng,
-    seed: u64,
+    pub(crate) journal: Journal,
     pub(crate) fs: Arc<MemoryFs>,
     clients: Vec<Arc<MemoryFs>>,
     pub(crate) clock: StepClock,
@@ -49,24 +48,18 @@ pub(crate) struct World {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) handles: Vec<Handle>,
     pub(crate) files: Vec<FileRef>,
-    /// Slices that were handed out, with a copy of what they were.
-    pub(crate) kept: VecDeque<(Slices, Vec<u8>)>,
-    log: VecDeque<String>,
+    pub(crate) kept: Kept,
     pub(crate) covered: Covered,
-    about: Vec<String>,
-    pub(crate) step: u64,
     /// A fault that can fail calls is in force, or its traces may be: errors are no surprise.
     pub(crate) suspect: bool,
     /// A call may be held there.
     pub(crate) gate: Option<Gate>,
 }
 
-pub(crate) fn cx() -> Cx {
-    Cx::new(Cred::new(0, 0))
-}
+impl Model for World {
+    const NAME: &'static str = "write model";
 
-impl World {
-    pub(crate) fn new(seed: u64, kind: DiskKind) -> World {
+    fn new(seed: u64, kind: DiskKind) -> World {
         let mut rng = Rng::new(seed);
         let fs = origin(&mut rng, seed);
         let mut clients = vec![Arc::clone(&fs)];
@@ -75,7 +68,7 @@ impl World {
         }
         let mut world = World {
             rng,
-            seed,
+            journal: Journal::new(seed),
             fs,
             clients,
             clock: StepClock::new(),
@@ -84,21 +77,38 @@ impl World {
             mounts: Vec::new(),
             handles: Vec::new(),
             files: Vec::new(),
-            kept: VecDeque::new(),
-            log: VecDeque::new(),
+            kept: Kept::default(),
             covered: Covered::default(),
-            about: Vec::new(),
-            step: 0,
             suspect: false,
             gate: None,
         };
         for path in world.fs.files() {
             world.adopt(&String::from_utf8_lossy(&path));
         }
+        let settings = world.fs.settings();
+        world.journal.about(format!(
+            "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, clients {}",
+            settings.unstable,
+            settings.states_before,
+            settings.break_originator,
+            settings.attr_in_reads,
+            world.clients.len(),
+        ));
         world.start();
         world
     }
 
+    fn step(&mut self, step: u64) {
+        self.journal.step = step;
+        self.random_step();
+    }
+
+    fn finish(self) -> Covered {
+        self.end()
+    }
+}
+
+impl World {
     /// Gives a file a promise, a kind of versions and limits.
     fn adopt(&mut self, path: &str) {
         let promise = promise(&mut self.rng);
@@ -111,7 +121,7 @@ impl World {
         });
         set.expect("it exists");
         let bytes = self.origin_bytes(path);
-        self.about.push(format!("{path}: {promise:?}, {versions:?}"));
+        self.journal.about(format!("{path}: {promise:?}, {versions:?}"));
         self.files.push(FileRef::new(path, Life::of(&promise), bytes));
     }
 
@@ -164,29 +174,11 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, what: impl Into<String>) {
-        if self.log.len() == 60 {
-            self.log.pop_front();
-        }
-        self.log.push_back(format!("{}: {}", self.step, what.into()));
+        self.journal.note(what);
     }
 
     pub(crate) fn fail(&self, why: &str) -> ! {
-        let log: Vec<_> = self.log.iter().map(String::as_str).collect();
-        let settings = self.fs.settings();
-        panic!(
-            "seed {}, step {}\n{}\nunstable {}, states_before {}, break_originator {}, \
-             attr_in_reads {}, clients {}\nlast steps:\n{}\n{why}\nrepeat with NETFS_MODEL_SEED={}",
-            self.seed,
-            self.step,
-            self.about.join("\n"),
-            settings.unstable,
-            settings.states_before,
-            settings.break_originator,
-            settings.attr_in_reads,
-            self.clients.len(),
-            log.join("\n"),
-            self.seed
-        );
+        self.journal.fail(why)
     }
 
     /// Fails unless it is right.
@@ -227,25 +219,13 @@ impl World {
     /// pass (a pause after a failure) gets it, then what waits for a held call, then what waits for the
     /// server to behave.
     pub(crate) fn drive<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        let started = Instant::now();
-        loop {
-            if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return out;
-            }
-            let before = Instant::now();
-            std::thread::park_timeout(STALL);
-            if before.elapsed() < STALL {
-                continue;
-            }
+        drive(work, STALL, |waited| {
             match &self.gate {
                 Some(gate) if !gate.is_released() => gate.release(),
                 _ if self.suspect => self.clock.advance(Duration::from_millis(200)),
                 // Reclaim and the flusher look again after a while of their own.
                 _ => self.clock.advance(Duration::from_millis(10)),
             }
-            let waited = started.elapsed();
             if self.suspect && waited > Duration::from_millis(300) {
                 self.fs.clear_faults();
             }
@@ -253,24 +233,12 @@ impl World {
                 eprintln!("waits: {:?}", self.netfs.as_ref().map(Netfs::waits));
                 self.fail("a call hangs (half a minute without an answer)");
             }
-        }
+        })
     }
 
     pub(crate) fn now(&self) -> netfs::clock::BootTime {
         self.clock.now()
     }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-pub(crate) fn concat(slices: &Slices) -> Vec<u8> {
-    slices.iter().flat_map(|s| s.iter().copied()).collect()
 }
 
 pub(crate) fn limits(rng: &mut Rng) -> IoLimits {

@@ -204,20 +204,29 @@ impl FolioIndex {
         self.dirty_end.fetch_max(end, Ordering::Release);
     }
 
-    /// All of a folio's bytes as they are now. As long as the slice lives nobody changes them.
-    pub(crate) fn pin(&self, folio: &Arc<Folio>) -> Slice {
-        let _held = self.content.read();
-        let mem = folio.with_dirt(|d| d.and_then(|d| d.overlay.clone()));
-        let mem = mem.unwrap_or_else(|| Arc::clone(folio.mem_arc()));
+    /// All of a folio's bytes as they are now. As long as the slice lives nobody changes them. None if
+    /// the folio was taken out of the index (its memory may be being filled, with nothing laid aside any
+    /// more), or is being filled and nothing was written to it.
+    fn pin(&self, folio: &Arc<Folio>) -> Option<Slice> {
+        let content = self.content.read();
+        if !content.slots.holds(folio) {
+            return None;
+        }
+        let overlay = folio.with_dirt(|d| d.and_then(|d| d.overlay.clone()));
+        let mem = match overlay {
+            None if folio.is_locked() => return None,
+            None => Arc::clone(folio.mem_arc()),
+            Some(overlay) => overlay,
+        };
         let len = mem.len();
-        Slice::settled(mem, 0..len)
+        Some(Slice::settled(mem, 0..len))
     }
 
     /// Gives a folio whose memory somebody holds (or its overlay) a copy in `new`, which is as long. No
     /// effect if the folio is not indexed any more, or its memory not held: look again.
     pub(crate) fn unshare(&self, folio: &Arc<Folio>, new: NewMem) {
         // Pinned, so that nobody writes to it between the copy and the exchange.
-        let pinned = self.pin(folio);
+        let Some(pinned) = self.pin(folio) else { return };
         let mem = settled(new);
         if !in_place::copy_with(pinned.mem(), &mem, None) {
             return;

@@ -271,6 +271,24 @@ fn w1_memory_that_anybody_holds_is_copied_before_it_is_written_to() {
     world.check_pins();
 }
 
+/// A writer found an overlay held, and went for memory; meanwhile the file's version moved.
+#[test]
+fn w1_a_folio_demoted_under_a_writer_that_was_to_copy_it_is_left_alone() {
+    let mut world = World::new();
+    world.fetch(0, PAGE_SIZE);
+    world.write(10, 20);
+    world.step(Op::Take(0, PAGE_SIZE));
+    let writer = Writer(0);
+    let rest = Piece { offset: 12, bytes: &[9; 3], writer, group: None, now: BootTime::ZERO };
+    let Step::Shared(folio) = world.index.write_step(&rest) else { panic!("an upload holds it") };
+    world.step(Op::Clear);
+    let mem = world.one(&folio);
+    world.index.unshare(&folio, mem);
+    world.write(12, 3);
+    world.end_upload(true);
+    world.finish();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]

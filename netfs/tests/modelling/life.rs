@@ -7,7 +7,7 @@ use netfs::{
     remote::{Promise, PromiseKind},
 };
 
-use crate::rng::Rng;
+use super::rng::Rng;
 
 /// How long the server vouches for what a reply said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

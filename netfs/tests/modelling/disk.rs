@@ -12,7 +12,7 @@ use netfs::{
     remote::VolumeId,
 };
 
-use crate::rng::Rng;
+use super::rng::Rng;
 
 /// Which backend a run uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,40 @@
+//! Futures run on the thread of the test, which sees when nothing moves any more.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
+    time::{Duration, Instant},
+};
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Runs `work` to its end. Whenever nothing has woken it for `patience`, `idle` is told how long all of it
+/// has taken so far: it lets time pass, or somebody go on, or ends the test.
+pub(crate) fn drive<T>(
+    work: impl Future<Output = T>,
+    patience: Duration,
+    mut idle: impl FnMut(Duration),
+) -> T {
+    let mut work = pin!(work);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let started = Instant::now();
+    loop {
+        if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return out;
+        }
+        let before = Instant::now();
+        std::thread::park_timeout(patience);
+        if before.elapsed() >= patience {
+            idle(started.elapsed());
+        }
+    }
+}
