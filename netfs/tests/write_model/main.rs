@@ -23,14 +23,19 @@
 //!   then everything else does. After a permanent failure of an fsync writes fail with the same error until
 //!   then. (One more: where replies do not state the version before, a read beside many uploads may give
 //!   up with `ESTALE`.) Whoever had the file open hears of discarded bytes once.
+//! - A file that somebody removed answers `ESTALE` as soon as this context was told or has asked; what was
+//!   written to it after that reaches nobody, every opener hears of it once, and nothing else suffers.
+//! - Faults of the cache explain nothing: they never show.
 //! - Slices handed out never change. The adapter contract is never broken (`take_breaches`).
 //!
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS` and `scripts/model.sh` as for the read side.
 
 #[path = "../modelling/mod.rs"]
 mod modelling;
+mod others;
 mod racing;
 mod reference;
+mod removed;
 mod server;
 mod steps;
 mod view;
@@ -48,6 +53,10 @@ const MUSTS: &[&str] = &[
     "discard: done",
     "restart",
     "overtaken",
+    "conflict: Write, after it: false",
+    "conflict: Write, after it: true",
+    "removed: written to",
+    "removed: told of the loss",
     "burst",
     "stats write_throttled",
     "stats write_conflicts",
