@@ -36,6 +36,7 @@ use crate::{
     sizes::Sizes,
     sync::Arc,
     waits::WaitKind,
+    writeback::is_gone,
 };
 
 /// Unanswered reads of the same bytes beyond which no further one is sent.
@@ -320,6 +321,11 @@ impl Fetch {
         let early = tag.version.take();
         tag.version = facts.version.clone();
         let failed = matches!(outcome, Outcome::Failed(_));
+        if let Outcome::Failed(error) = &outcome
+            && is_gone(error)
+        {
+            self.who.inode.mark_deleted();
+        }
         if !failed {
             tag.late = self.who.inode.apply(&facts, &tag.epoch, &self.folios) == Verdict::Late;
         }

@@ -247,6 +247,18 @@ fn p_d25_the_servers_word_that_a_file_is_gone_is_remembered() {
 }
 
 #[test]
+fn p_d25_a_read_that_finds_a_file_gone_tells_all_readers_of_it() {
+    let fs = origin().file("a", SIZE as u64).build().unwrap();
+    let bench = Bench::with(&fs, None, |b| b.fill(netfs::FillPolicy::Exact).readahead_max(0));
+    let file = bench.open("a");
+    read(&file, 0, 10).unwrap();
+    fs.change("a").silently().remove().unwrap();
+    read(&file, 0, 10).expect("nobody knows");
+    fails(read(&file, SIZE as u64 - 10, 10), Errno::ESTALE);
+    fails(read(&file, 0, 10), Errno::ESTALE);
+}
+
+#[test]
 fn p_d41_p_d71_a_late_reply_neither_shrinks_the_file_nor_brings_old_bytes() {
     for op in [Op::Getattr, Op::Validate] {
         let fs = origin().file("a", 1000).build().unwrap();

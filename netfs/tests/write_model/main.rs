@@ -21,16 +21,23 @@
 //!   leave only the newest state.
 //! - Errors need a fault of the origin that explains them; once faults are gone one `sync` succeeds, and
 //!   then everything else does. After a permanent failure of an fsync writes fail with the same error until
-//!   then. (One more: where replies do not state the version before, a read beside many uploads may give
-//!   up with `ESTALE`.) Whoever had the file open hears of discarded bytes once.
+//!   then. (One more: beside many uploads of a file whose version is not known, because replies do not state
+//!   the version before or somebody else has just changed it, a read may give up with `ESTALE`.) Whoever had
+//!   the file open hears of discarded bytes once.
+//! - A file that somebody removed answers `ESTALE` as soon as this context was told or has asked; what was
+//!   written to it after that reaches nobody, every opener hears of it once, and nothing else suffers.
+//! - Faults of the cache explain nothing: they never show.
 //! - Slices handed out never change. The adapter contract is never broken (`take_breaches`).
 //!
-//! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS` and `scripts/model.sh` as for the read side.
+//! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS`: see `modelling/runs.rs`; `scripts/model.sh` as for
+//! the read side.
 
 #[path = "../modelling/mod.rs"]
 mod modelling;
+mod others;
 mod racing;
 mod reference;
+mod removed;
 mod server;
 mod steps;
 mod view;
@@ -48,6 +55,10 @@ const MUSTS: &[&str] = &[
     "discard: done",
     "restart",
     "overtaken",
+    "conflict: Write, after it: false",
+    "conflict: Write, after it: true",
+    "removed: written to",
+    "removed: told of the loss",
     "burst",
     "stats write_throttled",
     "stats write_conflicts",
@@ -57,15 +68,15 @@ const MUSTS: &[&str] = &[
 
 #[test]
 fn every_byte_written_is_shown_and_kept_without_a_disk() {
-    run::<World>(DiskKind::None, 11_000, 7, MUSTS);
+    run::<World>(DiskKind::None, 11_000, 34, MUSTS);
 }
 
 #[test]
 fn every_byte_written_is_shown_and_kept_on_the_memory_backend() {
-    run::<World>(DiskKind::Memory, 12_000, 7, MUSTS);
+    run::<World>(DiskKind::Memory, 12_000, 33, MUSTS);
 }
 
 #[test]
 fn every_byte_written_is_shown_and_kept_on_a_cache_directory() {
-    run::<World>(DiskKind::Directory, 13_000, 6, MUSTS);
+    run::<World>(DiskKind::Directory, 13_000, 33, MUSTS);
 }

@@ -1,8 +1,8 @@
-//! Steps of the server, of others, and of the end.
+//! Steps of the server, of the cache's disk, and of the end.
 
 use std::time::Duration;
 
-use netfs::{Errno, coherency::BreakReason};
+use netfs::Errno;
 use netfs_memory::{Effect, Fault, Op};
 
 use crate::{
@@ -11,64 +11,6 @@ use crate::{
 };
 
 impl World {
-    /// Somebody else changes a file.
-    pub(crate) fn change(&mut self) {
-        self.nothing_dirty();
-        let of = self.rng.index(self.files.len());
-        let path = self.files[of].path.clone();
-        let size = self.fs.size(&path).expect("it exists");
-        let silent = self.rng.chance(50) && self.files[of].choices() < 5;
-        let (at, len) = self.rng.span(size);
-        let end = (at + len).min(500_000);
-        let at = at.min(end);
-        let change = self.fs.change(&path);
-        let change = if silent { change.silently() } else { change };
-        let (what, done) = match self.rng.within(0..10) {
-            0 => ("rewrite", change.rewrite()),
-            1..5 => ("rewrite_range", change.rewrite_range(at..end)),
-            5 if size < 500_000 => ("append", change.append(len.min(50_000))),
-            6 => ("truncate", change.truncate(at)),
-            7 => ("punch", change.punch(at..end)),
-            8 => ("rewrite_sized", change.rewrite_sized(at)),
-            _ => ("touch", change.touch()),
-        };
-        let version = done.expect("the change is possible").version;
-        let (before, after) = self.content(&path, version - 1).expect("young");
-        let now = self.now();
-        self.files[of].theirs(&before, after, now);
-        if !silent {
-            self.files[of].ask_again();
-        }
-        self.covered.note(format!("change: {what}"));
-        self.note(format!("{what} {path}{} {at}..{end}", if silent { " silently" } else { "" }));
-    }
-
-    /// A version of a file, and the next one, if they are not too old.
-    pub(crate) fn content(&self, path: &str, version: u64) -> Option<(Vec<u8>, Vec<u8>)> {
-        let bytes = |version| {
-            let snapshot = self.fs.snapshot_of(path, version).expect("it exists")?;
-            Some(snapshot.content.read(0, snapshot.content.size() as usize))
-        };
-        Some((bytes(version)?, bytes(version + 1)?))
-    }
-
-    pub(crate) fn event(&mut self) {
-        let reasons = [BreakReason::Callback, BreakReason::ServerReset, BreakReason::Disconnected];
-        let reason = self.rng.pick(&reasons);
-        match self.rng.within(0..6) {
-            0 => drop(self.fs.break_all(reason)),
-            1 => self.fs.scrub(reason),
-            _ => {
-                let of = self.rng.index(self.files.len());
-                self.fs.send_break(&self.files[of].path).expect("it exists");
-                self.files[of].ask_again();
-                return self.note(format!("break {}", self.files[of].path));
-            }
-        }
-        self.files.iter_mut().for_each(|f| f.ask_again());
-        self.note("events for all");
-    }
-
     /// What was acknowledged as unstable is lost; we must send it again.
     pub(crate) fn restart_server(&mut self) {
         let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
@@ -105,6 +47,41 @@ impl World {
             4..7 => self.failing(),
             _ => self.permanent(),
         }
+    }
+
+    /// The cache fails; nobody may notice.
+    pub(crate) fn cache_fault(&mut self) {
+        if self.rng.chance(50) {
+            return self.cache_behaves();
+        }
+        if self.rng.chance(30) {
+            let of = self.rng.index(self.files.len());
+            let key = self.fs.key(&self.files[of].path).expect("it exists");
+            let volume = self.mounts[0].volume_id().clone();
+            if self.disk.corrupt(&mut self.rng, &volume, &key, self.files[of].size()) {
+                self.covered.note("a stored byte is damaged");
+                self.note("a stored byte is damaged");
+            }
+            return;
+        }
+        if let Some(said) = self.disk.misbehave(&mut self.rng) {
+            self.cache_hangs |= said.contains("hangs");
+            self.covered.note("fault of the cache");
+            self.note(said);
+        }
+    }
+
+    pub(crate) fn cache_behaves(&mut self) {
+        self.disk.behave();
+        self.cache_hangs = false;
+        self.note("the cache behaves");
+    }
+
+    pub(crate) fn drain(&mut self) {
+        if self.cache_hangs {
+            self.cache_behaves();
+        }
+        self.drive(self.netfs().drain_fills());
     }
 
     fn harmless(&mut self) {
@@ -201,7 +178,9 @@ impl World {
 
     /// The end of a process, which uploads what it has.
     fn stop(&mut self) {
+        self.cache_behaves();
         self.handles.clear();
+        self.removed.clear();
         self.mounts.clear();
         let netfs = self.take_netfs();
         self.covered.context(&netfs.stats());
@@ -226,6 +205,7 @@ impl World {
     /// At the end everything must be readable and on the server.
     pub(crate) fn end(mut self) -> Covered {
         self.calm();
+        self.cache_behaves();
         self.clock.advance(Duration::from_secs(500));
         for _ in 0..10 {
             self.read_one(true);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use netfs::{Error, File, MemoryUse, ReadOptions};
+use netfs::{Errno, Error, File, MemoryUse, ReadOptions};
 
 use crate::{
     modelling::{cx, kept::concat},
@@ -16,27 +16,31 @@ impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
         match self.rng.within(0..1000) {
-            0..330 => self.write(),
-            330..370 => self.append(),
-            370..460 => self.fsync(),
-            460..490 => self.flush_range(),
-            490..540 => self.set_len(),
-            540..640 => self.change(),
-            640..660 => self.event(),
-            660..690 => self.pass_time(),
-            690..730 => self.forget(),
+            0..310 => self.write(),
+            310..350 => self.append(),
+            350..440 => self.fsync(),
+            440..470 => self.flush_range(),
+            470..520 => self.set_len(),
+            520..610 => self.change(),
+            610..625 => self.conflict(),
+            625..630 => self.remove(),
+            630..645 => self.use_removed(),
+            645..665 => self.event(),
+            665..695 => self.pass_time(),
+            695..730 => self.forget(),
             730..750 => self.sync(),
-            750..800 => self.open(),
-            800..815 => self.close(),
-            815..860 => self.overtaken(),
-            860..890 => self.burst(),
-            890..935 => self.fault(),
-            935..942 => self.restart(),
-            942..950 => self.restart_server(),
-            950..965 => self.renegotiate(),
-            965..980 => self.discard(),
-            980..990 => self.ask_size(),
-            _ => self.drive(self.netfs().drain_fills()),
+            750..795 => self.open(),
+            795..810 => self.close(),
+            810..850 => self.overtaken(),
+            850..880 => self.burst(),
+            880..920 => self.fault(),
+            920..940 => self.cache_fault(),
+            940..946 => self.restart(),
+            946..954 => self.restart_server(),
+            954..968 => self.renegotiate(),
+            968..982 => self.discard(),
+            982..992 => self.ask_size(),
+            _ => self.drain(),
         }
         self.read_one(true);
         self.nothing_dirty();
@@ -232,8 +236,13 @@ impl World {
 
     pub(crate) fn sync(&mut self) {
         let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
-        let result = self.drive(self.netfs().sync());
+        let mut result = self.drive(self.netfs().sync());
         self.note(format!("sync: {result:?}"));
+        if !self.removed.is_empty() && result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE) {
+            // It told of files that are gone. Nothing is left to tell of.
+            result = self.drive(self.netfs().sync());
+            self.note(format!("sync again: {result:?}"));
+        }
         match result {
             Ok(()) => (0..self.files.len()).for_each(|of| self.uploaded(of, &before[of])),
             Err(e) => self.excuse("sync", &e),

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use netfs::{
-    File, FillPolicy, FillWhenFull, Mount, Netfs,
+    Errno, File, FillPolicy, FillWhenFull, Mount, Netfs,
     clock::{Clock, StepClock},
     remote::IoLimits,
 };
@@ -22,6 +22,7 @@ use crate::{
         runs::Model,
     },
     reference::FileRef,
+    removed::Removed,
 };
 
 /// So long nothing has moved: what is waited for is time, or a held call.
@@ -48,6 +49,12 @@ pub(crate) struct World {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) handles: Vec<Handle>,
     pub(crate) files: Vec<FileRef>,
+    /// Files that are gone, and who has them open still.
+    pub(crate) removed: Vec<Removed>,
+    /// Names may lead to other files without anybody having been told.
+    pub(crate) names_fuzzy: bool,
+    /// Calls of the cache may hang: time must pass for the others to come through.
+    pub(crate) cache_hangs: bool,
     pub(crate) kept: Kept,
     pub(crate) covered: Covered,
     /// A fault that can fail calls is in force, or its traces may be: errors are no surprise.
@@ -77,13 +84,17 @@ impl Model for World {
             mounts: Vec::new(),
             handles: Vec::new(),
             files: Vec::new(),
+            removed: Vec::new(),
+            names_fuzzy: false,
+            cache_hangs: false,
             kept: Kept::default(),
             covered: Covered::default(),
             suspect: false,
             gate: None,
         };
         for path in world.fs.files() {
-            world.adopt(&String::from_utf8_lossy(&path));
+            let file = world.adopt(&String::from_utf8_lossy(&path));
+            world.files.push(file);
         }
         let settings = world.fs.settings();
         world.journal.about(format!(
@@ -110,7 +121,7 @@ impl Model for World {
 
 impl World {
     /// Gives a file a promise, a kind of versions and limits.
-    fn adopt(&mut self, path: &str) {
+    pub(crate) fn adopt(&mut self, path: &str) -> FileRef {
         let promise = promise(&mut self.rng);
         let versions = self.rng.pick(&[VersionKind::Number, VersionKind::Etag]);
         let limits = limits(&mut self.rng);
@@ -122,7 +133,7 @@ impl World {
         set.expect("it exists");
         let bytes = self.origin_bytes(path);
         self.journal.about(format!("{path}: {promise:?}, {versions:?}"));
-        self.files.push(FileRef::new(path, Life::of(&promise), bytes));
+        FileRef::new(path, Life::of(&promise), bytes)
     }
 
     /// A new process on what the old one left.
@@ -154,6 +165,7 @@ impl World {
             self.mounts.push(mount.expect("mount"));
         }
         self.netfs = Some(netfs);
+        self.names_fuzzy = false;
         self.note(format!("start, budget {budget}, dirty {background} {limit}"));
         for _ in 0..4 {
             self.open();
@@ -203,10 +215,14 @@ impl World {
         });
         self.note(format!("open {path}: {}", opened.is_ok()));
         match opened {
+            Ok(file) if self.fs.key(&path).is_ok_and(|key| key != file.node().key()) => {
+                self.opened_removed(file, writable);
+            }
             Ok(file) => {
                 self.handles.push(Handle { file: Arc::new(file), of, writable, lost: false });
             }
             Err(_) if self.suspect => {}
+            Err(e) if self.names_fuzzy && e.errno() == Errno::ESTALE => {}
             Err(e) => self.fail(&format!("open {path}: {e:?}")),
         }
         if self.handles.len() > 8 {
@@ -222,7 +238,9 @@ impl World {
         drive(work, STALL, |waited| {
             match &self.gate {
                 Some(gate) if !gate.is_released() => gate.release(),
-                _ if self.suspect => self.clock.advance(Duration::from_millis(200)),
+                _ if self.suspect || self.cache_hangs => {
+                    self.clock.advance(Duration::from_millis(200))
+                }
                 // Reclaim and the flusher look again after a while of their own.
                 _ => self.clock.advance(Duration::from_millis(10)),
             }
