@@ -106,6 +106,8 @@ counters! {
     write_conflicts: Counter,
     /// DIO and unbuffered reads (DR).
     dio_reads: Counter,
+    /// Writes past both caches.
+    dio_writes: Counter,
     /// Readahead requests (RA).
     readahead: Counter,
     /// Read requests for a missing folio (RF).

@@ -37,7 +37,7 @@ pub(crate) use lookup::Lookup;
 use lookup::Slices;
 use slots::Slots;
 pub(crate) use write::{Piece, Step, Written};
-pub(crate) use writeback::{Sent, Unit};
+pub(crate) use writeback::{Sent, Unit, Which};
 
 use super::{
     budget::Account,

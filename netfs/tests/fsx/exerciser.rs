@@ -118,7 +118,8 @@ impl Exerciser {
                 let end = self.good.len() as u64;
                 let bytes = self.pattern(end, len.min(self.style.max_size.saturating_sub(end)));
                 let at = self.subject().file.blocking().append(&bytes);
-                self.right(at.as_ref().ok() == Some(&end), || format!("{at:?}, not {end}"));
+                let there = end..end + bytes.len() as u64;
+                self.right(at.as_ref().ok() == Some(&there), || format!("{at:?}, not {there:?}"));
                 self.put(end, &bytes);
             }
             Op::Truncate { size } => {

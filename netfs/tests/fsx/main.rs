@@ -14,7 +14,7 @@
 mod exerciser;
 mod op;
 mod origin;
-#[path = "../model/rng.rs"]
+#[path = "../modelling/rng.rs"]
 #[expect(dead_code, reason = "the model tests choose in more ways")]
 mod rng;
 mod subject;

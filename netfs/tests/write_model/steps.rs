@@ -131,28 +131,21 @@ impl World {
         let len = self.rng.within(1..9000);
         let bytes = self.bytes(len);
         let claim = self.files[of].claim(self.now());
-        let before = self.netfs().stats().write_bytes;
         let result = self.drive(file.append(&bytes));
         let path = self.files[of].path.clone();
         self.note(format!("append {path} {len}: {result:?}"));
         match result {
             Ok(at) => {
-                self.covered.note("append: done");
-                let judged = self.files[of].judge_size(claim, at);
-                self.check(judged);
-                self.files[of].wrote(at, &bytes);
-            }
-            Err(e) => {
-                self.excuse("append", &e);
-                // It may have stopped half-way.
-                let n = self.netfs().stats().write_bytes - before;
-                if n > 0 {
-                    let at = file.sizes().i_size - n;
-                    let judged = self.files[of].judge_size(claim, at);
-                    self.check(judged);
-                    self.files[of].wrote(at, &bytes[..n as usize]);
+                let n = at.end - at.start;
+                if n > len || n < len && !self.suspect || n == 0 {
+                    self.fail("a short append");
                 }
+                self.covered.note("append: done");
+                let judged = self.files[of].judge_size(claim, at.start);
+                self.check(judged);
+                self.files[of].wrote(at.start, &bytes[..n as usize]);
             }
+            Err(e) => self.excuse("append", &e),
         }
     }
 

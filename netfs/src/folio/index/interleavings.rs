@@ -303,7 +303,7 @@ fn shuttle_w1_w2_a_step_is_never_seen_torn_and_slices_never_change() {
         }
         readers.into_iter().for_each(|r| r.join().expect("no panic"));
         // All of it goes to the server and is clean again, whatever memory it is in.
-        let sent = world.index.take_dirty(&(0..PAGE), u64::MAX, Unit::EXACT);
+        let sent = world.index.take_dirty(&(0..PAGE), u64::MAX);
         assert!(sent.len() == 1 && sent[0].data.iter().all(|b| *b == 3));
         drop(sent);
         world.index.written(&(0..PAGE));
@@ -334,7 +334,7 @@ fn shuttle_w4_eviction_beside_a_write_and_its_upload_leaks_nothing() {
         let now = crate::clock::BootTime::ZERO;
         let piece = Piece { offset: 100, bytes: &[7; 9], writer, group: None, now };
         if let Step::Wrote(_) = world.index.write_step(&piece) {
-            drop(world.index.take_dirty(&(0..PAGE), u64::MAX, Unit::EXACT));
+            drop(world.index.take_dirty(&(0..PAGE), u64::MAX));
             world.index.written(&(0..PAGE));
         }
         evicting.join().expect("no panic");

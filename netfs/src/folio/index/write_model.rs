@@ -79,8 +79,7 @@ impl World {
                 self.end_fetch(fetch, ok);
             }
             Op::Take(at, n) if self.upload.is_empty() => {
-                let taken =
-                    self.index.take_dirty(&(at as u64..(at + n) as u64), u64::MAX, Unit::EXACT);
+                let taken = self.index.take_dirty(&(at as u64..(at + n) as u64), u64::MAX);
                 for sent in taken {
                     let bytes = sent.data.to_vec();
                     let range = sent.range.start as usize..sent.range.end as usize;
@@ -197,7 +196,7 @@ impl World {
             self.server[range.clone()].copy_from_slice(bytes);
             self.version += 1;
             self.index.written(&sent.range);
-            let again = self.index.take_dirty(&sent.range, u64::MAX, Unit::EXACT);
+            let again = self.index.take_dirty(&sent.range, u64::MAX);
             self.local[range].fill(None);
             for newer in again {
                 let at = newer.range.start as usize;

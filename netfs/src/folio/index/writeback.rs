@@ -1,10 +1,10 @@
 //! What a file's dirt goes through on its way to the server.
 //!
-//! [`take_dirty`](FolioIndex::take_dirty) makes a snapshot: slices of what is dirty now. Whoever writes
+//! [`take_dirty_of`](FolioIndex::take_dirty_of) makes a snapshot: slices of what is dirty now. Whoever writes
 //! to those folios meanwhile gets other memory (W1), so what is sent is neither torn nor lost. Then each
 //! range comes back as [`written`](FolioIndex::written) or [`redirty`](FolioIndex::redirty).
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use super::{Content, FolioIndex, Removed};
 use crate::{
@@ -25,14 +25,29 @@ pub(crate) struct Unit {
     pub(crate) size: u64,
 }
 
+#[cfg(test)]
 impl Unit {
     /// Exactly what is dirty.
-    #[cfg(test)]
     pub(crate) const EXACT: Unit = Unit { bytes: 1, size: 0 };
 }
 
+/// What to take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Which {
+    /// All that is dirty.
+    All,
+    /// One group's, or what belongs to none.
+    Group(Option<Group>),
+}
+
+impl Which {
+    fn has(self, group: Option<Group>) -> bool {
+        self == Which::All || self == Which::Group(group)
+    }
+}
+
 /// Bytes on their way to the server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sent {
     /// Where in the file.
     pub(crate) range: Range<u64>,
@@ -73,9 +88,33 @@ impl FolioIndex {
         content.dirty.iter().filter_map(since).min()
     }
 
+    /// The groups of what is dirty in `range`.
+    pub(crate) fn dirty_groups(&self, range: &Range<u64>) -> BTreeSet<Option<Group>> {
+        let content = self.content.read();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        let group = |offset: &u64| {
+            let folio = content.slots.get(*offset)?;
+            let within = within(folio, range);
+            folio.with_dirt(|d| d.filter(|d| d.dirty.touches(&within)).map(|d| d.group))
+        };
+        content.dirty.range(first..range.end.max(first)).filter_map(group).collect()
+    }
+
+    /// Exactly what is dirty in `range`.
+    #[cfg(test)]
+    pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64) -> Vec<Sent> {
+        self.take_dirty_of(range, max, Which::All, Unit::EXACT)
+    }
+
     /// Takes what is dirty in `range`, in file order and up to about `max` bytes, with what is known around
     /// it up to multiples of the server's unit.
-    pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64, unit: Unit) -> Vec<Sent> {
+    pub(crate) fn take_dirty_of(
+        &self,
+        range: &Range<u64>,
+        max: u64,
+        which: Which,
+        unit: Unit,
+    ) -> Vec<Sent> {
         let content = self.content.write();
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -87,8 +126,10 @@ impl FolioIndex {
                 break;
             }
             bytes += folio.change_dirt(|dirt| match dirt {
-                Some(dirt) => take_of(folio, dirt, range, unit, &mut taken),
-                None => 0,
+                Some(dirt) if which.has(dirt.group) => {
+                    take_of(folio, dirt, range, unit, &mut taken)
+                }
+                _ => 0,
             });
         }
         taken
