@@ -1,10 +1,13 @@
 //! [`File`]: an open file, the one interface all fronts use.
 
+mod advise;
 mod blocking;
+mod space;
 mod writing;
 
 use std::{fmt, ops::Range, sync::OnceLock};
 
+pub use advise::{Advice, Evicted};
 pub use blocking::Blocking;
 use bytes::Bytes;
 
@@ -13,13 +16,14 @@ use crate::{
     error::{Errno, Error, Result},
     folio::Origin,
     fscache::{CacheMiss, Cookie, CookieUse, TryRead},
+    inode::OpenCount,
     iomode::Mode,
     namespace::Node,
     read::{self, GATHER_MAX, Slices, Who, ahead::Ahead, buffered::Reader, readahead::Streams},
     remote::{Attr, Cx, FileKind},
     request::plan,
     sizes::Sizes,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU8},
     writeback::{
         Writing,
         flush::{Wait, flush},
@@ -66,8 +70,12 @@ pub struct File {
     who: Who,
     streams: Mutex<Streams>,
     ahead: Arc<Ahead>,
+    /// See `advise`.
+    advice: AtomicU8,
     writable: bool,
     writing: Writing,
+    /// Last: it counts until all else is gone.
+    _open: OpenCount,
 }
 
 impl File {
@@ -76,7 +84,9 @@ impl File {
         let writing = Writing::default();
         who.inode.wb.opened(&writing);
         let (streams, ahead) = (Mutex::default(), Arc::default());
-        let file = File { cookie: OnceLock::new(), who, streams, ahead, writable, writing };
+        let (cookie, advice) = (OnceLock::new(), AtomicU8::new(0));
+        let _open = OpenCount::new(&who.inode);
+        let file = File { cookie, who, streams, ahead, advice, writable, writing, _open };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file
@@ -140,7 +150,7 @@ impl File {
         if let Some(n) = self.memory_hit(offset, buf) {
             return Ok(n);
         }
-        self.read_at_with(offset, buf, ReadOptions::default()).await
+        self.read_at_with(offset, buf, self.advised()).await
     }
 
     /// [`read_at`](File::read_at) with options.
@@ -302,7 +312,7 @@ impl File {
 
     fn note_stream(&self, range: &Range<u64>) -> Option<Range<u64>> {
         let inode = &self.who.inode;
-        let tuning = &inode.core.options.readahead;
+        let tuning = &self.tuning();
         if !tuning.is_on() {
             return None;
         }

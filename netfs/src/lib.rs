@@ -56,13 +56,15 @@ mod writeback;
 
 pub use context::{Builder, FillPolicy, Netfs, Undone};
 pub use error::{Errno, Error, Result};
-pub use file::{Blocking, File, MemoryUse, ReadOptions, TryReadAt};
+pub use file::{Advice, Blocking, Evicted, File, MemoryUse, ReadOptions, TryReadAt};
 pub use fscache::FillWhenFull;
 pub use namespace::{BlockingMount, DirListEntry, Mount, Node};
 pub use read::Slices;
 pub use sizes::Sizes;
 pub use stats::Stats;
 pub use waits::{WaitInfo, WaitKind};
+pub use write::hole::FallocateMode;
+pub use writeback::conflict::{Conflict, ConflictHook, ConflictPolicy};
 
 /// The README's adapter, compiled and run.
 #[cfg(doctest)]

@@ -2,8 +2,9 @@
 //!
 //! - [`modify`] decides how a write changes one folio (rows 51 to 58);
 //! - [`buffered`] does it, with the memory it takes;
-//! - [`resize`] cuts and extends files.
+//! - [`resize`] cuts and extends files; [`hole`] makes zeros and reserves space.
 
 pub(crate) mod buffered;
+pub(crate) mod hole;
 pub(crate) mod modify;
 pub(crate) mod resize;

@@ -5,6 +5,7 @@
 //! | [`flush`](mod@flush) | rounds over one file: takes what is dirty, has it uploaded, settles it |
 //! | [`upload`] | one upload: what [`request::write`](crate::request::write) decides, done |
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
+//! | [`conflict`] | what becomes of dirty bytes when somebody else has changed the file |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
 //!
@@ -15,6 +16,7 @@
 //! [discards](crate::File::discard_dirty) them.
 
 pub(crate) mod chain;
+pub(crate) mod conflict;
 pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod room;
@@ -35,6 +37,7 @@ pub(crate) struct Writeback {
     /// One round at a time.
     queue: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    pub(crate) conflicts: conflict::Conflicts,
 }
 
 #[derive(Default)]
@@ -91,6 +94,12 @@ impl Writeback {
         owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
     }
 
+    /// Some writer, to ask the server as.
+    fn any_owner(&self) -> Option<(DynFile, Cx)> {
+        let state = self.state.lock();
+        state.owners.first().map(|o| (Arc::clone(&o.remote), o.cx.clone()))
+    }
+
     /// Forgets who has closed the file, if nothing is dirty.
     fn forget_closed(&self, clean: impl FnOnce() -> bool) {
         let mut state = self.state.lock();
@@ -115,6 +124,12 @@ impl Writeback {
     /// Why bytes of this file could not be uploaded, if the last attempt failed for good.
     pub(crate) fn parked(&self) -> Option<Error> {
         self.state.lock().parked.clone()
+    }
+
+    /// Nothing is left that could not be uploaded, or met somebody else's change.
+    pub(crate) fn nothing_dirty(&self) {
+        self.set_parked(None);
+        self.conflicts.settle();
     }
 
     pub(crate) fn set_parked(&self, error: Option<Error>) {

@@ -13,6 +13,7 @@ use crate::{
         resize,
     },
     writeback::{
+        conflict::ConflictPolicy,
         flush::{Wait, flush, quiesce},
         flusher::flush_listed,
         is_transient,
@@ -59,7 +60,7 @@ impl File {
         Ok(offset)
     }
 
-    async fn write_locked(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+    pub(super) async fn write_locked(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let inode = &self.who.inode;
         inode.core.check_open()?;
         if let Some(error) = inode.wb.parked() {
@@ -112,7 +113,8 @@ impl File {
             // The upload goes on without us.
             let result = self.who.by_deadline(round).await;
             let error = match result {
-                Ok(()) => return Ok(()),
+                // That what was sent lies over somebody else's bytes came out just now.
+                Ok(()) => return inode.wb.take_lost(&self.writing).map_or(Ok(()), Err),
                 Err(error) if !is_transient(&error) => return Err(error),
                 Err(error) => error,
             };
@@ -156,6 +158,13 @@ impl File {
         bytes
     }
 
+    /// What becomes of bytes of this file that are dirty when somebody else changes it, whoever wrote them and
+    /// however it was opened; `None`: as its mount says. With
+    /// [`Merge`](crate::ConflictPolicy::Merge), bytes that were parked for a conflict are uploaded again.
+    pub fn set_conflict_policy(&self, policy: Option<ConflictPolicy>) {
+        self.who.inode.set_conflict_policy(policy);
+    }
+
     /// Uploads what was written, then closes the file (close-to-open). Dropping a `File` leaves what was
     /// written to the flusher.
     ///
@@ -166,12 +175,12 @@ impl File {
     }
 
     /// The file's write lock.
-    async fn alone(&self) -> Result<OwnedMutexGuard<()>> {
+    pub(super) async fn alone(&self) -> Result<OwnedMutexGuard<()>> {
         let lock = Arc::clone(&self.who.inode.wb.write);
         self.who.by_deadline(async { Ok(lock.lock_owned().await) }).await
     }
 
-    fn check_writable(&self) -> Result<()> {
+    pub(super) fn check_writable(&self) -> Result<()> {
         if !self.writable {
             return Err(Error::new(Errno::EBADF, "the file was not opened for writing"));
         }

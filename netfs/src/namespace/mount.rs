@@ -159,6 +159,14 @@ impl Mount {
         &self.0.fs
     }
 
+    pub(super) fn volume(&self) -> &Arc<Volume> {
+        &self.0.volume
+    }
+
+    pub(super) fn dentries(&self) -> &Dentries {
+        &self.0.dentries
+    }
+
     pub(super) fn access_cache(&self) -> &AccessCache {
         &self.0.access
     }
@@ -473,7 +481,11 @@ impl Mount {
 
 /// Puts a found file into the inode table, then applies its facts: events that come in between find
 /// the inode (A1.22).
-fn admit(volume: &Arc<Volume>, found: DynFound, epoch: &Epoch) -> Result<(Node, Verdict)> {
+pub(super) fn admit(
+    volume: &Arc<Volume>,
+    found: DynFound,
+    epoch: &Epoch,
+) -> Result<(Node, Verdict)> {
     let key = found.file.key();
     if key.is_empty() || key.len() > 255 {
         return Err(Error::new(
@@ -490,9 +502,16 @@ async fn on_driver<T: Send + 'static>(
     volume: &Volume,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    volume.core().check_open()?;
     let core = Arc::clone(volume.core());
-    let work = async move { core.answered(work).await };
+    to_its_end(volume, async move { core.answered(work).await }).await
+}
+
+/// Runs work on the driver that bounds its calls itself.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    volume: &Volume,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    volume.core().check_open()?;
     volume.core().driver.spawn(work).await.map_err(|join| {
         if driver::panicked(&join) {
             Error::new(Errno::EIO, "the adapter panicked; see its log")
@@ -502,14 +521,14 @@ async fn on_driver<T: Send + 'static>(
     })?
 }
 
-fn require_dir(node: &Node) -> Result<()> {
+pub(super) fn require_dir(node: &Node) -> Result<()> {
     match node.kind() {
         Some(FileKind::Dir) | None => Ok(()),
         Some(_) => Err(Error::new(Errno::ENOTDIR, "not a directory")),
     }
 }
 
-fn check_name(name: &[u8]) -> Result<()> {
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > 255 {
         return Err(Error::new(Errno::ENAMETOOLONG, "a name has at most 255 bytes"));
     }
