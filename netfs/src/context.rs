@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     driver::{self, Handle, Runtime},
     error::{Errno, Error, Result},
-    folio::{FolioCache, MemoryUsage},
+    folio::{FolioCache, GRANULE, MemoryUsage},
     fscache::{BackendStats, CookieInfo, FillQueue, FsCache, VolumeInfo},
     namespace::{Mount, Volume},
     read::intent::Intents,
@@ -84,6 +84,8 @@ pub(crate) struct Core {
     pub(crate) closed: AtomicBool,
     next_inode: AtomicU64,
     volumes: Mutex<HashMap<VolumeId, Weak<Volume>>>,
+    /// One change of the budget at a time.
+    resizing: Mutex<()>,
 }
 
 impl Core {
@@ -185,6 +187,29 @@ impl Netfs {
     #[must_use]
     pub fn memory(&self) -> MemoryUsage {
         self.core.folios.usage()
+    }
+
+    /// Changes the byte budget ([`Builder::memory_bytes`]) while everything runs, at most a half of it dirty as
+    /// before. A smaller one evicts clean pages at once; what is dirty, locked or being fetched cannot go, so the
+    /// budget becomes no smaller than that: returned is what it is now. Ask again once
+    /// [`sync`](Netfs::sync) has made more clean.
+    ///
+    /// What was chosen by the budget at the start stays: the fill queue's part of it, the largest readahead, and
+    /// from how much dirty on the flusher works. (Writers that wait at a smaller limit make it work, too.)
+    ///
+    /// # Errors
+    /// `EINVAL` for less than the fill queue and one granule.
+    pub fn set_budget(&self, memory_bytes: u64) -> Result<u64> {
+        let Options { queue_bytes, dirty_limit, .. } = self.core.options;
+        let least = queue_bytes + GRANULE as u64;
+        if memory_bytes < least {
+            let told = format!("a budget of {memory_bytes} is below the least ({least})");
+            return Err(Error::new(Errno::EINVAL, told));
+        }
+        let _one = self.core.resizing.lock();
+        let folio_bytes = memory_bytes - queue_bytes;
+        let limit = builder::dirty_limit(folio_bytes, dirty_limit);
+        Ok(self.core.folios.set_budget(folio_bytes, limit) + queue_bytes)
     }
 
     /// Numbers of the disk cache, if there is one.

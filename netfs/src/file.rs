@@ -1,12 +1,15 @@
 //! [`File`]: an open file, the one interface all fronts use.
 
+mod advise;
 mod blocking;
 mod options;
+mod space;
 mod write_options;
 mod writing;
 
 use std::{fmt, ops::Range, sync::OnceLock};
 
+pub use advise::{Advice, Evicted};
 pub use blocking::Blocking;
 use bytes::Bytes;
 pub use options::{Durability, OpenOptions, Sync};
@@ -17,13 +20,14 @@ use crate::{
     error::{Errno, Error, Result},
     folio::Origin,
     fscache::{CacheMiss, Cookie, CookieUse, TryRead},
+    inode::OpenCount,
     iomode::Mode,
     namespace::Node,
     read::{self, GATHER_MAX, Slices, Who, ahead::Ahead, buffered::Reader, readahead::Streams},
     remote::{Attr, Cx, FileKind},
     request::plan,
     sizes::Sizes,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU8},
     writeback::{
         Writing,
         flush::{Wait, flush},
@@ -73,7 +77,11 @@ pub struct File {
     how: OpenOptions,
     /// Reads through the caches are for this open: it is for reading, and not direct.
     reads_cached: bool,
+    /// See `advise`.
+    advice: AtomicU8,
     writing: Writing,
+    /// Last: it counts until all else is gone.
+    _open: OpenCount,
 }
 
 impl File {
@@ -83,8 +91,9 @@ impl File {
         who.inode.wb.opened(&writing);
         let (streams, ahead) = (Mutex::default(), Arc::default());
         let reads_cached = how.read && !how.direct;
-        let cookie = OnceLock::new();
-        let file = File { cookie, who, streams, ahead, how, reads_cached, writing };
+        let (cookie, advice) = (OnceLock::new(), AtomicU8::new(0));
+        let _open = OpenCount::new(&who.inode);
+        let file = File { cookie, who, streams, ahead, how, reads_cached, advice, writing, _open };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file
@@ -154,7 +163,7 @@ impl File {
         if let Some(n) = self.memory_hit(offset, buf) {
             return Ok(n);
         }
-        self.read_at_with(offset, buf, ReadOptions::default()).await
+        self.read_at_with(offset, buf, self.advised()).await
     }
 
     /// [`read_at`](File::read_at) with options.
@@ -327,7 +336,7 @@ impl File {
 
     fn note_stream(&self, range: &Range<u64>) -> Option<Range<u64>> {
         let inode = &self.who.inode;
-        let tuning = &inode.core.options.readahead;
+        let tuning = &self.tuning();
         if !tuning.is_on() {
             return None;
         }

@@ -15,6 +15,7 @@
 
 mod direct;
 mod disk_misses;
+mod own;
 
 use bytes::Bytes;
 use disk_misses::DiskMisses;
@@ -70,6 +71,29 @@ pub(crate) struct Inode {
     /// Server reads given up at a deadline whose reply may still come.
     abandoned: Mutex<Vec<(std::ops::Range<u64>, Wait)>>,
     hung_cache_reads: AtomicU64,
+    /// Open files.
+    opens: AtomicU64,
+    /// This client removed its last name.
+    pub(crate) unlinked: AtomicBool,
+}
+
+/// An open file, counted.
+pub(crate) struct OpenCount(Arc<Inode>);
+
+impl OpenCount {
+    pub(crate) fn new(inode: &Arc<Inode>) -> OpenCount {
+        inode.opens.fetch_add(1, Ordering::AcqRel);
+        OpenCount(Arc::clone(inode))
+    }
+}
+
+impl Drop for OpenCount {
+    fn drop(&mut self) {
+        let last = self.0.opens.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && self.0.unlinked.load(Ordering::Acquire) {
+            self.0.remove();
+        }
+    }
 }
 
 /// A read of the disk cache that was given up and has not returned.
@@ -115,6 +139,8 @@ impl Inode {
             symlink: Mutex::new(None),
             abandoned: Mutex::new(Vec::new()),
             hung_cache_reads: AtomicU64::new(0),
+            opens: AtomicU64::new(0),
+            unlinked: AtomicBool::new(false),
             core,
             volume,
             key,
@@ -157,6 +183,11 @@ impl Inode {
         }
     }
 
+    /// Whether anybody has it open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Acquire) > 0
+    }
+
     fn begin_change(&self) {
         self.change_begin.fetch_add(1, Ordering::AcqRel);
     }
@@ -187,6 +218,10 @@ impl Inode {
         keep: &[Arc<Folio>],
     ) -> Verdict {
         let mut changing = false;
+        // What dirty bytes were written over; another version then is somebody else's.
+        let base = if self.pages.dirty_bytes() > 0 { self.cell.version() } else { None };
+        let merge = base.is_none() || self.conflict_policy().is_merge();
+        let mut conflict = false;
         let applied = self.cell.apply(facts, epoch, kind, |decision| {
             // A size that moves under an unmoved version is as good as another version.
             let resized = decision.adopt
@@ -195,6 +230,11 @@ impl Inode {
             if matches!(decision.action, Action::Drop(_)) || resized {
                 changing = true;
                 self.begin_change();
+            }
+            if let (Action::Drop(_), Some(base)) = (&decision.action, &base)
+                && facts.version.as_ref().is_some_and(|theirs| theirs != base)
+            {
+                conflict = self.wb.conflicts.met(base, facts.version.as_ref(), merge);
             }
             if decision.adopt {
                 self.commit_facts(facts);
@@ -205,6 +245,9 @@ impl Inode {
                 self.size_doubtful.store(true, Ordering::Release);
             }
         });
+        if let (true, Some(base)) = (conflict, &base) {
+            self.count_conflict(base, facts.version.as_ref());
+        }
         if changing {
             self.drop_content(keep);
             self.end_change();
@@ -280,7 +323,7 @@ impl Inode {
         self.sizes.resized(size);
         if self.pages.dirty_bytes() == 0 {
             // What could not be uploaded was cut off.
-            self.wb.set_parked(None);
+            self.wb.nothing_dirty();
         }
         self.end_change();
     }
@@ -291,8 +334,9 @@ impl Inode {
         // Some of it may have come to the server without an answer to say so.
         self.cell.expire();
         self.pages.cut_dirty();
+        self.wb.conflicts.settle();
         let size = self.sizes.load().remote_i_size;
-        self.sizes.discarded(size);
+        self.sizes.discarded(size, || 0);
         self.end_change();
     }
 

@@ -57,8 +57,8 @@ mod writeback;
 pub use context::{Builder, FillPolicy, Netfs, Undone};
 pub use error::{Errno, Error, Result};
 pub use file::{
-    Blocking, Durability, File, MemoryUse, OpenOptions, ReadOptions, Sync, TryReadAt, WriteGroup,
-    WriteOptions,
+    Advice, Blocking, Durability, Evicted, File, MemoryUse, OpenOptions, ReadOptions, Sync,
+    TryReadAt, WriteGroup, WriteOptions,
 };
 pub use fscache::FillWhenFull;
 pub use namespace::{BlockingMount, DirListEntry, Mount, Node};
@@ -66,6 +66,8 @@ pub use read::Slices;
 pub use sizes::Sizes;
 pub use stats::Stats;
 pub use waits::{WaitInfo, WaitKind};
+pub use write::hole::FallocateMode;
+pub use writeback::conflict::{Conflict, ConflictHook, ConflictPolicy};
 
 /// The README's adapter, compiled and run.
 #[cfg(doctest)]

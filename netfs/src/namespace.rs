@@ -5,11 +5,14 @@
 //! - A [`Mount`] is one adapter with its own connection, credentials and name cache.
 //! - A [`Node`] is an inode seen through a mount.
 //!
+//! Changes of names by this client are in `change`.
+//!
 //! Names, attributes and rights are cached exactly as long as the coherency state of the inode they
 //! belong to vouches for them; without a promise every question goes to the server.
 
 mod access;
 mod blocking;
+mod change;
 mod dentry;
 mod mount;
 mod open;

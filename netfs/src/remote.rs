@@ -335,7 +335,7 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
         read_only()
     }
 
-    /// Gives `file` another name (a hard link). Returns facts of the file.
+    /// Gives `file` another name (a hard link).
     fn link(
         self: Arc<Self>,
         file: Arc<Self::File>,

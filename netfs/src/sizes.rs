@@ -3,6 +3,8 @@
 //! Upstream kept them in three words and tore (CVE-2026-64160). Here a sequence counter makes a
 //! snapshot of all three consistent without a lock on the read side.
 
+use std::ops::Range;
+
 use crate::sync::{
     Mutex,
     atomic::{AtomicU64, Ordering, fence},
@@ -108,10 +110,28 @@ impl SizeCell {
         });
     }
 
-    /// Local writes were given up: the file is as the server has it.
-    pub(crate) fn discarded(&self, size: u64) {
+    /// The file was extended, here and on the server, by zeros: they are not asked for.
+    pub(crate) fn grew(&self, size: u64) {
         self.update(|sizes| {
-            *sizes = Sizes { zero_point: sizes.zero_point.min(size), ..Sizes::clean(size) };
+            sizes.i_size = sizes.i_size.max(size);
+            sizes.remote_i_size = sizes.remote_i_size.max(size);
+        });
+    }
+
+    /// The server has a hole there. One that reaches the end of its data is that end (row 49, N-C22).
+    pub(crate) fn punched(&self, hole: &Range<u64>) {
+        self.update(|sizes| {
+            if hole.end >= sizes.zero_point.min(sizes.remote_i_size) {
+                sizes.zero_point = sizes.zero_point.min(hole.start);
+            }
+        });
+    }
+
+    /// Local writes were given up, but for those up to `dirty_end`: else the file is as the server has it.
+    pub(crate) fn discarded(&self, size: u64, dirty_end: impl FnOnce() -> u64) {
+        self.update(|sizes| {
+            let zero_point = sizes.zero_point.min(size);
+            *sizes = Sizes { i_size: size.max(dirty_end()), remote_i_size: size, zero_point };
         });
     }
 

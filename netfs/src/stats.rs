@@ -102,8 +102,12 @@ counters! {
     upload_bytes: Counter,
     /// Rounds of sending again what the server had not taken (wq).
     upload_retry: Counter,
-    /// Uploads that met somebody else's change of the file.
+    /// Uploads and dirty bytes that met somebody else's change of the file.
     write_conflicts: Counter,
+    /// Written bytes that were saved elsewhere and given up, because they met somebody else's change.
+    write_kept_bytes: Counter,
+    /// Written bytes given up because their file was removed and nobody had it open.
+    write_removed_bytes: Counter,
     /// DIO and unbuffered reads (DR).
     dio_reads: Counter,
     /// Writes past both caches.

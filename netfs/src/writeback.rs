@@ -6,6 +6,7 @@
 //! | [`groups`] | in which order the bytes of write groups go |
 //! | [`upload`] | one upload: what [`request::write`](crate::request::write) decides, done |
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
+//! | [`conflict`] | what becomes of dirty bytes when somebody else has changed the file |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
 //!
@@ -16,6 +17,7 @@
 //! [discards](crate::File::discard_dirty) them.
 
 pub(crate) mod chain;
+pub(crate) mod conflict;
 pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod groups;
@@ -37,6 +39,7 @@ pub(crate) struct Writeback {
     /// One round at a time.
     queue: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    pub(crate) conflicts: conflict::Conflicts,
 }
 
 #[derive(Default)]
@@ -96,10 +99,15 @@ impl Writeback {
         owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
     }
 
+    /// Some writer, to ask the server as.
+    fn any_owner(&self) -> Option<(DynFile, Cx)> {
+        let state = self.state.lock();
+        state.owners.first().map(|o| (Arc::clone(&o.remote), o.cx.clone()))
+    }
+
     /// The limits of the server's calls, if anybody writes.
     fn limits(&self) -> Option<IoLimits> {
-        let remote = self.state.lock().owners.first().map(|o| Arc::clone(&o.remote))?;
-        Some(remote.limits())
+        self.any_owner().map(|(remote, _)| remote.limits())
     }
 
     /// Forgets who has closed the file, if nothing is dirty.
@@ -151,6 +159,12 @@ impl Writeback {
     /// Why bytes of this file could not be uploaded, if the last attempt failed for good.
     pub(crate) fn parked(&self) -> Option<Error> {
         self.state.lock().parked.clone()
+    }
+
+    /// Nothing is left that could not be uploaded, or met somebody else's change.
+    pub(crate) fn nothing_dirty(&self) {
+        self.set_parked(None);
+        self.conflicts.settle();
     }
 
     pub(crate) fn set_parked(&self, error: Option<Error>) {

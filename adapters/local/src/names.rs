@@ -10,8 +10,7 @@ use netfs::{
     Error, Result,
     error::Errno,
     remote::{
-        AccessMask, Change, Created, Cx, Facts, FileKind, NameChange, NewFile, RenameHow, SetAttr,
-        SetTime,
+        AccessMask, Change, Created, Cx, FileKind, NameChange, NewFile, RenameHow, SetAttr, SetTime,
     },
 };
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
@@ -76,11 +75,12 @@ impl Parent {
         Ok(())
     }
 
-    /// The directory as it is now. Its changes are too young for a version.
-    fn facts(&self, tree: &Tree) -> Option<Facts> {
+    /// The directory as it is now. Its changes are too young for a version, and other processes' in between
+    /// cannot be told from ours.
+    fn facts(&self, tree: &Tree) -> Option<Change> {
         let asked = tree.ask_unwatched();
         let st = tree.stat(self.fd.as_fd()).ok()?;
-        Some(tree.facts(&self.key, &st, asked, || Writers::Unknown))
+        Some(Change::new(None, tree.facts(&self.key, &st, asked, || Writers::Unknown)))
     }
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn link(
     let path = proc_path(fd.as_fd());
     rustix::fs::linkat(CWD, &path, &*parent.fd, name, AtFlags::SYMLINK_FOLLOW)
         .map_err(|e| Error::io(e.into(), "linking a file of the local tree"))?;
-    let file = Some(tree.fresh_facts(file, fd.as_fd())?);
+    let file = Some(Change::new(None, tree.fresh_facts(file, fd.as_fd())?));
     Ok(NameChange { dir: parent.facts(tree), file, ..NameChange::default() })
 }
 
@@ -182,7 +182,7 @@ pub(crate) fn remove(
     rustix::fs::unlinkat(&*parent.fd, name, flags)
         .map_err(|e| Error::io(e.into(), "removing a name from the local tree"))?;
     let (file, gone) = left(tree, &found);
-    Ok(NameChange { dir: parent.facts(tree), from: None, file, gone })
+    Ok(NameChange { dir: parent.facts(tree), file, gone, ..NameChange::default() })
 }
 
 pub(crate) fn rename(
@@ -211,17 +211,18 @@ pub(crate) fn rename(
     };
     rustix::fs::renameat_with(&*from_dir.fd, from.1, &*to_dir.fd, to.1, flags)
         .map_err(|e| Error::io(e.into(), "moving a name in the local tree"))?;
-    let gone = other.and_then(|other| left(tree, &other).1);
+    let (other, gone) = other.map_or((None, None), |other| left(tree, &other));
     Ok(NameChange {
         dir: to_dir.facts(tree),
         from: if from_dir.key == to_dir.key { None } else { from_dir.facts(tree) },
         file: left(tree, &moved).0,
+        other,
         gone,
     })
 }
 
 /// What is left of a file after one of its names was changed: its facts, or its key if it is gone.
-fn left(tree: &Tree, found: &Located) -> (Option<Facts>, Option<Bytes>) {
+fn left(tree: &Tree, found: &Located) -> (Option<Change>, Option<Bytes>) {
     let asked = tree.ask_unwatched();
     // A file that cannot be looked at any more: nothing is said of it.
     let Ok(st) = tree.stat(found.fd.as_fd()) else { return (None, None) };
@@ -229,7 +230,7 @@ fn left(tree: &Tree, found: &Located) -> (Option<Facts>, Option<Bytes>) {
         tree.handles.forget(&found.key);
         return (None, Some(Bytes::copy_from_slice(&found.key)));
     }
-    (Some(tree.facts(&found.key, &st, asked, || Writers::Maybe)), None)
+    (Some(Change::new(None, tree.facts(&found.key, &st, asked, || Writers::Maybe))), None)
 }
 
 pub(crate) fn set_attr(tree: &Tree, file: &LocalFile, set: SetAttr, cx: &Cx) -> Result<Change> {

@@ -5,7 +5,7 @@ use netfs::{
     Errno, Result,
     remote::{
         AccessMask, Change, Created, Cred, Cx, FileKind, NameChange, NewFile, RenameHow, SetAttr,
-        SetTime,
+        SetTime, Version,
     },
 };
 
@@ -36,16 +36,17 @@ impl MemoryFs {
     ) -> Result<Created<MemoryFile>> {
         let site = Site { name: Some(name.clone()), ..Site::new(Op::Create, dir, &cx) };
         let act = |state: &mut State, _: &Verdict| {
+            let before = state.version(state.tree.node(dir)?);
             let id = create(state, (dir, &name), what, cx.cred())?;
             let found = self.found(state, state.tree.node(id)?);
-            let dir_facts = state.facts(state.tree.node(dir)?);
-            let value = Created::new(found.file, found.facts, Some(dir_facts));
+            let change = state.change(before, state.tree.node(dir)?);
+            let value = Created::new(found.file, found.facts, Some(change));
             Ok(Acted { value, events: vec![state.broken(dir)?] })
         };
         let mut reply = self.origin.modify(site, &self.as_client(), act).await;
         if let Ok(created) = &mut reply.answer {
-            let facts = Some(&mut created.found.facts).into_iter().chain(&mut created.dir);
-            facts.for_each(|f| reply.verdict.lie(f));
+            reply.verdict.lie(&mut created.found.facts);
+            created.dir.iter_mut().for_each(|change| reply.verdict.tell(change));
         }
         reply.end()
     }
@@ -106,13 +107,15 @@ impl MemoryFs {
     ) -> Result<NameChange> {
         let act = |state: &mut State, _: &Verdict| act(state);
         let mut reply = self.origin.modify(site, &self.as_client(), act).await;
-        if let Ok(NameChange { dir, from, file, .. }) = &mut reply.answer {
-            [dir, from, file].into_iter().flatten().for_each(|f| reply.verdict.lie(f));
+        if let Ok(NameChange { dir, from, file, other, .. }) = &mut reply.answer {
+            [dir, from, file, other].into_iter().flatten().for_each(|c| reply.verdict.tell(c));
         }
         reply.end()
     }
 }
 
+/// Versions by file.
+type Before = Vec<(NodeId, Option<Version>)>;
 type Place<'a> = (NodeId, &'a [u8]);
 
 fn create(state: &mut State, place: Place<'_>, what: NewFile, cred: &Cred) -> Result<NodeId> {
@@ -160,9 +163,10 @@ fn link(
     if kind == FileKind::Dir {
         return Err(error(Errno::EPERM, "a directory has one name"));
     }
+    let before = state.before([place.0, file]);
     state.tree.link_in(file, place, state.settings.attr_moves_version)?;
     let events = vec![state.broken(place.0)?, state.broken(file)?];
-    Ok(Acted { value: state.names(place.0, None, Some(file), &[]), events })
+    Ok(Acted { value: state.names(&before, [Some(place.0), None, Some(file), None], &[]), events })
 }
 
 fn remove(
@@ -175,12 +179,14 @@ fn remove(
     let file = dir.dir.get(place.1).ok_or_else(no_name)?;
     may_take(state, place.0, file, cred)?;
     replaceable(state.tree.node(file)?, dir_wanted)?;
+    let before = state.before([place.0, file]);
     let gone = state.tree.remove_in(place, state.settings.attr_moves_version)?;
     let mut events = deleted(&gone);
     // Another name of the file lives on; its link count changed.
     events.extend(state.broken(file).ok());
     events.push(state.broken(place.0)?);
-    Ok(Acted { value: state.names(place.0, None, Some(file), &gone), events })
+    let value = state.names(&before, [Some(place.0), None, Some(file), None], &gone);
+    Ok(Acted { value, events })
 }
 
 fn rename(
@@ -199,9 +205,11 @@ fn rename(
     }
     volume_writable(state)?;
     let from_dir = (from.0 != to.0).then_some(from.0);
+    let whose = [Some(to.0), from_dir, Some(moved), other.filter(|other| *other != moved)];
+    let before = state.before(whose.into_iter().flatten());
     if other == Some(moved) {
         // Two names of one file, or one name: nothing happens.
-        let value = state.names(to.0, from_dir, Some(moved), &[]);
+        let value = state.names(&before, whose, &[]);
         return Ok(Acted { value, events: Vec::new() });
     }
     may_move(state, moved, from.0, to.0, cred)?;
@@ -228,7 +236,7 @@ fn rename(
     }
     // What was replaced and has other names, or went the other way.
     events.extend(other.and_then(|id| state.broken(id).ok()));
-    Ok(Acted { value: state.names(to.0, from_dir, Some(moved), &gone), events })
+    Ok(Acted { value: state.names(&before, whose, &gone), events })
 }
 
 /// Whether a file's name may go from one directory to another.
@@ -312,20 +320,26 @@ fn deleted(keys: &[[u8; KEY_LEN]]) -> Vec<Event> {
 }
 
 impl State {
-    /// What a reply says about names that changed. A file or directory that is gone has no facts.
+    /// The versions of directories and files whose names are about to be changed.
+    fn before(&self, ids: impl IntoIterator<Item = NodeId>) -> Before {
+        let version = |id| (id, self.tree.node(id).ok().and_then(|node| self.version(node)));
+        ids.into_iter().map(version).collect()
+    }
+
+    /// What a reply says about names that changed: of the directory, the one moved from, the file, and the one
+    /// that stood there. A file or directory that is gone has no facts.
     fn names(
         &self,
-        dir: NodeId,
-        from: Option<NodeId>,
-        file: Option<NodeId>,
+        before: &Before,
+        whose: [Option<NodeId>; 4],
         gone: &[[u8; KEY_LEN]],
     ) -> NameChange {
-        let facts = |id: NodeId| self.tree.node(id).ok().map(|node| self.facts(node));
-        NameChange {
-            dir: facts(dir),
-            from: from.and_then(facts),
-            file: file.and_then(facts),
-            gone: gone.first().map(key_bytes),
-        }
+        let change = |id: Option<NodeId>| {
+            let node = self.tree.node(id?).ok()?;
+            let found = before.iter().find(|(of, _)| Some(*of) == id);
+            Some(self.change(found.and_then(|(_, version)| version.clone()), node))
+        };
+        let [dir, from, file, other] = whose.map(change);
+        NameChange { dir, from, file, other, gone: gone.first().map(key_bytes) }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     stats::Counters,
     sync::{Arc, Mutex, atomic::AtomicU64},
     waits::Waits,
+    writeback::conflict::ConflictPolicy,
 };
 
 /// How much a miss fetches.
@@ -43,6 +44,11 @@ pub(crate) struct Options {
     pub(crate) dirty_background: u64,
     /// Older dirty bytes are flushed.
     pub(crate) dirty_expire: Duration,
+    /// Bytes that may be dirty, if somebody has said so.
+    pub(crate) dirty_limit: Option<u64>,
+    /// Bytes of the budget that are the fill queue's.
+    pub(crate) queue_bytes: u64,
+    pub(crate) conflict_policy: ConflictPolicy,
 }
 
 /// Builds a [`Netfs`]. Every option has a default that suits a desktop or a small server.
@@ -71,6 +77,9 @@ impl Default for Builder {
                 dentry_capacity: 200_000,
                 dirty_background: 0,
                 dirty_expire: Duration::from_secs(30),
+                dirty_limit: None,
+                queue_bytes: 0,
+                conflict_policy: ConflictPolicy::default(),
             },
             readahead_max: 4 << 20,
             memory_bytes: 256 << 20,
@@ -111,6 +120,14 @@ impl Builder {
     #[must_use]
     pub fn dirty_expire(mut self, age: Duration) -> Builder {
         self.options.dirty_expire = age;
+        self
+    }
+
+    /// What becomes of bytes written here when somebody else has changed the file meanwhile (default
+    /// [`ConflictPolicy::Merge`]).
+    #[must_use]
+    pub fn conflict_policy(mut self, policy: ConflictPolicy) -> Builder {
+        self.options.conflict_policy = policy;
         self
     }
 
@@ -241,11 +258,17 @@ impl Builder {
         }
         let readahead = Tuning::new(self.options.fill, self.readahead_max, folio_bytes);
         let (background, limit) = self.dirty_limits.unwrap_or((folio_bytes / 8, folio_bytes / 2));
-        let limit = limit.clamp(PAGE_SIZE as u64, (folio_bytes / 2).max(PAGE_SIZE as u64));
+        let limit = dirty_limit(folio_bytes, Some(limit));
         let dirty_background = background.min(limit);
         let core = Core {
             folios: FolioCache::with_dirty_limit(folio_bytes, limit, Arc::clone(&counters)),
-            options: Options { readahead, dirty_background, ..self.options },
+            options: Options {
+                readahead,
+                dirty_background,
+                dirty_limit: self.dirty_limits.map(|(_, limit)| limit),
+                queue_bytes: queue,
+                ..self.options
+            },
             flusher: Arc::default(),
             clock: self.clock,
             counters,
@@ -258,7 +281,14 @@ impl Builder {
             closed: false.into(),
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),
+            resizing: Mutex::default(),
         };
         Ok(Netfs::start(runtime, core))
     }
+}
+
+/// How much of `folio_bytes` may be dirty: what was asked for, at most a half.
+pub(super) fn dirty_limit(folio_bytes: u64, asked: Option<u64>) -> u64 {
+    let page = PAGE_SIZE as u64;
+    asked.unwrap_or(u64::MAX).clamp(page, (folio_bytes / 2).max(page))
 }

@@ -4,8 +4,8 @@ use std::{io::IoSlice, ops::Range};
 
 use bytes::Bytes;
 
-use super::{File, ReadOptions, WriteOptions};
-use crate::{error::Result, read::Slices};
+use super::{Evicted, File, ReadOptions, WriteOptions};
+use crate::{error::Result, read::Slices, write::hole::FallocateMode};
 
 /// Blocking face of a [`File`]. Do not use it on a thread that drives async tasks.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ impl Blocking<'_> {
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         match self.0.memory_hit(offset, buf) {
             Some(n) => Ok(n),
-            None => self.read_at_with(offset, buf, ReadOptions::default()),
+            None => self.read_at_with(offset, buf, self.0.advised()),
         }
     }
 
@@ -112,6 +112,38 @@ impl Blocking<'_> {
     /// As [`File::set_len`].
     pub fn set_len(&self, size: u64) -> Result<()> {
         pollster::block_on(self.0.set_len(size))
+    }
+
+    /// See [`File::fallocate`].
+    ///
+    /// # Errors
+    /// As [`File::fallocate`].
+    pub fn fallocate(&self, offset: u64, len: u64, mode: FallocateMode) -> Result<()> {
+        pollster::block_on(self.0.fallocate(offset, len, mode))
+    }
+
+    /// See [`File::punch_hole`].
+    ///
+    /// # Errors
+    /// As [`File::fallocate`].
+    pub fn punch_hole(&self, offset: u64, len: u64) -> Result<()> {
+        pollster::block_on(self.0.punch_hole(offset, len))
+    }
+
+    /// See [`File::zero_range`].
+    ///
+    /// # Errors
+    /// As [`File::fallocate`].
+    pub fn zero_range(&self, offset: u64, len: u64) -> Result<()> {
+        pollster::block_on(self.0.zero_range(offset, len))
+    }
+
+    /// See [`File::evict`].
+    ///
+    /// # Errors
+    /// As [`File::evict`].
+    pub fn evict(&self, offset: u64, len: u64) -> Result<Evicted> {
+        pollster::block_on(self.0.evict(offset, len))
     }
 
     /// See [`File::fsync`].

@@ -22,6 +22,7 @@ use crate::{
         resize,
     },
     writeback::{
+        conflict::ConflictPolicy,
         flush::{Wait, flush_what, quiesce},
         flusher::flush_listed,
         groups::What,
@@ -215,6 +216,15 @@ impl File {
         Ok(offset)
     }
 
+    /// Zeros, with the file's write lock. Returns how many, at least one.
+    pub(super) async fn write_zeros_at(&self, offset: u64, zeros: &[u8]) -> Result<u64> {
+        if let Some(error) = self.who.inode.wb.parked() {
+            return Err(error);
+        }
+        let parts = [IoSlice::new(zeros)];
+        self.write_buffered(offset, &Source::Borrowed(&parts), zeros.len() as u64, None).await
+    }
+
     /// Into memory, with the file's write lock. Returns how many bytes, at least one.
     async fn write_buffered(
         &self,
@@ -316,6 +326,13 @@ impl File {
         bytes
     }
 
+    /// What becomes of bytes of this file that are dirty when somebody else changes it, whoever wrote them and
+    /// however it was opened; `None`: as its mount says. With
+    /// [`Merge`](crate::ConflictPolicy::Merge), bytes that were parked for a conflict are uploaded again.
+    pub fn set_conflict_policy(&self, policy: Option<ConflictPolicy>) {
+        self.who.inode.set_conflict_policy(policy);
+    }
+
     /// Uploads what was written, then closes the file (close-to-open), unless it was opened
     /// [without](crate::OpenOptions::close_flush). Dropping a `File` leaves what was written to the flusher.
     ///
@@ -326,12 +343,12 @@ impl File {
     }
 
     /// The file's write lock.
-    async fn alone(&self) -> Result<OwnedMutexGuard<()>> {
+    pub(super) async fn alone(&self) -> Result<OwnedMutexGuard<()>> {
         let lock = Arc::clone(&self.who.inode.wb.write);
         self.who.by_deadline(async { Ok(lock.lock_owned().await) }).await
     }
 
-    fn check_writable(&self) -> Result<()> {
+    pub(super) fn check_writable(&self) -> Result<()> {
         if !self.how.writes() {
             return Err(Error::new(Errno::EBADF, "the file was not opened for writing"));
         }
@@ -352,7 +369,9 @@ async fn persist(file: &File, what: What) -> Result<()> {
     }
     // If this very round gave the bytes up, the caller has been told now.
     let told = |error| file.who.inode.wb.take_lost(&file.writing).unwrap_or(error);
-    persist_as(&file.who, what).await.map_err(told)
+    persist_as(&file.who, what).await.map_err(told)?;
+    // That what was sent lies over somebody else's bytes came out just now.
+    file.who.inode.wb.take_lost(&file.writing).map_or(Ok(()), Err)
 }
 
 pub(super) async fn persist_as(who: &Who, what: What) -> Result<()> {

@@ -19,7 +19,10 @@ use buddy::{Buddy, Place};
 use region::Region;
 
 use super::{GRANULE, PAGE_SIZE};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// Bytes of a chunk: a huge page on x86-64 and on arm64 with 4 KiB pages.
 const CHUNK: usize = 2 << 20;
@@ -35,7 +38,7 @@ pub(crate) struct ArenaUsage {
 pub(crate) struct Arena {
     inner: Mutex<Inner>,
     /// Wholly free chunks that are kept for reuse.
-    keep_chunks: usize,
+    keep_chunks: AtomicUsize,
 }
 
 struct Inner {
@@ -48,9 +51,14 @@ struct Inner {
 impl Arena {
     /// An arena that keeps at least `keep_bytes` of free memory before it gives any back.
     pub(crate) fn new(keep_bytes: u64) -> Arc<Arena> {
-        let keep_chunks = usize::try_from(keep_bytes / CHUNK as u64).unwrap_or(usize::MAX).max(1);
+        let keep_chunks = AtomicUsize::new(chunks(keep_bytes));
         let inner = Inner { buddy: Buddy::default(), regions: Vec::new(), in_use: 0 };
         Arc::new(Arena { inner: Mutex::new(inner), keep_chunks })
+    }
+
+    /// Keeps another amount from now on; what is free beyond it goes back with the next block that is freed.
+    pub(crate) fn keep(&self, keep_bytes: u64) {
+        self.keep_chunks.store(chunks(keep_bytes), Ordering::Relaxed);
     }
 
     /// A block of `len` bytes, a power of two from a page to a granule, aligned to its size. Not
@@ -87,7 +95,7 @@ impl Arena {
             let mut inner = self.inner.lock();
             inner.in_use -= len as u64;
             let whole = inner.buddy.free(place);
-            if whole && inner.buddy.free_chunks() > self.keep_chunks {
+            if whole && inner.buddy.free_chunks() > self.keep_chunks.load(Ordering::Relaxed) {
                 inner.buddy.remove_chunk(place.chunk);
                 inner.regions[place.chunk as usize].take()
             } else {
@@ -96,6 +104,11 @@ impl Arena {
         };
         drop(surplus);
     }
+}
+
+/// At least one chunk, so that small use does not map and unmap.
+fn chunks(bytes: u64) -> usize {
+    usize::try_from(bytes / CHUNK as u64).unwrap_or(usize::MAX).max(1)
 }
 
 impl Inner {

@@ -47,7 +47,7 @@ impl Account {
 /// The accounts of one context.
 #[derive(Debug)]
 pub(crate) struct Accounts {
-    budget: u64,
+    budget: AtomicU64,
     /// Memory and overhead of everything in the budget, reservations included. Never above `budget`.
     charged: AtomicU64,
     bytes: [AtomicU64; ACCOUNTS],
@@ -57,7 +57,7 @@ pub(crate) struct Accounts {
 impl Accounts {
     pub(crate) fn new(budget: u64) -> Arc<Accounts> {
         Arc::new(Accounts {
-            budget,
+            budget: AtomicU64::new(budget),
             charged: AtomicU64::new(0),
             bytes: Default::default(),
             folios: AtomicU64::new(0),
@@ -66,7 +66,12 @@ impl Accounts {
 
     /// The budget in bytes.
     pub(crate) fn budget(&self) -> u64 {
-        self.budget
+        self.budget.load(Ordering::Relaxed)
+    }
+
+    /// Another budget. Reservations that were made under the one before stay.
+    pub(crate) fn set_budget(&self, budget: u64) {
+        self.budget.store(budget, Ordering::Relaxed);
     }
 
     /// Everything that counts in the budget now.
@@ -90,7 +95,7 @@ impl Accounts {
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         self.charged
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
-                now.checked_add(bytes).filter(|sum| *sum <= self.budget)
+                now.checked_add(bytes).filter(|sum| *sum <= self.budget())
             })
             .ok()?;
         Some(Reservation { accounts: Arc::clone(self), left: bytes })

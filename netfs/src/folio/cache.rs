@@ -103,6 +103,21 @@ impl FolioCache {
         self.accounts.budget()
     }
 
+    /// Another budget, at most a half of which may be dirty: evicts what is too much, as far as it is clean and
+    /// nobody holds it locked. Returns the budget there is now, which is larger where that was not enough.
+    pub(crate) fn set_budget(&self, budget: u64, dirty_limit: u64) -> u64 {
+        self.room.set_limit(dirty_limit);
+        self.policy.lock().set_capacity(budget, budget::cost(GRANULE as u64));
+        self.arena.keep(budget / 8);
+        // First: nobody takes what is being freed.
+        self.accounts.set_budget(budget);
+        // Each folio is chosen once and those that come meanwhile fit: this ends.
+        while self.accounts.charged() > budget && self.evict_one().is_some() {}
+        let now = budget.max(self.accounts.charged());
+        self.accounts.set_budget(now);
+        now
+    }
+
     /// An index for one more inode.
     pub(crate) fn new_index(self: &Arc<Self>) -> Arc<FolioIndex> {
         FolioIndex::new(Arc::clone(self), self.next_index.fetch_add(1, Ordering::Relaxed))

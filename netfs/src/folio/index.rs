@@ -16,6 +16,7 @@ mod interleavings;
 mod lookup;
 #[cfg(all(test, not(shuttle)))]
 mod model;
+mod range;
 mod slots;
 #[cfg(all(test, not(shuttle)))]
 mod stress;

@@ -162,8 +162,8 @@ impl Mount {
         &self.0.volume
     }
 
-    pub(super) fn forget_name(&self, dir: &Node, name: &Bytes) {
-        self.0.dentries.forget(&dir.inode, name);
+    pub(super) fn dentries(&self) -> &Dentries {
+        &self.0.dentries
     }
 
     pub(super) fn access_cache(&self) -> &AccessCache {
@@ -472,9 +472,16 @@ async fn on_driver<T: Send + 'static>(
     volume: &Volume,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    volume.core().check_open()?;
     let core = Arc::clone(volume.core());
-    let work = async move { core.answered(work).await };
+    to_its_end(volume, async move { core.answered(work).await }).await
+}
+
+/// Runs work on the driver that bounds its calls itself.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    volume: &Volume,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    volume.core().check_open()?;
     volume.core().driver.spawn(work).await.map_err(|join| {
         if driver::panicked(&join) {
             Error::new(Errno::EIO, "the adapter panicked; see its log")

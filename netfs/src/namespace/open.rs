@@ -1,13 +1,10 @@
 //! Opening files, and making those that are not there.
 
-use bytes::Bytes;
-
-use super::mount::{Mount, Node, admit, check_name, require_dir};
+use super::mount::{Mount, Node, check_name, require_dir};
 use crate::{
     error::{Errno, Error, Result},
     file::{File, OpenOptions},
     remote::{AccessMask, Cx, FileKind, NewFile, OpenIntent},
-    writeback::is_transient,
 };
 
 /// How often a name may come and go between our look and our making it.
@@ -114,30 +111,6 @@ impl Mount {
             file.set_len(0).await?;
         }
         Ok(file)
-    }
-
-    /// Makes a name. What is cached of the directory follows.
-    async fn make(&self, dir: &Node, name: &[u8], what: NewFile, cx: &Cx) -> Result<Node> {
-        require_dir(dir)?;
-        let name = Bytes::copy_from_slice(name);
-        let epoch = self.sample();
-        let reply = self.fs().create(&dir.remote, name.clone(), what, cx.clone());
-        let reply = self.on_driver(reply).await;
-        // "No such name" is not true any more, whatever else the reply said.
-        self.forget_name(dir, &name);
-        let made = reply.inspect_err(|e| {
-            // It exists, which we did not know, or was perhaps made before the reply was lost.
-            if e.errno() == Errno::EEXIST || is_transient(e) {
-                dir.inode.cell.expire();
-            }
-        })?;
-        if made.dir.as_ref().is_none_or(|facts| facts.version.is_none()) {
-            // Answers of before the change must not be taken for answers of after it.
-            dir.inode.cell.expire();
-        }
-        let (node, _) = admit(self.volume(), made.found, &epoch)?;
-        self.remember_names(dir, made.dir, epoch, [(name, Some(node.clone()))]);
-        Ok(node)
     }
 
     /// All of it in one trip to the driver: each call of its own would cost the caller two thread

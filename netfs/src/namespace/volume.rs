@@ -15,6 +15,7 @@ use crate::{
         Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    writeback::conflict::ConflictPolicy,
 };
 
 /// How often (1 ms apart) a volume that looks in use is tried again.
@@ -40,6 +41,7 @@ pub(crate) struct Volume {
     /// Live mounts: the keep-alive cache owns inodes, which own the volume, so it must be emptied when
     /// the last mount goes.
     pub(super) mounts: AtomicUsize,
+    conflict_policy: Mutex<Option<ConflictPolicy>>,
 }
 
 #[derive(Default)]
@@ -79,6 +81,7 @@ impl Volume {
             keep,
             vouched: Mutex::default(),
             mounts,
+            conflict_policy: Mutex::default(),
         })
     }
 
@@ -92,6 +95,18 @@ impl Volume {
 
     pub(crate) fn id(&self) -> &VolumeId {
         &self.id
+    }
+
+    /// What its files do about conflicts, if they have no policy of their own.
+    pub(crate) fn conflict_policy(&self) -> Option<ConflictPolicy> {
+        self.conflict_policy.lock().clone()
+    }
+
+    pub(super) fn set_conflict_policy(&self, policy: Option<ConflictPolicy>) {
+        *self.conflict_policy.lock() = policy;
+        // Of conflicts that stand the next flush of each file finds that they are to be merged; until then
+        // its writers are told.
+        self.for_each_inode(|inode| inode.merge_if_allowed());
     }
 
     pub(crate) fn events(&self) -> VolumeEvents {
@@ -180,6 +195,11 @@ impl Volume {
             vouched.insert(key.clone(), scrub);
         }
         true
+    }
+
+    /// The live inode of `key`, if there is one.
+    pub(super) fn find(&self, key: &[u8]) -> Option<Arc<Inode>> {
+        self.table.inodes.lock().get(key).and_then(|(_, inode, _)| inode.upgrade())
     }
 
     /// Called when an inode dies; a successor under the same key stays.

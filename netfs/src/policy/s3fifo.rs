@@ -36,6 +36,12 @@ impl<E: Entry> S3Fifo<E> {
         S3Fifo { queues: Queues::new(), ghost, small_target }
     }
 
+    /// Another capacity. Nothing is evicted by that: what is above it goes when room is needed.
+    pub fn set_capacity(&mut self, capacity: u64, weight_max: u64) {
+        self.small_target = (capacity / 10).max(weight_max);
+        self.ghost.set_capacity(capacity.saturating_sub(self.small_target));
+    }
+
     /// Entries the ghost remembers.
     #[must_use]
     pub fn ghost_len(&self) -> usize {
@@ -143,6 +149,15 @@ impl Ghost {
         self.order.push_back(Departed { key, serial: self.serial, weight });
         self.live.insert(key, self.serial);
         self.weight += weight;
+        self.forget_oldest();
+    }
+
+    fn set_capacity(&mut self, weight_max: u64) {
+        self.weight_max = weight_max;
+        self.forget_oldest();
+    }
+
+    fn forget_oldest(&mut self) {
         while self.weight > self.weight_max {
             let Some(oldest) = self.order.pop_front() else { break };
             self.weight -= oldest.weight;

@@ -17,6 +17,8 @@ use crate::{
 
 /// Windows that wait for their start. Streams beyond that many are not followed anyway.
 const QUEUED: usize = 16;
+/// Started at a time: a longer window (somebody said it would be needed) is started in pieces.
+const PIECE: u64 = 4 << 20;
 
 /// The windows of one open file.
 #[derive(Default)]
@@ -64,7 +66,14 @@ impl Ahead {
 
     fn next(&self) -> Option<Range<u64>> {
         let mut queue = self.0.lock();
-        let next = queue.windows.pop_front();
+        let mut next = queue.windows.pop_front();
+        if let Some(window) = &mut next
+            && window.end - window.start > PIECE
+        {
+            let rest = window.start + PIECE..window.end;
+            window.end = rest.start;
+            queue.windows.push_front(rest);
+        }
         queue.running = next.is_some();
         next
     }

@@ -46,6 +46,8 @@ pub(crate) struct Tuning {
     max: u64,
     /// Windows end at multiples of this.
     unit: u64,
+    /// The reader has said that it reads in order: it need not prove it.
+    eager: bool,
 }
 
 impl Tuning {
@@ -53,17 +55,24 @@ impl Tuning {
     pub(crate) fn new(policy: FillPolicy, max: u64, budget: u64) -> Tuning {
         let part = max.min(budget / BUDGET_PART);
         match policy {
-            FillPolicy::Exact => Tuning { first: 0, max: 0, unit: PAGE_SIZE as u64 },
+            FillPolicy::Exact => Tuning::default(),
             FillPolicy::Auto => Tuning {
                 first: FIRST.min(max),
                 max: part.max(FIRST).min(max),
                 unit: PAGE_SIZE as u64,
+                eager: false,
             },
             FillPolicy::Granule => {
                 let granule = GRANULE as u64;
-                Tuning { first: granule.min(max), max: part.max(granule).min(max), unit: granule }
+                let (first, max) = (granule.min(max), part.max(granule).min(max));
+                Tuning { first, max, unit: granule, eager: false }
             }
         }
+    }
+
+    /// For a reader that says it reads in order: at once as far as others get at most, then twice that.
+    pub(crate) fn eager(&self) -> Tuning {
+        Tuning { first: self.max, max: self.max.saturating_mul(2), eager: self.is_on(), ..*self }
     }
 
     /// Whether anything is ever read ahead.
@@ -109,7 +118,8 @@ impl Stream {
     /// What to fetch now, if the reader has come near enough to the end of the last window.
     fn window(&mut self, limit: u64, tuning: &Tuning, caution: u32) -> Option<Range<u64>> {
         let from = self.ahead.max(self.next);
-        if self.reads < SEQUENTIAL + caution || self.next.saturating_add(self.window / 2) < from {
+        let proven = tuning.eager || self.reads >= SEQUENTIAL + caution;
+        if !proven || self.next.saturating_add(self.window / 2) < from {
             return None;
         }
         self.window = (self.read >> (1 + caution)).clamp(tuning.first, tuning.max);
@@ -205,7 +215,7 @@ mod tests {
     const K: u64 = 1024;
     const M: u64 = K * K;
     const NEW: AheadSoFar = AheadSoFar { started: 0, wasted: 0 };
-    const AUTO: Tuning = Tuning { first: FIRST, max: 4 * M, unit: PAGE_SIZE as u64 };
+    const AUTO: Tuning = Tuning { first: FIRST, max: 4 * M, unit: PAGE_SIZE as u64, eager: false };
 
     /// Feeds reads of `len` bytes at these offsets; returns what was fetched ahead.
     fn feed(s: &mut Streams, reads: impl IntoIterator<Item = u64>, len: u64) -> Vec<Range<u64>> {

@@ -5,8 +5,9 @@ use std::any::Any;
 use bytes::Bytes;
 
 use super::{
-    AccessMask, BoxFuture, Created, Cx, DirEntry, DirPage, Facts, Found, LookupReply, NewFile,
-    OpenIntent, OpenToken, RemoteFile, RemoteFs, StatFs, VolumeId,
+    AccessMask, BoxFuture, Change, Created, Cx, DirEntry, DirPage, Facts, Found, LookupReply,
+    NameChange, NewFile, OpenIntent, OpenToken, RemoteFile, RemoteFs, RenameHow, SetAttr, StatFs,
+    VolumeId,
 };
 use crate::{
     coherency::VolumeEvents,
@@ -22,14 +23,14 @@ pub(crate) struct DynFound {
     pub(crate) facts: Facts,
 }
 
-pub(crate) struct DynLookup {
-    pub(crate) found: Option<DynFound>,
-    pub(crate) dir: Option<Facts>,
-}
-
-/// A file that was made, and its directory if the reply said.
+/// A file that was made, and what the reply said of its directory.
 pub(crate) struct DynCreated {
     pub(crate) found: DynFound,
+    pub(crate) dir: Option<Change>,
+}
+
+pub(crate) struct DynLookup {
+    pub(crate) found: Option<DynFound>,
     pub(crate) dir: Option<Facts>,
 }
 
@@ -81,6 +82,28 @@ pub(crate) trait DynRemoteFs: Send + Sync {
         what: NewFile,
         cx: Cx,
     ) -> BoxFuture<'static, Result<DynCreated>>;
+    fn link(
+        &self,
+        file: &DynFile,
+        dir: &DynFile,
+        name: Bytes,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>>;
+    fn remove(
+        &self,
+        dir: &DynFile,
+        name: Bytes,
+        dir_wanted: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>>;
+    fn rename(
+        &self,
+        from: (&DynFile, Bytes),
+        to: (&DynFile, Bytes),
+        how: RenameHow,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>>;
+    fn set_attr(&self, file: &DynFile, set: SetAttr, cx: Cx) -> BoxFuture<'static, Result<Change>>;
     fn statfs(&self, cx: Cx) -> BoxFuture<'static, Result<StatFs>>;
 }
 
@@ -189,6 +212,40 @@ impl<F: RemoteFs> DynRemoteFs for Erased<F> {
             let Created { found: f, dir } = fut.await?;
             Ok(DynCreated { found: found(f), dir })
         })
+    }
+
+    fn link(
+        &self,
+        file: &DynFile,
+        dir: &DynFile,
+        name: Bytes,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        Arc::clone(&self.0).link(own!(file), own!(dir), name, cx)
+    }
+
+    fn remove(
+        &self,
+        dir: &DynFile,
+        name: Bytes,
+        dir_wanted: bool,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        Arc::clone(&self.0).remove(own!(dir), name, dir_wanted, cx)
+    }
+
+    fn rename(
+        &self,
+        from: (&DynFile, Bytes),
+        to: (&DynFile, Bytes),
+        how: RenameHow,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<NameChange>> {
+        Arc::clone(&self.0).rename((own!(from.0), from.1), (own!(to.0), to.1), how, cx)
+    }
+
+    fn set_attr(&self, file: &DynFile, set: SetAttr, cx: Cx) -> BoxFuture<'static, Result<Change>> {
+        Arc::clone(&self.0).set_attr(own!(file), set, cx)
     }
 
     fn statfs(&self, cx: Cx) -> BoxFuture<'static, Result<StatFs>> {

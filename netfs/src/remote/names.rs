@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     Found,
     facts::{Facts, TimeSpec},
+    write::Change,
 };
 
 /// What to make ([`RemoteFs::create`](super::RemoteFs::create)).
@@ -25,27 +26,32 @@ pub enum NewFile {
 pub struct Created<F> {
     /// The file, with what the reply said about it.
     pub found: Found<F>,
-    /// The directory as it is now, if the reply said.
-    pub dir: Option<Facts>,
+    /// The directory before and after, if the reply said (NFS: `change_info4`).
+    pub dir: Option<Change>,
 }
 
 impl<F> Created<F> {
     /// A file that was made.
     #[must_use]
-    pub fn new(file: Arc<F>, facts: Facts, dir: Option<Facts>) -> Created<F> {
+    pub fn new(file: Arc<F>, facts: Facts, dir: Option<Change>) -> Created<F> {
         Created { found: Found { file, facts }, dir }
     }
 }
 
-/// What the reply to a change of names said.
+/// What the reply to a change of names said. Where a [`Change`] says which version the call found, the core
+/// can tell that nobody else changed the directory (or file) in between, and keeps what it has cached of it;
+/// without, it asks again.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NameChange {
     /// The directory that has the name now or had it (for a rename: the one moved to).
-    pub dir: Option<Facts>,
+    pub dir: Option<Change>,
     /// The directory moved from, where it is another one.
-    pub from: Option<Facts>,
+    pub from: Option<Change>,
     /// The file itself: the one linked, moved, or whose name was removed and that has others.
-    pub file: Option<Facts>,
+    pub file: Option<Change>,
+    /// The one that stood where a file was moved to, if it lives: it has other names, or was moved the other
+    /// way ([`RenameHow::Exchange`]).
+    pub other: Option<Change>,
     /// The key of a file whose last name this was or was replaced by the move: it is gone.
     pub gone: Option<Bytes>,
 }

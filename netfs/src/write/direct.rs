@@ -66,6 +66,7 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     let pages = plan::page_out(&range);
     drop_pages(inode, &pages);
     inode.core.counters.dio_writes.inc();
+    let own_changes = inode.wb.conflicts.own_changes(inode);
     let known = inode.cell.version();
     let (sent, end) = send(who, &pieces).await;
     let done = end - offset;
@@ -78,7 +79,9 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
         chain.add(None, Facts::default());
     }
     let changed = done > 0 || !sent.stable.is_empty();
+    let ours = chain.versions();
     adopt(inode, chain, known.as_ref(), changed, |facts| inode.own_direct_change(facts, &pages));
+    own_changes.end(&ours);
     // Done, and not committed or not answered: nobody knows to which version and size.
     let half_done = done == 0 && (!sent.changes.is_empty() || sent.silent);
     if sent.error.as_ref().is_some_and(|error| half_done || perhaps_done(error)) {

@@ -1,25 +1,56 @@
-//! Another size for a file.
+//! Another size for a file, and what it has in common with [holes](super::hole): calls to the server that
+//! nothing may be written around.
 
 use crate::{
     error::{Errno, Error, Result},
+    inode::Inode,
     read::Who,
+    remote::{Change, Version},
     sync::Arc,
     timer,
-    writeback::{flush::quiesce, is_gone, is_transient},
+    writeback::{conflict::OwnChanges, flush::quiesce, is_gone, is_transient},
 };
 
-/// Cuts the file at `size`, or extends it by zeros, on the server and here. `locks` (the write lock and
-/// the I/O mode) are held until that has ended, even if the caller has gone away by then: what is written
-/// after a cut must not be cut.
+/// Cuts the file at `size`, or extends it by zeros, on the server and here; `locks` as in [`to_its_end`].
 ///
 /// Nothing is on its way to the server meanwhile (A3.10): an upload that came after the cut would bring
-/// bytes back. What is dirty below the new end stays so. The caller waits no longer than its deadline and
-/// the timeout for a call; the call itself is not given up, for it might come to the server late.
+/// bytes back. What is dirty below the new end stays so.
 pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -> Result<()> {
     let work = who.clone();
+    let work = async move {
+        let _quiet = quiesce(&work.inode).await;
+        let call = Call::begin(&work.inode);
+        let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
+        let change = call.answered(&reply)?;
+        work.inode.cut(size, || _ = work.inode.changed_data(call.known.as_ref(), change));
+        call.end(change);
+        Ok(())
+    };
+    to_its_end(who, work, locks).await
+}
+
+/// Lets the file grow to `size` on the server; here it may have it already. Its turn is held.
+pub(super) async fn grow(who: &Who, size: u64) -> Result<()> {
+    let inode = &who.inode;
+    let call = Call::begin(inode);
+    let reply = Arc::clone(&who.remote).set_size(size, who.cx.clone()).await;
+    let change = call.answered(&reply)?;
+    inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change));
+    call.end(change);
+    Ok(())
+}
+
+/// Runs `work` on the driver, to its end even if the caller goes away, and keeps `locks` (the write lock and
+/// the I/O mode) as long: what is written after a cut must not be cut. The caller waits no longer than its
+/// deadline and the timeout for a call; the call itself is not given up, for it might come to the server late.
+pub(super) async fn to_its_end(
+    who: &Who,
+    work: impl Future<Output = Result<()>> + Send + 'static,
+    locks: impl Send + 'static,
+) -> Result<()> {
     let core = &who.inode.core;
     let task = core.driver.spawn(async move {
-        let result = set_size_here(&work, size).await;
+        let result = work.await;
         drop(locks);
         result
     });
@@ -29,36 +60,41 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
     let timeout = core.clock.now() + core.options.remote_timeout;
     let until = who.cx.deadline().map_or(timeout, |deadline| deadline.min(timeout));
     timer::until(&core.driver, &*core.clock, until, ended).await.unwrap_or_else(|| {
-        Err(Error::new(
-            Errno::ETIMEDOUT,
-            "the server did not answer in time; it may yet cut the file",
-        ))
+        let told = "the server did not answer in time; it may yet change the file";
+        Err(Error::new(Errno::ETIMEDOUT, told))
     })
 }
 
-async fn set_size_here(who: &Who, size: u64) -> Result<()> {
-    let inode = &who.inode;
-    let _quiet = quiesce(inode).await;
-    let known = inode.cell.version();
-    let change = match Arc::clone(&who.remote).set_size(size, who.cx.clone()).await {
-        Ok(change) => change,
-        Err(error) => {
+/// A call that changes the file, between its issue and what is made of its reply.
+pub(crate) struct Call<'a> {
+    inode: &'a Inode,
+    own: OwnChanges<'a>,
+    /// The version before it, as far as is known here.
+    pub(crate) known: Option<Version>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn begin(inode: &'a Inode) -> Call<'a> {
+        let own = inode.wb.conflicts.own_changes(inode);
+        Call { inode, own, known: inode.cell.version() }
+    }
+
+    /// The reply's change, if there was one.
+    pub(super) fn answered<'r>(&self, reply: &'r Result<Change>) -> Result<&'r Change> {
+        reply.as_ref().map_err(|error| {
             // The reply was lost, or the server's disk failed half-way: perhaps it was done.
-            if is_transient(&error) || error.errno() == Errno::EIO {
-                inode.others_wrote();
+            if is_transient(error) || error.errno() == Errno::EIO {
+                self.inode.others_wrote();
             }
-            if is_gone(&error) {
-                inode.mark_deleted();
+            if is_gone(error) {
+                self.inode.mark_deleted();
             }
-            return Err(error);
-        }
-    };
-    inode.cut(size, || {
-        if change.before == known && change.before.is_some() {
-            inode.own_change(&change.after);
-        } else {
-            inode.others_wrote();
-        }
-    });
-    Ok(())
+            error.clone()
+        })
+    }
+
+    /// The reply has been taken over.
+    pub(crate) fn end(self, change: &Change) {
+        self.own.end(change.after.version.as_slice());
+    }
 }

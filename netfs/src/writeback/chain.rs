@@ -31,6 +31,16 @@ impl Chain {
         self.changes.push((before, after));
     }
 
+    /// The versions that the changes led to.
+    pub(crate) fn versions(&self) -> Vec<Version> {
+        self.changes.iter().filter_map(|(_, after)| after.version.clone()).collect()
+    }
+
+    /// Whether every reply named the version its call found: only then a gap is a sign of somebody else.
+    pub(crate) fn names_all(&self) -> bool {
+        self.changes.iter().all(|(before, _)| before.is_some())
+    }
+
     /// Whether one of the changes led to `version`.
     pub(crate) fn leads_to(&self, version: Option<&Version>) -> bool {
         version.is_some() && self.changes.iter().any(|(_, after)| after.version.as_ref() == version)

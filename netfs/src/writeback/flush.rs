@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{
     chain::{Chain, Outcome},
+    conflict,
     flusher::Flusher,
     groups::{Part, What, parts},
     is_gone, is_personal, is_transient,
@@ -65,7 +66,7 @@ pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Re
     }
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {
-        inode.wb.set_parked(None);
+        inode.wb.nothing_dirty();
         inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
     } else if let Err(error) = &result
         && !is_transient(error)
@@ -102,6 +103,7 @@ async fn one_pass(inode: &Arc<Inode>, part: Part, awaited: bool) -> Result<()> {
     // What is written behind it is for the next one.
     let (mut at, mut lost) = (range.start, 0);
     while at < range.end {
+        conflict::before_upload(inode).await?;
         let rest = at..range.end;
         let sent = inode.pages.take_dirty_of(&rest, ROUND_MAX, which, unit(inode));
         let Some(last) = sent.last() else { break };
@@ -152,9 +154,20 @@ enum Round {
 
 /// Bytes on their way. A round that is dropped half-way, by a driver that ends, leaves them dirty: else the
 /// next one, finding nothing to send, would say that all is on the server.
-struct OnTheirWay<'a> {
+pub(super) struct OnTheirWay<'a> {
     inode: &'a Inode,
     ranges: Vec<Range<u64>>,
+}
+
+impl<'a> OnTheirWay<'a> {
+    pub(super) fn new(inode: &'a Inode, ranges: Vec<Range<u64>>) -> OnTheirWay<'a> {
+        OnTheirWay { inode, ranges }
+    }
+
+    /// Each range is settled by itself.
+    pub(super) fn end(&mut self) {
+        self.ranges.clear();
+    }
 }
 
 impl Drop for OnTheirWay<'_> {
@@ -165,7 +178,8 @@ impl Drop for OnTheirWay<'_> {
 
 async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Round> {
     let ranges = sent.iter().map(|piece| piece.range.clone()).collect();
-    let mut on_their_way = OnTheirWay { inode, ranges };
+    let mut on_their_way = OnTheirWay::new(inode, ranges);
+    let own_changes = inode.wb.conflicts.own_changes(inode);
     let known = inode.cell.version();
     let mut chain = Chain::default();
     let mut error = None;
@@ -187,9 +201,11 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Rou
     if let Some(end) = end {
         inode.sizes.sent(end);
     }
+    let ours = chain.versions();
     adopt(inode, chain, known.as_ref(), end.is_some(), |facts| inode.own_change(facts));
+    own_changes.end(&ours);
     // From here on without an await.
-    on_their_way.ranges.clear();
+    on_their_way.end();
     for up in &settled {
         up.stable.iter().for_each(|range| inode.pages.written(range));
         up.unwritten.iter().for_each(|range| inode.pages.redirty(range));
@@ -208,6 +224,7 @@ pub(crate) fn adopt(
     ours: impl FnOnce(&Facts),
 ) {
     let now = inode.cell.version();
+    let told = chain.names_all();
     let ours_still = now.as_ref() == known || chain.leads_to(now.as_ref());
     match chain.resolve(known) {
         Outcome::Nothing if changed => inode.own_unversioned_change(),
@@ -216,10 +233,10 @@ pub(crate) fn adopt(
         Outcome::Silent => ours(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
             // With nothing known, nothing says that somebody did.
-            if known.is_some() {
-                inode.core.counters.write_conflicts.inc();
-                let theirs = &facts.version;
-                tracing::warn!(?known, now = ?theirs, "somebody else has written to a file too");
+            match known {
+                Some(base) if told => inode.merged_with(base, facts.version.as_ref()),
+                Some(base) => inode.count_conflict(base, facts.version.as_ref()),
+                None => {}
             }
             inode.others_wrote();
         }

@@ -13,7 +13,7 @@ use crate::{
 
 /// The allowance of one context, in bytes.
 pub(crate) struct Room {
-    limit: u64,
+    limit: AtomicU64,
     free: Semaphore,
     dirty: AtomicU64,
     /// Dirtied without having been asked for: taken off what comes back.
@@ -27,12 +27,25 @@ impl Room {
     pub(crate) fn new(limit: u64) -> Room {
         let limit = limit.min(Semaphore::MAX_PERMITS as u64).max(1);
         let free = Semaphore::new(limit as usize);
-        Room { limit, free, dirty: AtomicU64::new(0), debt: Mutex::new(0) }
+        Room { limit: AtomicU64::new(limit), free, dirty: AtomicU64::new(0), debt: Mutex::new(0) }
     }
 
     /// The most one write may take at a time.
     pub(crate) fn most(&self) -> u64 {
-        self.limit.min(u64::from(u32::MAX))
+        self.limit.load(Ordering::Relaxed).min(u64::from(u32::MAX))
+    }
+
+    /// Another limit. A smaller one is paid off by what becomes clean. Not for callers at the same time.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        let limit = limit.min(Semaphore::MAX_PERMITS as u64).max(1);
+        let before = self.limit.swap(limit, Ordering::Relaxed);
+        if limit > before {
+            self.give_back(limit - before);
+        } else {
+            let less = before - limit;
+            let taken = self.free.forget_permits(usize::try_from(less).unwrap_or(usize::MAX));
+            *self.debt.lock() += less - taken as u64;
+        }
     }
 
     /// Bytes that are dirty or on their way.
@@ -122,6 +135,23 @@ mod tests {
         room.settle(&taken, 0);
         assert!(small.now_or_never().is_some());
         assert_eq!(room.dirty(), 40);
+    }
+
+    #[test]
+    fn another_limit_counts_what_is_dirty_already() {
+        let room = Room::new(100);
+        let taken = room.try_take(80).expect("free");
+        room.dirtied(80);
+        room.settle(&taken, 80);
+        room.set_limit(50);
+        assert!(room.try_take(1).is_none());
+        room.cleaned(40);
+        assert!(room.try_take(11).is_none());
+        let ten = room.try_take(10).expect("40 of 50 are dirty");
+        room.settle(&ten, 0);
+        room.set_limit(200);
+        assert!(room.try_take(160).is_some());
+        assert!(room.try_take(1).is_none());
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn what_is_made_is_there_as_it_was_asked_for() {
         assert_eq!(found.key(), made.found.file.key());
         let st = fs::symlink_metadata(bed.path(name)).unwrap();
         assert_eq!((st.mode() & 0o7777, st.ino()), (mode, attr.ino));
-        assert!(made.dir.unwrap().attr.is_some());
+        assert!(made.dir.unwrap().after.attr.is_some());
     }
     assert_eq!(fs::read_link(bed.path("l")).unwrap().to_str(), Some("f"));
     let again = create(&bed, "f", NewFile::File(0o600), me());
@@ -155,14 +155,14 @@ fn links_are_counted_and_the_last_name_takes_the_file() {
     fs::create_dir(bed.path("d")).unwrap();
     std::os::unix::fs::symlink("nowhere", bed.path("l")).unwrap();
     let key = bed.walk("a").unwrap().key().to_vec();
-    assert_eq!(link(&bed, "a", "b").unwrap().file.unwrap().attr.unwrap().nlink, 2);
+    assert_eq!(link(&bed, "a", "b").unwrap().file.unwrap().after.attr.unwrap().nlink, 2);
     assert_eq!(bed.walk("b").unwrap().key(), key);
     assert_eq!(errno(link(&bed, "a", "b")), Some(Errno::EEXIST));
     assert_eq!(errno(link(&bed, "d", "e")), Some(Errno::EPERM));
     link(&bed, "l", "m").unwrap();
     assert!(fs::symlink_metadata(bed.path("m")).unwrap().is_symlink(), "the link itself");
     let removed = remove(&bed, "", "a", false, me()).unwrap();
-    assert_eq!((removed.gone, removed.file.unwrap().attr.unwrap().nlink), (None, 1));
+    assert_eq!((removed.gone, removed.file.unwrap().after.attr.unwrap().nlink), (None, 1));
     let file = bed.walk("b").unwrap();
     let removed = remove(&bed, "", "b", false, me()).unwrap();
     assert_eq!((removed.gone, removed.file), (Some(key.into()), None));
@@ -202,7 +202,10 @@ fn renames_replace_refuse_or_exchange() {
     assert!(done.from.is_some() && done.dir.is_some());
     let done = rename(&bed, from, to, RenameHow::Replace, me()).unwrap();
     assert_eq!((done.gone, key("e/b")), (Some(a.into()), b.clone()));
-    assert_eq!(done.file.unwrap().attr.unwrap().ino, fs::metadata(bed.path("e/b")).unwrap().ino());
+    assert_eq!(
+        done.file.unwrap().after.attr.unwrap().ino,
+        fs::metadata(bed.path("e/b")).unwrap().ino()
+    );
     let done = rename(&bed, to, ("e", "c"), RenameHow::NoReplace, me()).unwrap();
     assert_eq!((done.from, done.gone, key("e/c")), (None, None, b));
     let into_itself = rename(&bed, ("", "d"), ("d/sub", "x"), RenameHow::Replace, me());

@@ -16,7 +16,7 @@ use crate::common::*;
 
 fn create(fs: &Arc<MemoryFs>, dir: &str, name: &'static str, what: NewFile, cx: Cx) -> Result<u32> {
     let made = now(Arc::clone(fs).create(fs.file(dir)?, name.into(), what, cx))?;
-    assert_eq!(made.dir, Some(now(fs.file(dir)?.validate(super::common::cx(0)))?));
+    assert_eq!(made.dir.map(|c| c.after), Some(now(fs.file(dir)?.validate(super::common::cx(0)))?));
     Ok(made.found.facts.attr.unwrap().mode)
 }
 
@@ -105,13 +105,16 @@ fn links_are_counted_and_the_last_name_takes_the_file() {
     let fs = MemoryFs::builder().file("a", 10).dir("d").build().unwrap();
     let key = fs.key("a").unwrap();
     let linked = link(&fs, "a", "d", "b").unwrap();
-    assert_eq!(linked.file.unwrap().attr.unwrap().nlink, 2);
-    assert_eq!(linked.dir, Some(now(fs.file("d").unwrap().validate(cx(0))).unwrap()));
+    assert_eq!(linked.file.unwrap().after.attr.unwrap().nlink, 2);
+    assert_eq!(
+        linked.dir.map(|c| c.after),
+        Some(now(fs.file("d").unwrap().validate(cx(0))).unwrap())
+    );
     assert_eq!(fs.key("d/b").unwrap(), key);
     assert_eq!(errno(link(&fs, "a", "d", "b")), Some(Errno::EEXIST));
     assert_eq!(errno(link(&fs, "d", "", "e")), Some(Errno::EPERM));
     let removed = remove(&fs, "", "a", false, 0).unwrap();
-    assert_eq!((removed.gone, removed.file.unwrap().attr.unwrap().nlink), (None, 1));
+    assert_eq!((removed.gone, removed.file.unwrap().after.attr.unwrap().nlink), (None, 1));
     let removed = remove(&fs, "d", "b", false, 0).unwrap();
     assert_eq!((removed.gone, removed.file), (Some(key.into()), None));
     assert_eq!(errno(remove(&fs, "d", "b", false, 0)), Some(Errno::ENOENT));
@@ -136,10 +139,14 @@ fn renames_replace_refuse_or_exchange() {
     assert_eq!(errno(rename(&fs, from, to, RenameHow::NoReplace, 0)), Some(Errno::EEXIST));
     let nothing = rename(&fs, from, ("e", "none"), RenameHow::Exchange, 0);
     assert_eq!(errno(nothing), Some(Errno::ENOENT));
+    let fact = |path: &str| Some(now(fs.file(path).unwrap().validate(cx(0))).unwrap());
+    let version = |path: &str| fact(path).unwrap().version;
+    let before = [version("e"), version("d"), version("d/a"), version("e/b")];
     let done = rename(&fs, from, to, RenameHow::Exchange, 0).unwrap();
     assert_eq!((fs.key("e/b").unwrap(), fs.key("d/a").unwrap()), (a.clone(), b.clone()));
-    let fact = |path: &str| Some(now(fs.file(path).unwrap().validate(cx(0))).unwrap());
-    assert_eq!((done.dir, done.from, done.file), (fact("e"), fact("d"), fact("e/b")));
+    let told = [done.dir, done.from, done.file, done.other].map(Option::unwrap);
+    assert_eq!(told.clone().map(|c| c.before), before);
+    assert_eq!(told.map(|c| Some(c.after)), [fact("e"), fact("d"), fact("e/b"), fact("d/a")]);
     assert_eq!(done.gone, None);
     let done = rename(&fs, from, to, RenameHow::Replace, 0).unwrap();
     assert_eq!((done.gone, fs.key("e/b").unwrap()), (Some(a.into()), b));

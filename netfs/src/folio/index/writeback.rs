@@ -25,7 +25,6 @@ pub(crate) struct Unit {
     pub(crate) size: u64,
 }
 
-#[cfg(test)]
 impl Unit {
     /// Exactly what is dirty.
     pub(crate) const EXACT: Unit = Unit { bytes: 1, size: 0 };
@@ -224,6 +223,19 @@ impl FolioIndex {
     /// Forgets `range`, dirt included: a folio of which something is left keeps its dirt and nothing
     /// else. Nothing of the range may be on its way.
     pub(crate) fn cut(&self, range: Range<u64>) -> Removed {
+        self.cut_with(range, |dirt, within| {
+            dirt.dirty.remove(within);
+            dirt.sent.remove(within);
+        })
+    }
+
+    /// Forgets `range` but for what was written since it was taken for an upload, which will not be.
+    pub(crate) fn give_up_sent(&self, range: &Range<u64>) {
+        self.cut_with(range.clone(), |dirt, within| dirt.sent.remove(within));
+    }
+
+    /// `forget` takes out of a folio's dirt what is not to stay of a part of it.
+    fn cut_with(&self, range: Range<u64>, forget: impl Fn(&mut Dirt, &Range<usize>)) -> Removed {
         let mut cleaned = 0;
         let mut content = self.content.write();
         let mut taken = content.slots.take(range.clone());
@@ -231,9 +243,7 @@ impl FolioIndex {
             cleaned += folio.change_dirt(|slot| {
                 let Some(dirt) = slot else { return 0 };
                 let before = dirt.dirty.bytes() + dirt.sent.bytes();
-                let within = within(folio, &range);
-                dirt.dirty.remove(&within);
-                dirt.sent.remove(&within);
+                forget(dirt, &within(folio, &range));
                 let left = dirt.dirty.bytes() + dirt.sent.bytes();
                 if left == 0 {
                     *slot = None;

@@ -1,0 +1,476 @@
+//! Changes of names and attributes.
+//!
+//! As in a kernel one change of a directory's names by this context is under way at a time (its write lock),
+//! so that the versions its replies name make a chain. A change that met nobody else's leaves the other names
+//! cached: they hold under the new version too. Else they are looked up again.
+//!
+//! Lock order: the turn of a file that gets or loses a name (its uploads move the same version), then the
+//! directories by number.
+
+use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
+
+use super::{
+    BlockingMount, Mount, Node,
+    mount::{admit, check_name, require_dir, to_its_end},
+};
+use crate::{
+    coherency::Epoch,
+    error::{Errno, Error, Result},
+    file::Evicted,
+    inode::Inode,
+    remote::{Change, Cx, NewFile, RenameHow, SetAttr, Version},
+    sync::{Arc, atomic::Ordering},
+    timer,
+    write::resize::Call,
+    writeback::{conflict::ConflictPolicy, flush::quiesce, is_transient},
+};
+
+/// Directories whose names are being changed: locked, and their versions before.
+struct Parents {
+    _locks: Vec<OwnedMutexGuard<()>>,
+    known: Vec<(u64, Option<Version>)>,
+    epoch: Epoch,
+}
+
+impl Parents {
+    fn known(&self, dir: &Inode) -> Option<&Version> {
+        self.known.iter().find(|(id, _)| *id == dir.id).and_then(|(_, v)| v.as_ref())
+    }
+}
+
+impl Mount {
+    /// Makes an empty regular file with these permission bits (0o7777).
+    ///
+    /// ```
+    /// use netfs::{Netfs, remote::{Cred, Cx, RenameHow}};
+    /// use netfs_memory::MemoryFs;
+    ///
+    /// let netfs = Netfs::builder().memory_bytes(16 << 20).build()?;
+    /// let origin = MemoryFs::builder().build()?;
+    /// let cx = Cx::new(Cred::new(0, 0));
+    /// let mount = netfs.blocking_mount(origin.clone(), &cx)?;
+    /// let (root, names) = (mount.root(), mount.blocking());
+    /// let dir = names.mkdir(&root, b"d", 0o755, &cx)?;
+    /// names.create(&dir, b"new", 0o644, &cx)?;
+    /// names.rename((&dir, b"new"), (&root, b"f"), RenameHow::NoReplace, &cx)?;
+    /// names.rmdir(&root, b"d", &cx)?;
+    /// assert!(names.lookup(&root, b"f", &cx)?.is_some());
+    /// # drop((dir, root, mount));
+    /// # netfs.blocking_shutdown(std::time::Duration::from_secs(5));
+    /// # Ok::<(), netfs::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `EEXIST` if the name exists, `EROFS` if the adapter cannot; those of [`lookup`](Mount::lookup).
+    pub async fn create(&self, dir: &Node, name: &[u8], mode: u32, cx: &Cx) -> Result<Node> {
+        self.make(dir, name, NewFile::File(mode), cx).await
+    }
+
+    /// Makes a directory with these permission bits.
+    ///
+    /// # Errors
+    /// As [`create`](Mount::create).
+    pub async fn mkdir(&self, dir: &Node, name: &[u8], mode: u32, cx: &Cx) -> Result<Node> {
+        self.make(dir, name, NewFile::Dir(mode), cx).await
+    }
+
+    /// Makes a symbolic link to `target`.
+    ///
+    /// # Errors
+    /// As [`create`](Mount::create); `ENAMETOOLONG` for a target the server does not take.
+    pub async fn symlink(&self, dir: &Node, name: &[u8], target: &[u8], cx: &Cx) -> Result<Node> {
+        self.make(dir, name, NewFile::Symlink(Bytes::copy_from_slice(target)), cx).await
+    }
+
+    /// Makes a name.
+    pub(super) async fn make(
+        &self,
+        dir: &Node,
+        name: &[u8],
+        what: NewFile,
+        cx: &Cx,
+    ) -> Result<Node> {
+        check(dir, name)?;
+        let (mount, dir, cx) = (self.clone(), dir.clone(), cx.clone());
+        let name = Bytes::copy_from_slice(name);
+        self.change(cx.clone(), async move {
+            let parents = mount.parents(&[&dir]).await;
+            let reply =
+                mount.answered(mount.fs().create(&dir.remote, name.clone(), what, cx)).await;
+            let made = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], None))?;
+            let (node, _) = admit(mount.volume(), made.found, &parents.epoch)?;
+            let entry = (name, Some(node.clone()));
+            mount.learned(&dir, made.dir.as_ref(), &parents, [entry]);
+            Ok(node)
+        })
+        .await
+    }
+
+    /// Notes what a change by this client has made of names of `dir`: `None` = there is none any more.
+    fn learned(
+        &self,
+        dir: &Node,
+        change: Option<&Change>,
+        parents: &Parents,
+        names: impl IntoIterator<Item = (Bytes, Option<Node>)>,
+    ) {
+        let known = parents.known(&dir.inode);
+        let alone = dir.inode.changed_names(known, change);
+        let now = change.and_then(|change| change.after.version.as_ref());
+        let moved = known.zip(now).filter(|_| alone);
+        self.dentries().edit(&dir.inode, moved, parents.epoch, names);
+    }
+
+    /// Gives a file another name (a hard link).
+    ///
+    /// # Errors
+    /// `EPERM` for a directory; as [`create`](Mount::create).
+    pub async fn link(&self, file: &Node, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
+        check(dir, name)?;
+        let (mount, file, dir, cx) = (self.clone(), file.clone(), dir.clone(), cx.clone());
+        let name = Bytes::copy_from_slice(name);
+        self.change(cx.clone(), async move {
+            let _quiet = quiesce(&file.inode).await;
+            let parents = mount.parents(&[&dir]).await;
+            let call = Call::begin(&file.inode);
+            let reply = mount.fs().link(&file.remote, &dir.remote, name.clone(), cx);
+            let reply = mount.answered(reply).await;
+            let done = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], Some(&file)))?;
+            mount.learned(&dir, done.dir.as_ref(), &parents, [(name, Some(file.clone()))]);
+            renamed(call, &file, done.file.as_ref());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes the name of anything but a directory. With its last name a file is gone, unless the adapter
+    /// keeps it for those who have it open; what was written to it and is not on the server is given up if
+    /// nobody has.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`; as [`create`](Mount::create).
+    pub async fn unlink(&self, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
+        self.remove(dir, name, false, cx).await
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY`; as [`create`](Mount::create).
+    pub async fn rmdir(&self, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
+        self.remove(dir, name, true, cx).await
+    }
+
+    async fn remove(&self, dir: &Node, name: &[u8], is_dir: bool, cx: &Cx) -> Result<()> {
+        check(dir, name)?;
+        let file = self.lookup(dir, name, cx).await?.ok_or_else(no_name)?;
+        let (mount, dir, cx) = (self.clone(), dir.clone(), cx.clone());
+        let name = Bytes::copy_from_slice(name);
+        self.change(cx.clone(), async move {
+            let parents = mount.parents(&[&dir]).await;
+            let call = Call::begin(&file.inode);
+            let reply = mount.fs().remove(&dir.remote, name.clone(), is_dir, cx);
+            let reply = mount.answered(reply).await;
+            let done = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], Some(&file)))?;
+            mount.learned(&dir, done.dir.as_ref(), &parents, [(name, None)]);
+            match &done.gone {
+                Some(key) => mount.gone(key),
+                None => renamed(call, &file, done.file.as_ref()),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Moves a name, as `renameat2(2)`. A file it replaces is as one that was
+    /// [unlinked](Mount::unlink).
+    ///
+    /// # Errors
+    /// `ENOENT`, `EEXIST` with [`RenameHow::NoReplace`], `EINVAL` for a directory into itself, `ENOTEMPTY`,
+    /// `EISDIR`, `ENOTDIR`; as [`create`](Mount::create).
+    pub async fn rename(
+        &self,
+        from: (&Node, &[u8]),
+        to: (&Node, &[u8]),
+        how: RenameHow,
+        cx: &Cx,
+    ) -> Result<()> {
+        check(from.0, from.1)?;
+        check(to.0, to.1)?;
+        let file = self.lookup(from.0, from.1, cx).await?.ok_or_else(no_name)?;
+        let other = self.lookup(to.0, to.1, cx).await?;
+        let (mount, cx) = (self.clone(), cx.clone());
+        let from = (from.0.clone(), Bytes::copy_from_slice(from.1));
+        let to = (to.0.clone(), Bytes::copy_from_slice(to.1));
+        self.change(
+            cx.clone(),
+            async move { mount.rename_here(file, other, from, to, how, cx).await },
+        )
+        .await
+    }
+
+    async fn rename_here(
+        &self,
+        file: Node,
+        other: Option<Node>,
+        from: (Node, Bytes),
+        to: (Node, Bytes),
+        how: RenameHow,
+        cx: Cx,
+    ) -> Result<()> {
+        let _quiet = quiesce(&file.inode).await;
+        let parents = self.parents(&[&from.0, &to.0]).await;
+        let call = Call::begin(&file.inode);
+        let others_call = other.as_ref().map(|other| Call::begin(&other.inode));
+        let places = ((&from.0.remote, from.1.clone()), (&to.0.remote, to.1.clone()));
+        let reply = self.answered(self.fs().rename(places.0, places.1, how, cx)).await;
+        let done = reply.map_err(|e| {
+            let e = self.failed(e, &[], other.as_ref());
+            self.failed(e, &[(&from.0, &from.1), (&to.0, &to.1)], Some(&file))
+        })?;
+        let left = if how == RenameHow::Exchange { other.clone() } else { None };
+        // Two names of one file: nothing happens to either.
+        let one = other.as_ref().is_some_and(|other| Arc::ptr_eq(&other.inode, &file.inode));
+        let left = if one { Some(file.clone()) } else { left };
+        let (old, new) = ((from.1, left), (to.1, Some(file.clone())));
+        if Arc::ptr_eq(&from.0.inode, &to.0.inode) {
+            self.learned(&to.0, done.dir.as_ref(), &parents, [old, new]);
+        } else {
+            self.learned(&to.0, done.dir.as_ref(), &parents, [new]);
+            self.learned(&from.0, done.from.as_ref(), &parents, [old]);
+        }
+        renamed(call, &file, done.file.as_ref());
+        if let Some(key) = &done.gone {
+            self.gone(key);
+        } else if let (Some(other), Some(call), false) = (&other, others_call, one) {
+            renamed(call, other, done.other.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Changes attributes other than the size ([`set_len`](Mount::set_len)). What is being uploaded goes
+    /// first.
+    ///
+    /// # Errors
+    /// `EPERM` without the right to; `ESTALE` if the file was deleted; `EROFS`; what the adapter returned.
+    pub async fn set_attr(&self, node: &Node, set: SetAttr, cx: &Cx) -> Result<()> {
+        node.inode.check_exists()?;
+        let (mount, node, cx) = (self.clone(), node.clone(), cx.clone());
+        self.change(cx.clone(), async move {
+            let _quiet = quiesce(&node.inode).await;
+            let call = Call::begin(&node.inode);
+            let reply = mount.answered(mount.fs().set_attr(&node.remote, set, cx)).await;
+            let change = reply.map_err(|e| mount.failed(e, &[], Some(&node)))?;
+            renamed(call, &node, Some(&change));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Cuts a file at `size`, or extends it by zeros: opens it for that
+    /// ([`File::set_len`](crate::File::set_len)).
+    ///
+    /// # Errors
+    /// As [`open_rw`](Mount::open_rw) and `File::set_len`.
+    pub async fn set_len(&self, node: &Node, size: u64, cx: &Cx) -> Result<()> {
+        self.open_rw(node, cx).await?.set_len(size).await
+    }
+
+    /// Lets go of all clean pages of a file, in memory and in the disk cache.
+    pub async fn evict(&self, node: &Node) -> Evicted {
+        node.inode.evict(0..i64::MAX as u64).await
+    }
+
+    /// What becomes of bytes of this volume's files that are dirty when somebody else changes them, for all its
+    /// mounts; `None`: as the context says.
+    pub fn set_conflict_policy(&self, policy: Option<ConflictPolicy>) {
+        self.volume().set_conflict_policy(policy);
+    }
+
+    /// Locks directories whose names are about to be changed.
+    async fn parents(&self, dirs: &[&Node]) -> Parents {
+        let mut dirs: Vec<&Arc<Inode>> = dirs.iter().map(|dir| &dir.inode).collect();
+        dirs.sort_by_key(|dir| dir.id);
+        dirs.dedup_by_key(|dir| dir.id);
+        let mut locks = Vec::with_capacity(dirs.len());
+        for dir in &dirs {
+            locks.push(Arc::clone(&dir.wb.write).lock_owned().await);
+        }
+        let known = dirs.iter().map(|dir| (dir.id, dir.cell.version())).collect();
+        Parents { _locks: locks, known, epoch: self.volume().cell().sample() }
+    }
+
+    /// Runs a change on the driver, to its end even if the caller goes away: what it holds locked and what it
+    /// does to the caches belong together. The caller waits no longer than its deadline.
+    async fn change<T: Send + 'static>(
+        &self,
+        cx: Cx,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let core = self.volume().core();
+        let work = to_its_end(self.volume(), work);
+        let Some(deadline) = cx.deadline() else { return work.await };
+        timer::until(&core.driver, &*core.clock, deadline, work).await.unwrap_or_else(|| {
+            let told = "the caller's deadline passed; the change may yet be made";
+            Err(Error::new(Errno::ETIMEDOUT, told))
+        })
+    }
+
+    /// Bounds one call to the server.
+    async fn answered<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.volume().core().answered(call).await
+    }
+
+    /// What a failed change leaves unknown: the names it was about, for they may not be what they were taken for;
+    /// and all, if it may have been made and the reply was lost.
+    fn failed(&self, error: Error, names: &[(&Node, &Bytes)], file: Option<&Node>) -> Error {
+        let lost = is_transient(&error);
+        for (dir, name) in names {
+            if lost {
+                dir.inode.changed_names(None, None);
+            }
+            self.dentries().forget(&dir.inode, Bytes::clone(name));
+        }
+        if let Some(file) = file.filter(|_| lost) {
+            file.inode.others_wrote();
+        }
+        error
+    }
+
+    /// A file has lost its last name by our doing.
+    fn gone(&self, key: &[u8]) {
+        if let Some(inode) = self.volume().find(key) {
+            inode.unlinked();
+        }
+    }
+}
+
+impl Inode {
+    /// The server says that the last name is gone. Who has the file open may go on as long as the server lets
+    /// them (an adapter may have renamed it for them), and is told if not; the last one takes it along.
+    fn unlinked(&self) {
+        self.unlinked.store(true, Ordering::Release);
+        if self.is_open() {
+            self.others_wrote();
+        } else {
+            self.remove();
+        }
+    }
+
+    /// Nobody can read this file any more.
+    pub(crate) fn remove(&self) {
+        let bytes = self.pages.dirty_bytes();
+        self.mark_deleted();
+        self.discard_dirty();
+        self.wb.nothing_dirty();
+        if bytes > 0 {
+            self.core.counters.write_removed_bytes.add(bytes);
+            tracing::info!(key = ?self.key, bytes, "what was written to a file went with it");
+        }
+    }
+}
+
+/// Takes over what a reply said of a file whose names or attributes were changed.
+fn renamed(call: Call<'_>, node: &Node, change: Option<&Change>) {
+    let silent = Change::default();
+    let change = change.unwrap_or(&silent);
+    node.inode.changed_attributes(call.known.as_ref(), change);
+    call.end(change);
+}
+
+fn check(dir: &Node, name: &[u8]) -> Result<()> {
+    check_name(name)?;
+    require_dir(dir)?;
+    dir.inode.check_exists()
+}
+
+fn no_name() -> Error {
+    Error::new(Errno::ENOENT, "no such file or directory")
+}
+
+impl BlockingMount<'_> {
+    /// See [`Mount::create`].
+    ///
+    /// # Errors
+    /// As [`Mount::create`].
+    pub fn create(&self, dir: &Node, name: &[u8], mode: u32, cx: &Cx) -> Result<Node> {
+        pollster::block_on(self.0.create(dir, name, mode, cx))
+    }
+
+    /// See [`Mount::mkdir`].
+    ///
+    /// # Errors
+    /// As [`Mount::mkdir`].
+    pub fn mkdir(&self, dir: &Node, name: &[u8], mode: u32, cx: &Cx) -> Result<Node> {
+        pollster::block_on(self.0.mkdir(dir, name, mode, cx))
+    }
+
+    /// See [`Mount::symlink`].
+    ///
+    /// # Errors
+    /// As [`Mount::symlink`].
+    pub fn symlink(&self, dir: &Node, name: &[u8], target: &[u8], cx: &Cx) -> Result<Node> {
+        pollster::block_on(self.0.symlink(dir, name, target, cx))
+    }
+
+    /// See [`Mount::link`].
+    ///
+    /// # Errors
+    /// As [`Mount::link`].
+    pub fn link(&self, file: &Node, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
+        pollster::block_on(self.0.link(file, dir, name, cx))
+    }
+
+    /// See [`Mount::unlink`].
+    ///
+    /// # Errors
+    /// As [`Mount::unlink`].
+    pub fn unlink(&self, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
+        pollster::block_on(self.0.unlink(dir, name, cx))
+    }
+
+    /// See [`Mount::rmdir`].
+    ///
+    /// # Errors
+    /// As [`Mount::rmdir`].
+    pub fn rmdir(&self, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
+        pollster::block_on(self.0.rmdir(dir, name, cx))
+    }
+
+    /// See [`Mount::rename`].
+    ///
+    /// # Errors
+    /// As [`Mount::rename`].
+    pub fn rename(
+        &self,
+        from: (&Node, &[u8]),
+        to: (&Node, &[u8]),
+        how: RenameHow,
+        cx: &Cx,
+    ) -> Result<()> {
+        pollster::block_on(self.0.rename(from, to, how, cx))
+    }
+
+    /// See [`Mount::set_attr`].
+    ///
+    /// # Errors
+    /// As [`Mount::set_attr`].
+    pub fn set_attr(&self, node: &Node, set: SetAttr, cx: &Cx) -> Result<()> {
+        pollster::block_on(self.0.set_attr(node, set, cx))
+    }
+
+    /// See [`Mount::set_len`].
+    ///
+    /// # Errors
+    /// As [`Mount::set_len`].
+    pub fn set_len(&self, node: &Node, size: u64, cx: &Cx) -> Result<()> {
+        pollster::block_on(self.0.set_len(node, size, cx))
+    }
+
+    /// See [`Mount::evict`].
+    #[must_use]
+    pub fn evict(&self, node: &Node) -> Evicted {
+        pollster::block_on(self.0.evict(node))
+    }
+}

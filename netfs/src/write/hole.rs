@@ -1,0 +1,89 @@
+//! Holes, zeros and reservations: `fallocate(2)`.
+//!
+//! Bytes that are dirty in a hole are gone when the server has made it: from memory, from the disk cache, and
+//! from what is to be uploaded. None is on its way meanwhile (A3.10), so none comes back. A server that makes
+//! no holes gets zeros written, by way of the page cache as any other bytes.
+
+use std::ops::Range;
+
+use super::resize::{Call, grow, to_its_end};
+use crate::{error::Result, read::Who, sync::Arc, writeback::flush::quiesce};
+
+/// What [`File::fallocate`](crate::File::fallocate) does with its range.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum FallocateMode {
+    /// Reserves space; what is in the range stays as it is. (`fallocate` without flags)
+    Allocate {
+        /// The file does not grow to the range's end (`FALLOC_FL_KEEP_SIZE`).
+        keep_size: bool,
+    },
+    /// Makes a hole: the range reads as zeros, its space is free, the size stays
+    /// (`FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE`).
+    PunchHole,
+    /// The range reads as zeros (`FALLOC_FL_ZERO_RANGE`). Space is not reserved.
+    ZeroRange {
+        /// The file does not grow to the range's end.
+        keep_size: bool,
+    },
+}
+
+/// Reserves space on the server; the file grows to the end of `range` unless `keep_size`.
+pub(crate) async fn allocate(
+    who: &Who,
+    range: Range<u64>,
+    keep_size: bool,
+    locks: impl Send + 'static,
+) -> Result<()> {
+    let work = who.clone();
+    let work = async move {
+        let inode = &work.inode;
+        let _quiet = quiesce(inode).await;
+        let call = Call::begin(inode);
+        let remote = Arc::clone(&work.remote);
+        let reply = remote.allocate(range.clone(), keep_size, work.cx.clone()).await;
+        let change = call.answered(&reply)?;
+        let size = if keep_size { 0 } else { range.end };
+        inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change));
+        call.end(change);
+        Ok(())
+    };
+    to_its_end(who, work, locks).await
+}
+
+/// Makes a hole of the part of `range` within the file. `EOPNOTSUPP` if the server cannot; then nothing has
+/// changed.
+pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: impl Send + 'static) -> Result<()> {
+    let work = who.clone();
+    let work = async move {
+        let inode = &work.inode;
+        let _quiet = quiesce(inode).await;
+        let sizes = inode.sizes.load();
+        let range = range.start..range.end.min(sizes.i_size);
+        if range.is_empty() {
+            return Ok(());
+        }
+        if range.end >= inode.pages.dirty_end() && sizes.i_size > sizes.remote_i_size {
+            // The dirty bytes that were to make the server's file as long will not be sent any more.
+            grow(&work, sizes.i_size).await?;
+        }
+        let call = Call::begin(inode);
+        let remote = Arc::clone(&work.remote);
+        let reply = remote.deallocate(range.clone(), work.cx.clone()).await;
+        let change = call.answered(&reply)?;
+        inode.punched(&range, || inode.changed_data(call.known.as_ref(), change));
+        call.end(change);
+        Ok(())
+    };
+    to_its_end(who, work, locks).await
+}
+
+/// Lets the file grow to `size`, by zeros, if it is not that long.
+pub(crate) async fn extend(who: &Who, size: u64, locks: impl Send + 'static) -> Result<()> {
+    let work = who.clone();
+    let work = async move {
+        let _quiet = quiesce(&work.inode).await;
+        if work.inode.sizes.load().i_size >= size { Ok(()) } else { grow(&work, size).await }
+    };
+    to_its_end(who, work, locks).await
+}
