@@ -112,14 +112,25 @@ impl World {
         self.note(format!("write {path} {offset}+{len}: {result:?}"));
         match result {
             Ok(n) => {
-                if *n > len || *n < len && !self.suspect || *n == 0 && len > 0 {
-                    self.fail("a short write");
+                if *n > len || *n == 0 && len > 0 {
+                    self.fail("so many bytes were not given");
+                }
+                if *n < len && !self.suspect {
+                    self.explain_short(of, offset + *n as u64, &bytes[*n..]);
                 }
                 self.covered.note("write: done");
                 self.files[of].wrote(offset, &bytes[..*n]);
             }
             Err(e) => self.excuse("write", e),
         }
+    }
+
+    /// A write stopped half-way, and nothing explains it: the next one should say why.
+    fn explain_short(&self, of: usize, offset: u64, rest: &[u8]) -> ! {
+        let memory = self.netfs().memory();
+        let writer = self.handles.iter().find(|h| h.of == of && h.writable);
+        let next = writer.map(|h| self.drive(h.file.write_at(offset, rest)));
+        self.fail(&format!("a short write; the next one: {next:?}; {memory:?}"));
     }
 
     fn append(&mut self) {
