@@ -116,7 +116,8 @@ impl File {
     }
 
     /// Writes bytes that the caller shares. An unbuffered write sends them as they are, without a copy; into
-    /// memory they are copied once.
+    /// memory they are copied as any write's are: a folio of the caller's own memory would be counted by the
+    /// budget at its size, while it may keep a buffer of any size alive.
     ///
     /// # Errors
     /// As [`write_at_with`](File::write_at_with).

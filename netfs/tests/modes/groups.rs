@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use netfs::{Errno, File, Sync, WriteGroup, WriteOptions};
-use netfs_memory::{Fault, MemoryFs, Op};
+use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
 
 use crate::{
     common::Bench,
@@ -102,6 +103,33 @@ fn n_c29_a_folio_of_an_earlier_group_is_flushed_before_it_is_written_to() {
     file.blocking().fsync().expect("fsync");
     fs.verify("f", 100, b"otwo").expect("after it");
     drop((file, zero, one, two, last));
+    bench.shutdown();
+}
+
+#[test]
+fn n_c29_what_is_on_its_way_still_belongs_to_its_group() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f", &rw());
+    let (one, two) = (file.write_group(), file.write_group());
+    write(&file, 100, b"one", &one);
+    let gate = Gate::new();
+    let late = Fault::on(Op::Write).hold(&gate, SnapshotAt::Release).errno(Errno::EIO);
+    fs.inject(late.times(1));
+    std::thread::scope(|s| {
+        let sync = s.spawn(|| file.blocking().fsync());
+        gate.wait_hit();
+        let mut second = Box::pin(file.write_at_with(101, b"two", WriteOptions::in_group(&two)));
+        // It waits for the first group's upload, which fails, and sends that group again.
+        assert!((&mut second).now_or_never().is_none(), "not into a folio of the first group");
+        gate.release();
+        assert_eq!(errno(sync.join().expect("no panic")), Errno::EIO);
+        pollster::block_on(second).expect("write");
+    });
+    fs.verify("f", 100, b"one").expect("before anything of the second");
+    file.blocking().fsync().expect("fsync");
+    fs.verify("f", 100, b"otwo").expect("after it");
+    drop((file, one, two));
     bench.shutdown();
 }
 
