@@ -274,10 +274,8 @@ impl Inode {
         self.pages.truncate(size);
         // A reply may have put the end behind what was dirty until now.
         self.sizes.resized(size);
-        if self.pages.dirty_bytes() == 0 {
-            // What could not be uploaded was cut off.
-            self.wb.set_parked(None);
-        }
+        // What could not be uploaded may have been cut off.
+        self.unpark_if_clean();
         self.end_change();
     }
 
@@ -290,6 +288,7 @@ impl Inode {
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size);
         self.end_change();
+        self.unpark_if_clean();
     }
 
     fn commit_facts(&self, facts: &Facts) {
@@ -540,6 +539,7 @@ impl Drop for Inode {
             slot.relinquish(if gone { Relinquish::Retire } else { Relinquish::Keep });
         }
         self.pages.clear_keeping(&[]);
+        self.unpark();
         self.volume.forget_inode(self.id, &self.key);
     }
 }

@@ -7,6 +7,7 @@
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
+//! | [`park`] | files whose upload failed for good |
 //!
 //! One round of a file at a time, in order of arrival (B11, N-C36). What is taken is a snapshot: slices,
 //! whose bytes no later write changes. A range comes back clean only when the server has acknowledged it
@@ -17,6 +18,7 @@
 pub(crate) mod chain;
 pub(crate) mod flush;
 pub(crate) mod flusher;
+pub(crate) mod park;
 pub(crate) mod room;
 mod upload;
 
@@ -117,8 +119,8 @@ impl Writeback {
         self.state.lock().parked.clone()
     }
 
-    pub(crate) fn set_parked(&self, error: Option<Error>) {
-        self.state.lock().parked = error;
+    fn change_parked(&self, change: impl FnOnce(&mut Option<Error>)) {
+        change(&mut self.state.lock().parked);
     }
 
     /// Bytes were given up that had failed with `error`.
@@ -126,7 +128,6 @@ impl Writeback {
         let mut state = self.state.lock();
         let times = state.lost.as_ref().map_or(0, |(n, _)| *n) + 1;
         state.lost = Some((times, error));
-        state.parked = None;
     }
 
     /// The loss an opener has not heard of yet; it has now.

@@ -62,9 +62,7 @@ impl File {
     async fn write_locked(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let inode = &self.who.inode;
         inode.core.check_open()?;
-        if let Some(error) = inode.wb.parked() {
-            return Err(error);
-        }
+        inode.check_not_parked()?;
         if bytes.is_empty() {
             return Ok(0);
         }
@@ -145,15 +143,26 @@ impl File {
     /// server has it. Every opener hears of the loss once, from its next [`fsync`](File::fsync).
     ///
     /// Returns how many bytes were given up: 0 if nothing had failed.
-    pub async fn discard_dirty(&self) -> u64 {
+    ///
+    /// # Errors
+    /// `ETIMEDOUT` if an upload of the file is under way and has not ended by the deadline of the opener's
+    /// [`Cx`](crate::remote::Cx), or within the timeout for a call to the server: what is on its way cannot be
+    /// called back. Then nothing was given up.
+    pub async fn discard_dirty(&self) -> Result<u64> {
         let inode = &self.who.inode;
-        let _one = inode.wb.write.lock().await;
-        let _quiet = quiesce(inode).await;
-        let Some(error) = inode.wb.parked() else { return 0 };
+        let locks = async { (self.alone().await, quiesce(inode).await) };
+        let (one, _quiet) = self.who.by_call_deadline(locks).await.ok_or_else(|| {
+            Error::new(
+                Errno::ETIMEDOUT,
+                "an upload of the file has not ended; nothing was discarded",
+            )
+        })?;
+        let _one = one?;
+        let Some(error) = inode.wb.parked() else { return Ok(0) };
         let bytes = inode.pages.dirty_bytes();
         inode.discard_dirty();
         inode.wb.note_lost(error);
-        bytes
+        Ok(bytes)
     }
 
     /// Uploads what was written, then closes the file (close-to-open). Dropping a `File` leaves what was

@@ -45,6 +45,9 @@ pub struct MemoryUsage {
     pub pinned: u64,
     /// Of `indexed`: written and not on the server yet, or on its way there.
     pub dirty: u64,
+    /// Of `indexed`, and apart from `dirty`: written bytes that the server refused for good, kept until an
+    /// upload succeeds or they are discarded.
+    pub parked: u64,
     /// Read past the cache because the budget was exhausted or the caller asked for it.
     pub transient: u64,
     /// Mapped by the arena, in use or kept for reuse.
@@ -94,7 +97,7 @@ impl FolioCache {
             counters,
             readers: Readers::new(),
             next_index: AtomicU64::new(0),
-            room: Room::new(dirty_limit),
+            room: Room::new(dirty_limit, budget / 2),
         })
     }
 
@@ -158,6 +161,7 @@ impl FolioCache {
             metadata: folios * FOLIO_OVERHEAD,
             pinned: self.accounts.bytes(Account::Pinned),
             dirty: self.room.dirty(),
+            parked: self.room.parked(),
             transient: self.accounts.bytes(Account::Transient),
             mapped: self.arena.usage().mapped,
             folios,

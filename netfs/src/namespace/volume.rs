@@ -15,6 +15,7 @@ use crate::{
         Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    writeback::park::ParkedFiles,
 };
 
 /// How often (1 ms apart) a volume that looks in use is tried again.
@@ -40,6 +41,7 @@ pub(crate) struct Volume {
     /// Live mounts: the keep-alive cache owns inodes, which own the volume, so it must be emptied when
     /// the last mount goes.
     pub(super) mounts: AtomicUsize,
+    pub(crate) parked: ParkedFiles,
 }
 
 #[derive(Default)]
@@ -79,6 +81,7 @@ impl Volume {
             keep,
             vouched: Mutex::default(),
             mounts,
+            parked: ParkedFiles::default(),
         })
     }
 

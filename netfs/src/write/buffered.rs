@@ -39,7 +39,7 @@ impl Buffered<'_> {
     /// something failed.
     pub(crate) async fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let mut done = 0;
-        for chunk in bytes.chunks(CHUNK.min(self.most())) {
+        for chunk in bytes.chunks(CHUNK.min(self.at_once())) {
             match self.write_chunk(offset + done as u64, chunk).await {
                 Ok(n) => {
                     done += n;
@@ -55,8 +55,8 @@ impl Buffered<'_> {
         Ok(done)
     }
 
-    fn most(&self) -> usize {
-        usize::try_from(self.inode().core.folios.room().most()).unwrap_or(usize::MAX)
+    fn at_once(&self) -> usize {
+        usize::try_from(self.inode().core.folios.room().step()).unwrap_or(usize::MAX)
     }
 
     async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<usize> {

@@ -4,7 +4,6 @@ use crate::{
     error::{Errno, Error, Result},
     read::Who,
     sync::Arc,
-    timer,
     writeback::{flush::quiesce, is_transient},
 };
 
@@ -26,9 +25,7 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
     let ended = async {
         task.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
     };
-    let timeout = core.clock.now() + core.options.remote_timeout;
-    let until = who.cx.deadline().map_or(timeout, |deadline| deadline.min(timeout));
-    timer::until(&core.driver, &*core.clock, until, ended).await.unwrap_or_else(|| {
+    who.by_call_deadline(ended).await.unwrap_or_else(|| {
         Err(Error::new(
             Errno::ETIMEDOUT,
             "the server did not answer in time; it may yet cut the file",

@@ -51,15 +51,17 @@ async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result
 
 /// The same for who has the turn already.
 async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
+    let whole = range == (0..u64::MAX);
     let result = one_pass(inode, range, awaited).await;
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {
-        inode.wb.set_parked(None);
+        inode.unpark_if_clean();
         inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
-    } else if let Err(error) = &result
-        && !is_transient(error)
-    {
-        inode.wb.set_parked(Some(error.clone()));
+    }
+    match &result {
+        Ok(()) if whole => inode.unpark(),
+        Err(error) if !is_transient(error) => inode.park(error),
+        _ => {}
     }
     result
 }

@@ -4,7 +4,7 @@
 //! to those folios meanwhile gets other memory (W1), so what is sent is neither torn nor lost. Then each
 //! range comes back as [`written`](FolioIndex::written) or [`redirty`](FolioIndex::redirty).
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use super::{Content, FolioIndex, Removed};
 use crate::{
@@ -49,14 +49,23 @@ impl FolioIndex {
         self.dirty_end.store(end.unwrap_or(0), Ordering::Release);
     }
 
+    /// Whether bytes have been dirty for `age` or longer. Asked of every dirty file again and again, so the
+    /// folios are looked at only where the bound says so.
+    pub(crate) fn dirty_for(&self, age: Duration, now: BootTime) -> bool {
+        let old = |since: BootTime| since + age <= now;
+        old(self.since.bound()) && self.oldest_dirty().is_some_and(old)
+    }
+
     /// When the oldest dirty bytes were written.
-    pub(crate) fn oldest_dirty(&self) -> Option<BootTime> {
-        let content = self.content.read();
+    fn oldest_dirty(&self) -> Option<BootTime> {
+        let content = self.content.write();
         let since = |offset: &u64| {
             let folio = content.slots.get(*offset)?;
             folio.with_dirt(|d| d.filter(|d| !d.dirty.is_empty()).map(|d| d.since))
         };
-        content.dirty.iter().filter_map(since).min()
+        let oldest = content.dirty.iter().filter_map(since).min();
+        self.since.is(oldest.unwrap_or(BootTime::NEVER));
+        oldest
     }
 
     /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
@@ -89,6 +98,7 @@ impl FolioIndex {
         self.end_sent(range, |dirt, within| {
             let back = dirt.sent.within(within);
             dirt.dirty.union_under(&back);
+            self.since.dirty(dirt.since);
         });
     }
 
@@ -111,6 +121,7 @@ impl FolioIndex {
             clean.extend(self.settle_dirt(&mut content, &folio));
         }
         self.note_dirty_end(&content);
+        let cleaned = self.clean(&content, cleaned);
         drop(content);
         self.cleaned(cleaned);
         for folio in &clean {
@@ -129,7 +140,7 @@ impl FolioIndex {
             return None;
         }
         folio.change_dirt(|d| *d = None);
-        content.dirty.remove(&folio.offset());
+        content.dirty.remove(folio.offset());
         if folio.is_partial() || folio.is_locked() {
             content.slots.remove(folio);
             return Some(Arc::clone(folio));
@@ -188,6 +199,7 @@ impl FolioIndex {
         let kept = self.keep_dirt(&mut content, &mut taken);
         self.note_dirty_end(&content);
         self.data_gen.fetch_add(1, Ordering::Release);
+        let cleaned = self.clean(&content, cleaned);
         drop(content);
         self.cleaned(cleaned);
         let removed = self.let_go(&taken);
@@ -205,7 +217,7 @@ impl FolioIndex {
         let mut demoted = Vec::new();
         taken.retain(|folio| {
             let Some(mut dirt) = folio.change_dirt(Option::take).filter(|d| !d.is_empty()) else {
-                content.dirty.remove(&folio.offset());
+                content.dirty.remove(folio.offset());
                 return true;
             };
             let overlay = dirt.overlay.take();
