@@ -1,12 +1,14 @@
 //! [`File`]: an open file, the one interface all fronts use.
 
 mod blocking;
+mod options;
 mod writing;
 
 use std::{fmt, ops::Range, sync::OnceLock};
 
 pub use blocking::Blocking;
 use bytes::Bytes;
+pub use options::{Durability, OpenOptions, Sync};
 
 use crate::{
     coherency::Validity,
@@ -66,17 +68,21 @@ pub struct File {
     who: Who,
     streams: Mutex<Streams>,
     ahead: Arc<Ahead>,
-    writable: bool,
+    how: OpenOptions,
+    /// Reads through the caches are for this open: it is for reading, and not direct.
+    reads_cached: bool,
     writing: Writing,
 }
 
 impl File {
-    pub(crate) fn new(node: Node, cx: Cx, writable: bool) -> File {
+    pub(crate) fn new(node: Node, cx: Cx, how: OpenOptions) -> File {
         let who = Who { inode: node.inode, remote: node.remote, cx };
         let writing = Writing::default();
         who.inode.wb.opened(&writing);
         let (streams, ahead) = (Mutex::default(), Arc::default());
-        let file = File { cookie: OnceLock::new(), who, streams, ahead, writable, writing };
+        let reads_cached = how.read && !how.direct;
+        let cookie = OnceLock::new();
+        let file = File { cookie, who, streams, ahead, how, reads_cached, writing };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file
@@ -110,6 +116,12 @@ impl File {
         self.who.inode.attr()
     }
 
+    /// How it was opened.
+    #[must_use]
+    pub fn options(&self) -> &OpenOptions {
+        &self.how
+    }
+
     /// The same calls for threads.
     #[must_use]
     pub fn blocking(&self) -> Blocking<'_> {
@@ -133,7 +145,7 @@ impl File {
     /// Dropping the future only detaches: the fetch goes on for other readers.
     ///
     /// # Errors
-    /// `ESTALE` if the file was deleted on the server (or changes faster than it can be read),
+    /// `EBADF` if the file was not opened for reading, `ESTALE` if it was deleted on the server (or changes faster than it can be read),
     /// `ETIMEDOUT` at the deadline of the opener's [`Cx`], `EINVAL` for a range past the largest
     /// offset, or what the server returned for the bytes asked for.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
@@ -174,6 +186,7 @@ impl File {
         buf: &mut [u8],
         options: ReadOptions,
     ) -> Result<usize> {
+        let options = self.check_readable(options)?;
         check_range(offset, buf.len() as u64)?;
         if options.memory == MemoryUse::Bypass && !options.unbuffered {
             return self.read_bypass(offset, buf).await;
@@ -202,11 +215,12 @@ impl File {
     /// # Errors
     /// As [`read_at`](File::read_at).
     pub async fn read_slices(&self, offset: u64, len: u64) -> Result<Slices> {
+        let options = self.check_readable(ReadOptions::default())?;
         check_range(offset, len)?;
         if let Some(slices) = self.try_read_slices(offset, len) {
             return Ok(slices);
         }
-        self.slices(offset, len, ReadOptions::default(), true).await
+        self.slices(offset, len, options, true).await
     }
 
     /// [`read_slices`](File::read_slices) if all of it is in memory, without waiting.
@@ -251,7 +265,16 @@ impl File {
     /// # Errors
     /// `EFBIG` above 64 MiB, else as [`read_at`](File::read_at).
     pub async fn read_single(&self) -> Result<Bytes> {
+        self.check_readable(ReadOptions::default())?;
         read::single::read(&self.who, self.cookie()).await
+    }
+
+    /// Fails unless the file is open for reading; else says how this open reads.
+    fn check_readable(&self, options: ReadOptions) -> Result<ReadOptions> {
+        if !self.how.read {
+            return Err(Error::new(Errno::EBADF, "the file was not opened for reading"));
+        }
+        Ok(ReadOptions { unbuffered: options.unbuffered || self.how.direct, ..options })
     }
 
     /// Forgets everything cached of this file, in memory and on disk; the next read asks the server.
@@ -263,7 +286,7 @@ impl File {
     #[inline]
     fn hit_mark(&self) -> Option<u64> {
         let inode = &self.who.inode;
-        if !inode.io.buffered_now() {
+        if !self.reads_cached || !inode.io.buffered_now() {
             return None;
         }
         let mark = inode.stable().filter(|_| !inode.size_doubtful())?;

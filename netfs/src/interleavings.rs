@@ -19,7 +19,7 @@ use std::time::Duration;
 use origin::{Answers, Connection, Origin, content};
 
 use crate::{
-    Builder, File, FillPolicy, Mount, Netfs,
+    Builder, File, FillPolicy, Mount, Netfs, OpenOptions,
     clock::StepClock,
     driver::{Handle, block_on},
     folio::FolioCache,
@@ -118,7 +118,7 @@ impl World {
     }
 
     fn open(&self) -> Arc<File> {
-        Arc::new(File::new(self.mount.root(), cx(), true))
+        Arc::new(File::new(self.mount.root(), cx(), OpenOptions::new().read(true).write(true)))
     }
 
     /// All that is cached in memory is evicted, one folio after the other.

@@ -56,7 +56,7 @@ mod writeback;
 
 pub use context::{Builder, FillPolicy, Netfs, Undone};
 pub use error::{Errno, Error, Result};
-pub use file::{Blocking, File, MemoryUse, ReadOptions, TryReadAt};
+pub use file::{Blocking, Durability, File, MemoryUse, OpenOptions, ReadOptions, Sync, TryReadAt};
 pub use fscache::FillWhenFull;
 pub use namespace::{BlockingMount, DirListEntry, Mount, Node};
 pub use read::Slices;

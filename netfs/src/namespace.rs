@@ -12,6 +12,7 @@ mod access;
 mod blocking;
 mod dentry;
 mod mount;
+mod open;
 mod volume;
 
 pub use blocking::BlockingMount;

@@ -299,14 +299,19 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
 
     /// Opens a file; the token (an NFS stateid, say) rides in the `Cx` of every later call on this
     /// open and is dropped when the open and its last I/O have ended.
+    ///
+    /// By default there is no such call, and the volume is read-only: an adapter that can write grants
+    /// opens for writing, and refuses them (`EROFS`) where its server does not let it.
     fn open(
         self: Arc<Self>,
         file: Arc<Self::File>,
         intent: OpenIntent,
         cx: Cx,
     ) -> BoxFuture<'static, Result<(OpenToken, Option<Facts>)>> {
-        let _ = (file, intent, cx);
-        Box::pin(async { Ok((OpenToken::none(), None)) })
+        let _ = (file, cx);
+        Box::pin(async move {
+            if intent.writes() { Err(read_only_error()) } else { Ok((OpenToken::none(), None)) }
+        })
     }
 
     /// Makes what `what` says under `name` in `dir`, owned by `cx.cred()`.

@@ -165,13 +165,13 @@ impl File {
         Ok(bytes)
     }
 
-    /// Uploads what was written, then closes the file (close-to-open). Dropping a `File` leaves what was
-    /// written to the flusher.
+    /// Uploads what was written, then closes the file (close-to-open), unless it was opened
+    /// [without](crate::OpenOptions::close_flush). Dropping a `File` leaves what was written to the flusher.
     ///
     /// # Errors
     /// As [`fsync`](File::fsync); the bytes are kept, and any opener of the file can try again.
     pub async fn close(self) -> Result<()> {
-        self.fsync().await
+        if self.how.close_flush { self.fsync().await } else { Ok(()) }
     }
 
     /// The file's write lock.
@@ -181,7 +181,7 @@ impl File {
     }
 
     fn check_writable(&self) -> Result<()> {
-        if !self.writable {
+        if !self.how.writes() {
             return Err(Error::new(Errno::EBADF, "the file was not opened for writing"));
         }
         self.who.inode.check_exists()?;

@@ -6,7 +6,7 @@ use pollster::block_on;
 use super::{DirListEntry, Mount, Node};
 use crate::{
     error::Result,
-    file::File,
+    file::{File, OpenOptions},
     remote::{AccessMask, Attr, Cx, StatFs},
 };
 
@@ -36,6 +36,35 @@ impl BlockingMount<'_> {
             let node = self.0.walk(path, cx).await?;
             self.0.open_rw(&node, cx).await
         })
+    }
+
+    /// See [`Mount::open_with`].
+    ///
+    /// # Errors
+    /// As [`Mount::open_with`].
+    pub fn open_with(
+        &self,
+        path: impl AsRef<[u8]>,
+        options: &OpenOptions,
+        cx: &Cx,
+    ) -> Result<File> {
+        block_on(self.0.open_with(path, options, cx))
+    }
+
+    /// See [`Mount::open_at`].
+    ///
+    /// # Errors
+    /// As [`Mount::open_at`].
+    pub fn open_at(&self, dir: &Node, name: &[u8], options: &OpenOptions, cx: &Cx) -> Result<File> {
+        block_on(self.0.open_at(dir, name, options, cx))
+    }
+
+    /// See [`Mount::open_node_with`].
+    ///
+    /// # Errors
+    /// As [`Mount::open_node_with`].
+    pub fn open_node_with(&self, node: &Node, options: &OpenOptions, cx: &Cx) -> Result<File> {
+        block_on(self.0.open_node_with(node, options, cx))
     }
 
     /// See [`Mount::walk`].

@@ -71,6 +71,11 @@ impl Dentries {
         self.cache.insert((dir.id, name), Dentry { dir_version, epoch, node });
     }
 
+    /// Forgets one name, which this client has changed.
+    pub(super) fn forget(&self, dir: &Inode, name: &Bytes) {
+        self.cache.invalidate(&(dir.id, name.clone()));
+    }
+
     /// Lets go of all names (and the inodes they keep alive).
     pub(super) fn clear(&self) {
         self.cache.invalidate_all();

@@ -14,11 +14,10 @@ use crate::{
     coherency::{Epoch, Origin, Validity, ZapRegistration, Zapper},
     driver,
     error::{Errno, Error, Result},
-    file::File,
+    file::{File, OpenOptions},
     inode::{Inode, MAX_LATE, Verdict},
     remote::{
-        AccessMask, Attr, Cx, DynFile, DynFound, DynRemoteFs, Facts, FileKind, OpenIntent, StatFs,
-        VolumeId,
+        AccessMask, Attr, Cx, DynFile, DynFound, DynRemoteFs, Facts, FileKind, StatFs, VolumeId,
     },
     sync::{Arc, atomic::Ordering},
 };
@@ -159,6 +158,14 @@ impl Mount {
         &self.0.fs
     }
 
+    pub(super) fn volume(&self) -> &Arc<Volume> {
+        &self.0.volume
+    }
+
+    pub(super) fn forget_name(&self, dir: &Node, name: &Bytes) {
+        self.0.dentries.forget(&dir.inode, name);
+    }
+
     pub(super) fn access_cache(&self) -> &AccessCache {
         &self.0.access
     }
@@ -190,7 +197,7 @@ impl Mount {
     }
 
     /// Fails with `EACCES` unless the caller has every right in `mask`.
-    async fn require(&self, node: &Node, mask: AccessMask, cx: &Cx) -> Result<()> {
+    pub(super) async fn require(&self, node: &Node, mask: AccessMask, cx: &Cx) -> Result<()> {
         if self.access(node, mask, cx).await? {
             return Ok(());
         }
@@ -231,13 +238,13 @@ impl Mount {
         Ok(node)
     }
 
-    fn sample(&self) -> Epoch {
+    pub(super) fn sample(&self) -> Epoch {
         self.0.volume.cell().sample()
     }
 
     /// Caches names under the directory version their reply stated. Without one they are cached only
     /// under the version the directory is known to have and no event since the request.
-    fn remember_names(
+    pub(super) fn remember_names(
         &self,
         dir: &Node,
         facts: Option<Facts>,
@@ -388,10 +395,11 @@ impl Mount {
         if node.kind() == Some(FileKind::Dir) {
             return Err(Error::new(Errno::EISDIR, "is a directory"));
         }
-        self.open_any(node, OpenIntent::Read, cx).await
+        self.open_single(node, cx).await
     }
 
-    /// Opens a regular file for reading and writing.
+    /// Opens a regular file for reading and writing: the short form of
+    /// [`open_node_with`](Mount::open_node_with).
     ///
     /// ```
     /// use netfs::{Netfs, remote::{Cred, Cx}};
@@ -419,7 +427,7 @@ impl Mount {
         if node.kind() != Some(FileKind::File) {
             return Err(Error::new(Errno::EISDIR, "only a regular file can be written to"));
         }
-        self.open_any(node, OpenIntent::ReadWrite, cx).await
+        self.open_any(node, &OpenOptions::new().read(true).write(true), false, cx).await
     }
 
     /// Opens a directory or symbolic link whose content is one blob to be read whole with
@@ -428,37 +436,7 @@ impl Mount {
     /// # Errors
     /// As [`open`](Mount::open).
     pub async fn open_single(&self, node: &Node, cx: &Cx) -> Result<File> {
-        self.open_any(node, OpenIntent::Read, cx).await
-    }
-
-    /// All of it in one trip to the driver: each call of its own would cost the caller two thread
-    /// switches more.
-    async fn open_any(&self, node: &Node, intent: OpenIntent, cx: &Cx) -> Result<File> {
-        let (mount, node, cx) = (self.clone(), node.clone(), cx.clone());
-        self.on_driver(async move { mount.open_here(node, intent, cx).await }).await
-    }
-
-    /// The check comes last, because the open's own reply often makes it needless: what it says of the
-    /// file is as fresh, and if it brings a promise the server need not be asked again.
-    async fn open_here(&self, node: Node, intent: OpenIntent, cx: Cx) -> Result<File> {
-        let inode = &node.inode;
-        let mut mask = AccessMask::READ;
-        if intent.writes() {
-            mask = mask.union(AccessMask::WRITE);
-        }
-        self.require(&node, mask, &cx).await?;
-        let epoch = self.sample();
-        let opened = self.0.fs.open(&node.remote, intent, cx.clone()).await;
-        let (token, facts) = opened.inspect_err(|e| {
-            if e.errno() == Errno::ESTALE {
-                inode.mark_deleted();
-            }
-        })?;
-        if let Some(facts) = facts {
-            inode.apply(&facts, &epoch, &[]);
-        }
-        inode.ensure_valid(&node.remote, &cx).await?;
-        Ok(File::new(node, cx.with_token(token), intent.writes()))
+        self.open_any(node, &OpenOptions::new().read(true), false, cx).await
     }
 
     /// Space and file counts.
@@ -473,7 +451,11 @@ impl Mount {
 
 /// Puts a found file into the inode table, then applies its facts: events that come in between find
 /// the inode (A1.22).
-fn admit(volume: &Arc<Volume>, found: DynFound, epoch: &Epoch) -> Result<(Node, Verdict)> {
+pub(super) fn admit(
+    volume: &Arc<Volume>,
+    found: DynFound,
+    epoch: &Epoch,
+) -> Result<(Node, Verdict)> {
     let key = found.file.key();
     if key.is_empty() || key.len() > 255 {
         return Err(Error::new(
@@ -502,14 +484,14 @@ async fn on_driver<T: Send + 'static>(
     })?
 }
 
-fn require_dir(node: &Node) -> Result<()> {
+pub(super) fn require_dir(node: &Node) -> Result<()> {
     match node.kind() {
         Some(FileKind::Dir) | None => Ok(()),
         Some(_) => Err(Error::new(Errno::ENOTDIR, "not a directory")),
     }
 }
 
-fn check_name(name: &[u8]) -> Result<()> {
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
     if name.len() > 255 {
         return Err(Error::new(Errno::ENAMETOOLONG, "a name has at most 255 bytes"));
     }

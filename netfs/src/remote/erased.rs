@@ -5,8 +5,8 @@ use std::any::Any;
 use bytes::Bytes;
 
 use super::{
-    AccessMask, BoxFuture, Cx, DirEntry, DirPage, Facts, Found, LookupReply, OpenIntent, OpenToken,
-    RemoteFile, RemoteFs, StatFs, VolumeId,
+    AccessMask, BoxFuture, Created, Cx, DirEntry, DirPage, Facts, Found, LookupReply, NewFile,
+    OpenIntent, OpenToken, RemoteFile, RemoteFs, StatFs, VolumeId,
 };
 use crate::{
     coherency::VolumeEvents,
@@ -24,6 +24,12 @@ pub(crate) struct DynFound {
 
 pub(crate) struct DynLookup {
     pub(crate) found: Option<DynFound>,
+    pub(crate) dir: Option<Facts>,
+}
+
+/// A file that was made, and its directory if the reply said.
+pub(crate) struct DynCreated {
+    pub(crate) found: DynFound,
     pub(crate) dir: Option<Facts>,
 }
 
@@ -68,6 +74,13 @@ pub(crate) trait DynRemoteFs: Send + Sync {
         intent: OpenIntent,
         cx: Cx,
     ) -> BoxFuture<'static, Result<(OpenToken, Option<Facts>)>>;
+    fn create(
+        &self,
+        dir: &DynFile,
+        name: Bytes,
+        what: NewFile,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<DynCreated>>;
     fn statfs(&self, cx: Cx) -> BoxFuture<'static, Result<StatFs>>;
 }
 
@@ -162,6 +175,20 @@ impl<F: RemoteFs> DynRemoteFs for Erased<F> {
         cx: Cx,
     ) -> BoxFuture<'static, Result<(OpenToken, Option<Facts>)>> {
         Arc::clone(&self.0).open(own!(file), intent, cx)
+    }
+
+    fn create(
+        &self,
+        dir: &DynFile,
+        name: Bytes,
+        what: NewFile,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<DynCreated>> {
+        let fut = Arc::clone(&self.0).create(own!(dir), name, what, cx);
+        Box::pin(async move {
+            let Created { found: f, dir } = fut.await?;
+            Ok(DynCreated { found: found(f), dir })
+        })
     }
 
     fn statfs(&self, cx: Cx) -> BoxFuture<'static, Result<StatFs>> {
