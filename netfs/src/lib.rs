@@ -32,6 +32,7 @@
 pub mod clock;
 pub mod coherency;
 mod context;
+pub mod dirtylog;
 mod driver;
 pub mod error;
 mod file;
@@ -58,7 +59,7 @@ pub use context::{Builder, FillPolicy, Netfs, Undone};
 pub use error::{Errno, Error, Result};
 pub use file::{Blocking, Durability, File, MemoryUse, OpenOptions, ReadOptions, Sync, TryReadAt};
 pub use fscache::FillWhenFull;
-pub use namespace::{BlockingMount, DirListEntry, Mount, Node};
+pub use namespace::{BlockingMount, DirListEntry, Mount, Node, Replayed};
 pub use read::Slices;
 pub use sizes::Sizes;
 pub use stats::Stats;

@@ -104,6 +104,14 @@ counters! {
     upload_retry: Counter,
     /// Uploads that met somebody else's change of the file.
     write_conflicts: Counter,
+    /// Bytes appended to the log of dirty bytes.
+    log_bytes: Counter,
+    /// Times the log of dirty bytes failed: bytes were uploaded instead, or a call failed.
+    log_failed: Counter,
+    /// Bytes that the log brought back after a restart.
+    replayed_bytes: Counter,
+    /// Bytes that the log had of files which are not on the server any more.
+    replay_lost_bytes: Counter,
     /// DIO and unbuffered reads (DR).
     dio_reads: Counter,
     /// Readahead requests (RA).

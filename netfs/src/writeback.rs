@@ -7,6 +7,7 @@
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
+//! | [`log`] | the log of dirty bytes on this machine's storage |
 //! | [`park`] | files whose upload failed for good |
 //!
 //! One round of a file at a time, in order of arrival (B11, N-C36). What is taken is a snapshot: slices,
@@ -18,11 +19,13 @@
 pub(crate) mod chain;
 pub(crate) mod flush;
 pub(crate) mod flusher;
+pub(crate) mod log;
 pub(crate) mod park;
 pub(crate) mod room;
 mod upload;
 
 use crate::{
+    dirtylog::OwnerId,
     error::{Errno, Error},
     folio::Writer,
     remote::{Cx, DynFile},
@@ -36,6 +39,7 @@ pub(crate) struct Writeback {
     pub(crate) write: Arc<tokio::sync::Mutex<()>>,
     /// One round at a time.
     queue: tokio::sync::Mutex<()>,
+    pub(crate) logged: log::Logged,
     state: Mutex<State>,
 }
 
@@ -91,6 +95,14 @@ impl Writeback {
         let mut owners: Vec<&Owner> = state.owners.iter().collect();
         owners.sort_by_key(|o| o.writer != writer);
         owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
+    }
+
+    /// Whose bytes `writer`'s are, for the log.
+    fn owner_id(&self, writer: Writer) -> OwnerId {
+        let state = self.state.lock();
+        let owner = state.owners.iter().find(|owner| owner.writer == writer);
+        // Never without one while anything is dirty; nobody's rights if it were.
+        OwnerId(owner.map_or(u32::MAX, |owner| owner.cx.cred().uid))
     }
 
     /// Forgets who has closed the file, if nothing is dirty.

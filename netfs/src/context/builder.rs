@@ -5,11 +5,14 @@ use std::time::Duration;
 use super::{Core, Netfs};
 use crate::{
     clock::{Clock, SystemClock},
+    dirtylog::{DirtyLog, OwnerId},
     driver,
     error::{Errno, Error, Result},
     folio::{FolioCache, GRANULE, PAGE_SIZE},
     fscache::{CacheBackend, FillConfig, FillQueue, FillWhenFull, FsCache, FsCacheConfig},
+    namespace::{ReplayAs, open_log},
     read::readahead::Tuning,
+    remote::Cx,
     stats::Counters,
     sync::{Arc, Mutex, atomic::AtomicU64},
     waits::Waits,
@@ -56,6 +59,8 @@ pub struct Builder {
     backend: Option<Arc<dyn CacheBackend>>,
     fills: FillConfig,
     fscache: FsCacheConfig,
+    dirty_log: Option<Arc<dyn DirtyLog>>,
+    replay_as: Option<ReplayAs>,
 }
 
 impl Default for Builder {
@@ -80,6 +85,8 @@ impl Default for Builder {
             backend: None,
             fills: FillConfig::default(),
             fscache: FsCacheConfig::default(),
+            dirty_log: None,
+            replay_as: None,
         }
     }
 }
@@ -104,6 +111,26 @@ impl Builder {
     #[must_use]
     pub fn dirty_bytes(mut self, background: u64, limit: u64) -> Builder {
         self.dirty_limits = Some((background, limit));
+        self
+    }
+
+    /// A log of dirty bytes on this machine's storage (default none), for files opened at
+    /// [`Durability::Journal`](crate::Durability::Journal): see [`dirtylog`](crate::dirtylog). A mount of a
+    /// volume of which it has bytes makes them dirty again before it returns.
+    #[must_use]
+    pub fn dirty_log(mut self, log: Arc<dyn DirtyLog>) -> Builder {
+        self.dirty_log = Some(log);
+        self
+    }
+
+    /// With whose credentials the bytes are uploaded that a log brings back (default, and for owners that
+    /// `of` does not know: those of the mount).
+    #[must_use]
+    pub fn replay_as(
+        mut self,
+        of: impl Fn(OwnerId) -> Option<Cx> + Send + Sync + 'static,
+    ) -> Builder {
+        self.replay_as = Some(Arc::new(of));
         self
     }
 
@@ -203,7 +230,7 @@ impl Builder {
     ///
     /// # Errors
     /// `EINVAL` for a budget below one granule or no driver threads; the operating system's error if
-    /// threads cannot be started.
+    /// threads cannot be started; the log's if it cannot be read.
     pub fn build(self) -> Result<Netfs> {
         if self.memory_bytes < GRANULE as u64 {
             return Err(Error::new(
@@ -214,6 +241,8 @@ impl Builder {
         if self.driver_threads == 0 {
             return Err(Error::new(Errno::EINVAL, "driver_threads must be at least 1"));
         }
+        let log = self.dirty_log.map(open_log).transpose()?;
+        let (journal, earlier) = log.map_or_else(Default::default, |(j, e)| (Some(Arc::new(j)), e));
         let runtime = driver::start(self.driver_threads)
             .map_err(|e| Error::io(e, "starting the driver threads"))?;
         let counters = Arc::new(Counters::default());
@@ -256,6 +285,10 @@ impl Builder {
             fetches: Arc::default(),
             waits,
             closed: false.into(),
+            journal,
+            earlier,
+            replaying: tokio::sync::Mutex::default(),
+            replay_as: self.replay_as,
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),
         };

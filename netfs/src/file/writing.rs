@@ -1,8 +1,10 @@
 //! [`File`]'s writing half.
 
+use std::ops::Range;
+
 use tokio::sync::OwnedMutexGuard;
 
-use super::{File, check_range};
+use super::{Durability, File, check_range};
 use crate::{
     error::{Errno, Error, Result},
     iomode::Mode,
@@ -75,7 +77,8 @@ impl File {
         writer.write(offset, bytes).await
     }
 
-    /// Brings everything written to this file, by whomever, to the server's stable storage.
+    /// Brings everything written to this file, by whomever, to the server's stable storage; at level
+    /// [`Journal`](crate::Durability::Journal) to the context's log, if that takes it.
     ///
     /// Failures that may pass (the network, a busy server) are tried again, with pauses, until the deadline
     /// of the opener's [`Cx`](crate::remote::Cx); without one for as long as it takes.
@@ -84,7 +87,11 @@ impl File {
     /// What the server answered. The bytes are kept and the next call tries again. Bytes that somebody
     /// [discarded](File::discard_dirty) are reported once to each opener.
     pub async fn fsync(&self) -> Result<()> {
-        self.flush_range(0, u64::MAX).await
+        self.report_lost()?;
+        if self.how.durability == Durability::Journal && self.who.inode.log_fsync(&self.who).await {
+            return Ok(());
+        }
+        self.upload(0..u64::MAX).await
     }
 
     /// The same for what was written to `len` bytes at `offset`.
@@ -92,11 +99,16 @@ impl File {
     /// # Errors
     /// As [`fsync`](File::fsync).
     pub async fn flush_range(&self, offset: u64, len: u64) -> Result<()> {
+        self.report_lost()?;
+        self.upload(offset..offset.saturating_add(len)).await
+    }
+
+    fn report_lost(&self) -> Result<()> {
+        self.who.inode.wb.take_lost(&self.writing).map_or(Ok(()), Err)
+    }
+
+    async fn upload(&self, range: Range<u64>) -> Result<()> {
         let inode = &self.who.inode;
-        if let Some(lost) = inode.wb.take_lost(&self.writing) {
-            return Err(lost);
-        }
-        let range = offset..offset.saturating_add(len);
         let mut pause = PAUSES_MS.0;
         loop {
             let whole = range == (0..u64::MAX);
@@ -159,6 +171,7 @@ impl File {
         })?;
         let _one = one?;
         let Some(error) = inode.wb.parked() else { return Ok(0) };
+        inode.log_discard().await?;
         let bytes = inode.pages.dirty_bytes();
         inode.discard_dirty();
         inode.wb.note_lost(error);
@@ -171,7 +184,7 @@ impl File {
     /// # Errors
     /// As [`fsync`](File::fsync); the bytes are kept, and any opener of the file can try again.
     pub async fn close(self) -> Result<()> {
-        if self.how.close_flush { self.fsync().await } else { Ok(()) }
+        if self.how.close_flush { self.flush_range(0, u64::MAX).await } else { Ok(()) }
     }
 
     /// The file's write lock.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
+use super::Replayed;
 use crate::{
     coherency::{InodeCell, InodeTable, VolumeCell, VolumeEvents},
     context::Core,
@@ -13,7 +14,7 @@ use crate::{
     remote::VolumeId,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     writeback::park::ParkedFiles,
 };
@@ -42,6 +43,9 @@ pub(crate) struct Volume {
     /// the last mount goes.
     pub(super) mounts: AtomicUsize,
     pub(crate) parked: ParkedFiles,
+    /// Files are found again by their keys, so a log of dirty bytes is of use.
+    replayable: AtomicBool,
+    pub(super) replayed: Mutex<Replayed>,
 }
 
 #[derive(Default)]
@@ -82,6 +86,8 @@ impl Volume {
             vouched: Mutex::default(),
             mounts,
             parked: ParkedFiles::default(),
+            replayable: AtomicBool::new(false),
+            replayed: Mutex::default(),
         })
     }
 
@@ -99,6 +105,14 @@ impl Volume {
 
     pub(crate) fn events(&self) -> VolumeEvents {
         VolumeEvents::new(Arc::clone(&self.cell))
+    }
+
+    pub(crate) fn is_replayable(&self) -> bool {
+        self.replayable.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_replayable(&self) {
+        self.replayable.store(true, Ordering::Release);
     }
 
     pub(crate) fn fscache(&self) -> Option<&Arc<fscache::Volume>> {

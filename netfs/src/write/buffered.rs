@@ -211,6 +211,7 @@ impl Drop for Chunk<'_> {
         }
         sizes.wrote(self.offset + self.done as u64, || pages.dirty_end());
         core.counters.write_bytes.add(self.done as u64);
+        self.inode.log_wrote(self.offset..self.offset + self.done as u64);
         core.flusher.note(self.inode);
         if room.dirty() > core.options.dirty_background {
             core.flusher.kick();

@@ -1,6 +1,7 @@
 //! Another size for a file.
 
 use crate::{
+    dirtylog::Entry,
     error::{Errno, Error, Result},
     read::Who,
     sync::Arc,
@@ -36,6 +37,7 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
 async fn set_size_here(who: &Who, size: u64) -> Result<()> {
     let inode = &who.inode;
     let _quiet = quiesce(inode).await;
+    inode.log_change().await;
     let known = inode.cell.version();
     let change = match Arc::clone(&who.remote).set_size(size, who.cx.clone()).await {
         Ok(change) => change,
@@ -54,5 +56,5 @@ async fn set_size_here(who: &Who, size: u64) -> Result<()> {
             inode.others_wrote();
         }
     });
-    Ok(())
+    inode.log_changed(Entry::SetSize(size)).await
 }

@@ -50,9 +50,10 @@ async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result
 }
 
 /// The same for who has the turn already.
-async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
+pub(super) async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
     let whole = range == (0..u64::MAX);
-    let result = one_pass(inode, range, awaited).await;
+    let logged = inode.log_mark();
+    let result = one_pass(inode, range.clone(), awaited).await;
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {
         inode.unpark_if_clean();
@@ -63,7 +64,8 @@ async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result
         Err(error) if !is_transient(error) => inode.park(error),
         _ => {}
     }
-    result
+    result?;
+    inode.log_settle(logged, &range).await
 }
 
 async fn one_pass(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {

@@ -10,7 +10,7 @@ use super::{Content, FolioIndex, Removed};
 use crate::{
     clock::BootTime,
     folio::{
-        Slice, Writer,
+        Extents, Slice, Writer,
         dirt::{Dirt, Group},
         state::Folio,
     },
@@ -66,6 +66,23 @@ impl FolioIndex {
         let oldest = content.dirty.iter().filter_map(since).min();
         self.since.is(oldest.unwrap_or(BootTime::NEVER));
         oldest
+    }
+
+    /// What is dirty or on its way in `range`, as it is now; it stays so.
+    pub(crate) fn peek_dirty(&self, range: &Range<u64>) -> Vec<Sent> {
+        let content = self.content.read();
+        let mut pieces = Vec::new();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        for offset in content.dirty.range(first..range.end) {
+            let Some(folio) = content.slots.get(*offset) else { continue };
+            folio.with_dirt(|dirt| {
+                if let Some(dirt) = dirt {
+                    let part = dirt.all().within(&within(folio, range));
+                    slices_of(folio, dirt, &part, &mut pieces);
+                }
+            });
+        }
+        pieces
     }
 
     /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
@@ -272,6 +289,12 @@ fn take_of(folio: &Folio, dirt: &mut Dirt, range: &Range<u64>, into: &mut Vec<Se
     let part = dirt.dirty.within(&within);
     dirt.dirty.remove(&within);
     dirt.sent.union(&part);
+    slices_of(folio, dirt, &part, into);
+    part.bytes() as u64
+}
+
+/// The bytes of `part`, pinned.
+fn slices_of(folio: &Folio, dirt: &Dirt, part: &Extents, into: &mut Vec<Sent>) {
     let mem = dirt.overlay.as_ref().unwrap_or(folio.mem_arc());
     for (r, writer) in part.iter() {
         into.push(Sent {
@@ -282,7 +305,6 @@ fn take_of(folio: &Folio, dirt: &mut Dirt, range: &Range<u64>, into: &mut Vec<Se
             folio_end: folio.range().end,
         });
     }
-    part.bytes() as u64
 }
 
 /// The part of `range` that falls into a folio, relative to it.
