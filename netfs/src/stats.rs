@@ -104,6 +104,8 @@ counters! {
     upload_retry: Counter,
     /// Uploads that met somebody else's change of the file.
     write_conflicts: Counter,
+    /// Promises that were recalled by the server and given back.
+    recalls: Counter,
     /// Bytes appended to the log of dirty bytes.
     log_bytes: Counter,
     /// Times the log of dirty bytes failed: bytes were uploaded instead, or a call failed.

@@ -8,6 +8,7 @@
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
 //! | [`log`] | the log of dirty bytes on this machine's storage |
+//! | [`recall`] | giving a promise back that the server recalls |
 //! | [`park`] | files whose upload failed for good |
 //!
 //! One round of a file at a time, in order of arrival (B11, N-C36). What is taken is a snapshot: slices,
@@ -21,6 +22,7 @@ pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod log;
 pub(crate) mod park;
+pub(crate) mod recall;
 pub(crate) mod room;
 mod upload;
 
@@ -40,6 +42,7 @@ pub(crate) struct Writeback {
     /// One round at a time.
     queue: tokio::sync::Mutex<()>,
     pub(crate) logged: log::Logged,
+    pub(crate) recalls: recall::Recalls,
     state: Mutex<State>,
 }
 

@@ -46,6 +46,7 @@ pub(crate) struct Options {
     pub(crate) dirty_background: u64,
     /// Older dirty bytes are flushed.
     pub(crate) dirty_expire: Duration,
+    pub(crate) recall_timeout: Duration,
 }
 
 /// Builds a [`Netfs`]. Every option has a default that suits a desktop or a small server.
@@ -76,6 +77,7 @@ impl Default for Builder {
                 dentry_capacity: 200_000,
                 dirty_background: 0,
                 dirty_expire: Duration::from_secs(30),
+                recall_timeout: Duration::from_secs(45),
             },
             readahead_max: 4 << 20,
             memory_bytes: 256 << 20,
@@ -138,6 +140,14 @@ impl Builder {
     #[must_use]
     pub fn dirty_expire(mut self, age: Duration) -> Builder {
         self.options.dirty_expire = age;
+        self
+    }
+
+    /// Longest the uploads before a recalled promise is given back may take (default 45 s, half of the lease
+    /// that NFS servers usually give: one that waits longer takes the promise away).
+    #[must_use]
+    pub fn recall_timeout(mut self, timeout: Duration) -> Builder {
+        self.options.recall_timeout = timeout;
         self
     }
 

@@ -39,8 +39,11 @@ impl File {
     pub async fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         self.check_writable()?;
         check_end(&self.who, offset, bytes.len() as u64)?;
-        let _one = self.alone().await?;
-        self.write_locked(offset, bytes).await
+        let one = self.alone().await?;
+        let written = self.write_locked(offset, bytes).await?;
+        drop(one);
+        self.who.write_through_recall(offset, written as u64).await;
+        Ok(written)
     }
 
     /// Writes at the end of the file as it is known here; returns where the bytes went.
@@ -50,7 +53,7 @@ impl File {
     pub async fn append(&self, bytes: &[u8]) -> Result<u64> {
         self.check_writable()?;
         let inode = &self.who.inode;
-        let _one = self.alone().await?;
+        let one = self.alone().await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let offset = inode.sizes.load().i_size;
         check_end(&self.who, offset, bytes.len() as u64)?;
@@ -58,6 +61,8 @@ impl File {
         while done < bytes.len() {
             done += self.write_locked(offset + done as u64, &bytes[done..]).await?;
         }
+        drop(one);
+        self.who.write_through_recall(offset, done as u64).await;
         Ok(offset)
     }
 

@@ -7,7 +7,9 @@ use tokio::sync::OnceCell;
 
 use super::Replayed;
 use crate::{
-    coherency::{InodeCell, InodeTable, VolumeCell, VolumeEvents},
+    coherency::{
+        InodeCell, InodeTable, LocalState, RecallTicket, Ticket, VolumeCell, VolumeEvents,
+    },
     context::Core,
     fscache,
     inode::Inode,
@@ -16,7 +18,7 @@ use crate::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    writeback::park::ParkedFiles,
+    writeback::{park::ParkedFiles, recall},
 };
 
 /// How often (1 ms apart) a volume that looks in use is tried again.
@@ -58,10 +60,29 @@ type Known = (u64, Weak<Inode>, Arc<InodeCell>);
 /// What a new inode took the place of: a deleted one, and the table's entry.
 type Displaced = (Option<Arc<Inode>>, Option<Known>);
 
+impl Table {
+    fn live(&self, key: &[u8]) -> Option<Arc<Inode>> {
+        self.inodes.lock().get(key)?.1.upgrade()
+    }
+}
+
 impl InodeTable for Table {
     fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>> {
         // The cell alone: taking a strong inode here could make an event handler run its drop.
         self.inodes.lock().get(key).map(|(_, _, cell)| Arc::clone(cell))
+    }
+
+    fn recall(&self, key: &[u8], zap: Ticket) -> Option<RecallTicket> {
+        // The last reference, if that is what this one becomes, is dropped by the driver.
+        Some(recall::begin(self.live(key)?, zap))
+    }
+
+    fn local_state(&self, key: &[u8]) -> Option<LocalState> {
+        let inode = self.live(key)?;
+        let state = inode.local_state();
+        let driver = inode.core.driver.clone();
+        drop(driver.spawn(async move { drop(inode) }));
+        Some(state)
     }
 }
 
