@@ -2,6 +2,7 @@
 
 mod blocking;
 mod options;
+mod write_options;
 mod writing;
 
 use std::{fmt, ops::Range, sync::OnceLock};
@@ -9,6 +10,7 @@ use std::{fmt, ops::Range, sync::OnceLock};
 pub use blocking::Blocking;
 use bytes::Bytes;
 pub use options::{Durability, OpenOptions, Sync};
+pub use write_options::{WriteGroup, WriteOptions};
 
 use crate::{
     coherency::Validity,

@@ -33,9 +33,10 @@ use std::ops::{Deref, Range};
 
 pub(crate) use cache::FolioCache;
 pub use cache::MemoryUsage;
+pub(crate) use dirt::Group;
 pub(crate) use extents::{Extents, Writer};
 pub(crate) use index::{
-    AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, Piece, Sent, Step, Written,
+    AheadSoFar, FolioIndex, LockedFolio, Lookup, MissReason, Piece, Sent, Step, Which, Written,
     count_origin,
 };
 pub(crate) use state::{Folio, Held, Origin, shares};
@@ -75,6 +76,15 @@ impl Slice {
         fill.copy_in(bytes);
         fill.advance(bytes.len());
         Slice::settled(mem, 0..bytes.len())
+    }
+
+    /// A slice that is these bytes, without a copy.
+    pub(crate) fn of_bytes(bytes: bytes::Bytes) -> Slice {
+        let len = bytes.len();
+        if len == 0 {
+            return Slice::from_bytes(&[]);
+        }
+        Slice::settled(memory::FolioMem::foreign(bytes, None), 0..len)
     }
 
     /// A part of this slice, sharing its memory.

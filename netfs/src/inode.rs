@@ -13,6 +13,7 @@
 //!    index lock; dropping pages takes the same lock, so a fetch that raced with a change can never
 //!    install old data.
 
+mod direct;
 mod disk_misses;
 
 use bytes::Bytes;
@@ -224,16 +225,19 @@ impl Inode {
     /// stays; a reader that gathers past memory begins again (the mark moves).
     pub(crate) fn own_change(&self, facts: &Facts) {
         self.begin_change();
-        self.cell.own_write(facts.version.clone(), || {
-            self.commit_attr(facts);
-            // A reader that met a version of ours before we heard of it may have left the size open.
-            if let Some(size) = facts.stated_size().filter(|_| self.size_doubtful()) {
-                self.sizes.server_says(size, || self.pages.dirty_end());
-                self.size_doubtful.store(false, Ordering::Release);
-            }
-        });
+        self.cell.own_write(facts.version.clone(), || self.commit_own(facts));
         self.update_cookie();
         self.end_change();
+    }
+
+    /// What the reply to a change of ours says besides the version.
+    fn commit_own(&self, facts: &Facts) {
+        self.commit_attr(facts);
+        // A reader that met a version of ours before we heard of it may have left the size open.
+        if let Some(size) = facts.stated_size().filter(|_| self.size_doubtful()) {
+            self.sizes.server_says(size, || self.pages.dirty_end());
+            self.size_doubtful.store(false, Ordering::Release);
+        }
     }
 
     /// The same for a change whose reply named the version that was known before: the server's versions

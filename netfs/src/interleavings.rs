@@ -9,6 +9,7 @@
 
 mod ahead;
 mod changes;
+mod direct;
 mod ending;
 mod origin;
 mod readers;

@@ -57,7 +57,10 @@ mod writeback;
 
 pub use context::{Builder, FillPolicy, Netfs, Undone};
 pub use error::{Errno, Error, Result};
-pub use file::{Blocking, Durability, File, MemoryUse, OpenOptions, ReadOptions, Sync, TryReadAt};
+pub use file::{
+    Blocking, Durability, File, MemoryUse, OpenOptions, ReadOptions, Sync, TryReadAt, WriteGroup,
+    WriteOptions,
+};
 pub use fscache::FillWhenFull;
 pub use namespace::{BlockingMount, DirListEntry, Mount, Node, Replayed};
 pub use read::Slices;

@@ -116,6 +116,8 @@ counters! {
     replay_lost_bytes: Counter,
     /// DIO and unbuffered reads (DR).
     dio_reads: Counter,
+    /// Writes past both caches.
+    dio_writes: Counter,
     /// Readahead requests (RA).
     readahead: Counter,
     /// Read requests for a missing folio (RF).

@@ -2,8 +2,10 @@
 //!
 //! - [`modify`] decides how a write changes one folio (rows 51 to 58);
 //! - [`buffered`] does it, with the memory it takes;
+//! - [`direct`] writes past the caches;
 //! - [`resize`] cuts and extends files.
 
 pub(crate) mod buffered;
+pub(crate) mod direct;
 pub(crate) mod modify;
 pub(crate) mod resize;

@@ -3,6 +3,7 @@
 //! | part | does |
 //! |---|---|
 //! | [`flush`](mod@flush) | rounds over one file: takes what is dirty, has it uploaded, settles it |
+//! | [`groups`] | in which order the bytes of write groups go |
 //! | [`upload`] | one upload: what [`request::write`](crate::request::write) decides, done |
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
@@ -20,16 +21,17 @@
 pub(crate) mod chain;
 pub(crate) mod flush;
 pub(crate) mod flusher;
+pub(crate) mod groups;
 pub(crate) mod log;
 pub(crate) mod park;
 pub(crate) mod recall;
 pub(crate) mod room;
-mod upload;
+pub(crate) mod upload;
 
 use crate::{
     dirtylog::OwnerId,
-    error::{Errno, Error},
-    folio::Writer,
+    error::{Errno, Error, Result},
+    folio::{Group, Writer},
     remote::{Cx, DynFile},
     sync::{Arc, Mutex, Weak},
 };
@@ -52,6 +54,9 @@ struct State {
     next_writer: u32,
     /// Why the last round failed for good.
     parked: Option<Error>,
+    /// How many write groups were begun, and the one written in last: all before it are over.
+    groups_begun: u64,
+    group: Option<Group>,
     /// What was discarded, and how often that happened.
     lost: Option<(u64, Error)>,
 }
@@ -122,6 +127,31 @@ impl Writeback {
         drop(state);
         // An adapter's file and token go outside the lock.
         drop(closed);
+    }
+
+    /// The next write group of the file.
+    pub(crate) fn begin_group(&self) -> Group {
+        let mut state = self.state.lock();
+        state.groups_begun += 1;
+        Group(state.groups_begun)
+    }
+
+    /// Somebody is about to write in `group`, or in none. A group that a later one was written after is
+    /// over: its bytes may be on the server already, and nothing may come before them any more.
+    pub(crate) fn enter_group(&self, group: Option<Group>) -> Result<()> {
+        let Some(group) = group else { return Ok(()) };
+        let mut state = self.state.lock();
+        if state.group.is_some_and(|last| group < last) {
+            let told = "bytes of a later write group were written to this file; begin another one";
+            return Err(Error::new(Errno::EINVAL, told));
+        }
+        state.group = Some(group);
+        Ok(())
+    }
+
+    /// Whether anything was ever written in a group.
+    fn has_groups(&self) -> bool {
+        self.state.lock().group.is_some()
     }
 
     /// Whether a round is under way.

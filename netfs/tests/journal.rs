@@ -144,7 +144,7 @@ fn a_replay_repeated_and_interrupted_is_as_one() {
 /// L1: what is acknowledged later by an upload is not overwritten by what the log had earlier.
 #[test]
 fn the_log_brings_nothing_back_over_a_later_upload_a_cut_or_a_discard() {
-    for how in 0..5 {
+    for how in 0..7 {
         let (fs, log) = (origin(), MemLog::new());
         let client = Client::new(&fs, &log);
         // Another file's record keeps the log from being checkpointed.
@@ -172,6 +172,13 @@ fn the_log_brings_nothing_back_over_a_later_upload_a_cut_or_a_discard() {
             2 => {
                 pollster::block_on(memory.set_len(12)).expect("cut");
                 expected.truncate(12);
+            }
+            4 | 5 => {
+                let how = OpenOptions::new().write(true);
+                let how = if how == 4 { how.direct(true) } else { how.sync(netfs::Sync::Data) };
+                let other = client.mount.blocking().open_with("f", &how, &cx()).expect("open");
+                write(&other, 12, b"new");
+                expected[10..15].copy_from_slice(b"olnew");
             }
             3 => {
                 // Cut without having been uploaded.

@@ -1,8 +1,10 @@
 //! [`File`]'s calls for threads: the same implementation, waited for on the spot.
 
+use std::{io::IoSlice, ops::Range};
+
 use bytes::Bytes;
 
-use super::{File, ReadOptions};
+use super::{File, ReadOptions, WriteOptions};
 use crate::{error::Result, read::Slices};
 
 /// Blocking face of a [`File`]. Do not use it on a thread that drives async tasks.
@@ -61,8 +63,47 @@ impl Blocking<'_> {
     ///
     /// # Errors
     /// As [`File::append`].
-    pub fn append(&self, bytes: &[u8]) -> Result<u64> {
+    pub fn append(&self, bytes: &[u8]) -> Result<Range<u64>> {
         pollster::block_on(self.0.append(bytes))
+    }
+
+    /// See [`File::write_at_with`].
+    ///
+    /// # Errors
+    /// As [`File::write_at_with`].
+    pub fn write_at_with(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        options: WriteOptions<'_>,
+    ) -> Result<usize> {
+        pollster::block_on(self.0.write_at_with(offset, bytes, options))
+    }
+
+    /// See [`File::write_vectored_at`].
+    ///
+    /// # Errors
+    /// As [`File::write_vectored_at`].
+    pub fn write_vectored_at(
+        &self,
+        offset: u64,
+        parts: &[IoSlice<'_>],
+        options: WriteOptions<'_>,
+    ) -> Result<usize> {
+        pollster::block_on(self.0.write_vectored_at(offset, parts, options))
+    }
+
+    /// See [`File::write_bytes_at`].
+    ///
+    /// # Errors
+    /// As [`File::write_bytes_at`].
+    pub fn write_bytes_at(
+        &self,
+        offset: u64,
+        bytes: Bytes,
+        options: WriteOptions<'_>,
+    ) -> Result<usize> {
+        pollster::block_on(self.0.write_bytes_at(offset, bytes, options))
     }
 
     /// See [`File::set_len`].

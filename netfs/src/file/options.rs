@@ -216,7 +216,6 @@ impl OpenOptions {
     }
 
     /// When writes return, with what the durability level implies.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the writes that wait for it come next"))]
     pub(crate) fn sync_level(&self) -> Sync {
         let implied = if self.durability == Durability::Remote { Sync::Full } else { Sync::None };
         self.sync.max(implied)

@@ -1,22 +1,30 @@
 //! [`File`]'s writing half.
 
-use std::ops::Range;
+use std::{io::IoSlice, ops::Range};
 
+use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Durability, File, check_range};
+use super::{
+    Durability, File, Sync, check_range,
+    write_options::{WriteGroup, WriteOptions},
+};
 use crate::{
     error::{Errno, Error, Result},
+    folio::{Group, Slice},
     iomode::Mode,
+    read::Who,
     sync::Arc,
     timer,
     write::{
         buffered::{Buffered, check_end},
+        direct::{self, Direct},
         resize,
     },
     writeback::{
-        flush::{Wait, flush, quiesce},
+        flush::{Wait, flush_what, quiesce},
         flusher::flush_listed,
+        groups::What,
         is_transient,
     },
 };
@@ -24,62 +32,221 @@ use crate::{
 /// First pause of an fsync whose upload failed for a passing reason, and the longest, in milliseconds.
 const PAUSES_MS: (u64, u64) = (100, 10_000);
 
+/// Where a write goes.
+#[derive(Clone, Copy)]
+enum At {
+    Offset(u64),
+    End,
+}
+
+/// What is written: pieces one after the other.
+enum Source<'a> {
+    Borrowed(&'a [IoSlice<'a>]),
+    Owned(Bytes),
+}
+
+impl Source<'_> {
+    fn len(&self) -> Option<u64> {
+        match self {
+            Source::Borrowed(parts) => {
+                parts.iter().try_fold(0u64, |sum, p| sum.checked_add(p.len() as u64))
+            }
+            Source::Owned(bytes) => Some(bytes.len() as u64),
+        }
+    }
+
+    /// For a server call, which keeps its bytes for as long as it takes: the caller's own are copied.
+    fn into_slices(self) -> Vec<Slice> {
+        match self {
+            Source::Borrowed(parts) => {
+                parts.iter().filter(|p| !p.is_empty()).map(|p| Slice::from_bytes(p)).collect()
+            }
+            Source::Owned(bytes) => vec![Slice::of_bytes(bytes)],
+        }
+    }
+}
+
 impl File {
     /// Writes `bytes` at `offset`, into memory; returns how many. Short only where something failed after
     /// some bytes, which the next call reports.
     ///
     /// The bytes are on the server's stable storage once [`fsync`](File::fsync) has returned well, not
-    /// before. Writes of one file are in the order of their calls; readers of this context see them at once.
-    /// When too much is dirty the call waits, in turn, until it has been uploaded.
+    /// before, unless the file was [opened](crate::OpenOptions) so that every write is. Writes of one file are
+    /// in the order of their calls; readers of this context see them at once. When too much is dirty the call
+    /// waits, in turn, until it has been uploaded.
     ///
     /// # Errors
     /// `EBADF` if the file was not opened for writing, `EFBIG` past the largest file of the server,
     /// `EINVAL` past 2^63-1, `ESTALE` if it was deleted, and the error of an upload that failed for good:
     /// until one succeeds, or [`discard_dirty`](File::discard_dirty).
+    ///
+    /// A write that waits for the server returns what an fsync would: the bytes stay, in memory and for every
+    /// reader, and a later fsync tries again.
     pub async fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
-        self.check_writable()?;
-        check_end(&self.who, offset, bytes.len() as u64)?;
-        let one = self.alone().await?;
-        let written = self.write_locked(offset, bytes).await?;
-        drop(one);
-        self.who.write_through_recall(offset, written as u64).await;
-        Ok(written)
+        self.write_at_with(offset, bytes, WriteOptions::default()).await
     }
 
-    /// Writes at the end of the file as it is known here; returns where the bytes went.
+    /// [`write_at`](File::write_at) with options.
+    ///
+    /// # Errors
+    /// As [`write_at`](File::write_at); `EINVAL` for a write group of another file, or one that is over.
+    pub async fn write_at_with(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        options: WriteOptions<'_>,
+    ) -> Result<usize> {
+        let parts = [IoSlice::new(bytes)];
+        self.write_any(At::Offset(offset), Source::Borrowed(&parts), options).await.map(len_of)
+    }
+
+    /// Writes several pieces, one after the other from `offset`, as one write: nobody else's write to the file
+    /// comes between them.
+    ///
+    /// # Errors
+    /// As [`write_at_with`](File::write_at_with).
+    pub async fn write_vectored_at(
+        &self,
+        offset: u64,
+        parts: &[IoSlice<'_>],
+        options: WriteOptions<'_>,
+    ) -> Result<usize> {
+        self.write_any(At::Offset(offset), Source::Borrowed(parts), options).await.map(len_of)
+    }
+
+    /// Writes bytes that the caller shares. An unbuffered write sends them as they are, without a copy; into
+    /// memory they are copied as any write's are: a folio of the caller's own memory would be counted by the
+    /// budget at its size, while it may keep a buffer of any size alive.
+    ///
+    /// # Errors
+    /// As [`write_at_with`](File::write_at_with).
+    pub async fn write_bytes_at(
+        &self,
+        offset: u64,
+        bytes: Bytes,
+        options: WriteOptions<'_>,
+    ) -> Result<usize> {
+        self.write_any(At::Offset(offset), Source::Owned(bytes), options).await.map(len_of)
+    }
+
+    /// Writes at the end of the file as it is known here; returns where the bytes are. Fewer than given only
+    /// where something failed after some, which the next call reports.
     ///
     /// # Errors
     /// As [`write_at`](File::write_at).
-    pub async fn append(&self, bytes: &[u8]) -> Result<u64> {
+    pub async fn append(&self, bytes: &[u8]) -> Result<Range<u64>> {
+        let parts = [IoSlice::new(bytes)];
+        self.write_any(At::End, Source::Borrowed(&parts), WriteOptions::default()).await
+    }
+
+    /// The next write group of this file: what is written in it comes to the server's stable storage before
+    /// anything that is written in a later one, and after everything in the earlier ones (N-C29).
+    ///
+    /// ```
+    /// # use netfs::{Netfs, WriteOptions, remote::{Cred, Cx}};
+    /// # use netfs_memory::MemoryFs;
+    /// # let netfs = Netfs::builder().memory_bytes(16 << 20).build()?;
+    /// # let origin = MemoryFs::builder().bytes("db", "").build()?;
+    /// # let cx = Cx::new(Cred::new(0, 0));
+    /// # let mount = netfs.blocking_mount(origin.clone(), &cx)?;
+    /// let file = mount.blocking().open_rw("db", &cx)?;
+    /// let (pages, root) = (file.write_group(), file.write_group());
+    /// file.blocking().write_at_with(4096, b"a page", WriteOptions::in_group(&pages))?;
+    /// file.blocking().write_at_with(0, b"see 4096", WriteOptions::in_group(&root))?;
+    /// pages.blocking_flush()?; // the page is on the server, the root still in memory
+    /// origin.verify("db", 4096, b"a page")?;
+    /// origin.verify("db", 0, &[0; 8])?;
+    /// # drop((file, mount, pages, root));
+    /// # assert!(netfs.blocking_shutdown(std::time::Duration::from_secs(5)).is_nothing());
+    /// # Ok::<(), netfs::Error>(())
+    /// ```
+    #[must_use]
+    pub fn write_group(&self) -> WriteGroup {
+        WriteGroup::begin(self.who.clone())
+    }
+
+    async fn write_any(
+        &self,
+        at: At,
+        source: Source<'_>,
+        options: WriteOptions<'_>,
+    ) -> Result<Range<u64>> {
         self.check_writable()?;
         let inode = &self.who.inode;
+        let too_long = || Error::new(Errno::EINVAL, "longer than any file");
+        let len = source.len().ok_or_else(too_long)?;
+        if let At::Offset(offset) = at {
+            check_end(&self.who, offset, len)?;
+        }
+        let group = options.group.map(|group| group.of(inode)).transpose()?;
         let one = self.alone().await?;
+        inode.core.check_open()?;
+        inode.check_not_parked()?;
+        let offset = match at {
+            At::Offset(offset) if !self.how.append => offset,
+            _ => self.end_for(len).await?,
+        };
+        if len == 0 {
+            return Ok(offset..offset);
+        }
+        inode.wb.enter_group(group)?;
+        if self.how.direct || options.unbuffered {
+            let mode = self.who.enter(Mode::Direct, offset..offset + len).await?;
+            let what = Direct { offset, data: source.into_slices(), group };
+            let done = direct::write(&self.who, what, (one, mode)).await?;
+            return Ok(offset..offset + done as u64);
+        }
+        let done = self.write_buffered(offset, &source, len, group).await?;
+        drop(one);
+        let written = offset..offset + done;
+        if self.how.sync_level().max(options.sync) > Sync::None || self.how.write_through {
+            persist(self, What::Range(written.clone())).await?;
+        } else {
+            self.who.write_through_recall(offset, done).await;
+        }
+        Ok(written)
+    }
+
+    /// Where an append of `len` bytes goes.
+    async fn end_for(&self, len: u64) -> Result<u64> {
+        let inode = &self.who.inode;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let offset = inode.sizes.load().i_size;
-        check_end(&self.who, offset, bytes.len() as u64)?;
-        let mut done = 0;
-        while done < bytes.len() {
-            done += self.write_locked(offset + done as u64, &bytes[done..]).await?;
-        }
-        drop(one);
-        self.who.write_through_recall(offset, done as u64).await;
+        check_end(&self.who, offset, len)?;
         Ok(offset)
     }
 
-    async fn write_locked(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+    /// Into memory, with the file's write lock. Returns how many bytes, at least one.
+    async fn write_buffered(
+        &self,
+        offset: u64,
+        source: &Source<'_>,
+        len: u64,
+        group: Option<Group>,
+    ) -> Result<u64> {
         let inode = &self.who.inode;
-        inode.core.check_open()?;
-        inode.check_not_parked()?;
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let _mode = self
-            .who
-            .enter(Mode::Buffered, offset..offset.saturating_add(bytes.len() as u64))
-            .await?;
+        let _mode = self.who.enter(Mode::Buffered, offset..offset + len).await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
-        let writer = Buffered { who: &self.who, cookie: self.cookie(), writing: &self.writing };
-        writer.write(offset, bytes).await
+        let (cookie, writing, may_read) = (self.cookie(), &self.writing, self.how.read);
+        let writer = Buffered { who: &self.who, cookie, writing, group, may_read };
+        let parts: &[IoSlice<'_>] = match source {
+            Source::Borrowed(parts) => parts,
+            Source::Owned(bytes) => &[IoSlice::new(bytes)],
+        };
+        let mut done = 0;
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            match writer.write(offset + done, part).await {
+                Ok(n) => {
+                    done += n as u64;
+                    if n < part.len() {
+                        break;
+                    }
+                }
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
     }
 
     /// Brings everything written to this file, by whomever, to the server's stable storage; at level
@@ -92,11 +259,14 @@ impl File {
     /// What the server answered. The bytes are kept and the next call tries again. Bytes that somebody
     /// [discarded](File::discard_dirty) are reported once to each opener.
     pub async fn fsync(&self) -> Result<()> {
-        self.report_lost()?;
-        if self.how.durability == Durability::Journal && self.who.inode.log_fsync(&self.who).await {
+        let inode = &self.who.inode;
+        if let Some(lost) = inode.wb.take_lost(&self.writing) {
+            return Err(lost);
+        }
+        if self.how.durability == Durability::Journal && inode.log_fsync(&self.who).await {
             return Ok(());
         }
-        self.upload(0..u64::MAX).await
+        persist_as(&self.who, What::Range(0..u64::MAX)).await
     }
 
     /// The same for what was written to `len` bytes at `offset`.
@@ -104,43 +274,27 @@ impl File {
     /// # Errors
     /// As [`fsync`](File::fsync).
     pub async fn flush_range(&self, offset: u64, len: u64) -> Result<()> {
-        self.report_lost()?;
-        self.upload(offset..offset.saturating_add(len)).await
+        persist(self, What::Range(offset..offset.saturating_add(len))).await
     }
 
-    fn report_lost(&self) -> Result<()> {
-        self.who.inode.wb.take_lost(&self.writing).map_or(Ok(()), Err)
-    }
-
-    async fn upload(&self, range: Range<u64>) -> Result<()> {
-        let inode = &self.who.inode;
-        let mut pause = PAUSES_MS.0;
-        loop {
-            let whole = range == (0..u64::MAX);
-            let round = async {
-                if whole {
-                    flush_listed(inode, Wait::Turn).await
-                } else {
-                    flush(inode, range.clone(), Wait::Turn).await
+    /// Has what was written to `len` bytes at `offset` uploaded soon, without waiting for it: a hint, as
+    /// `sync_file_range(2)` with `SYNC_FILE_RANGE_WRITE`. Whether that succeeds [`fsync`](File::fsync) says.
+    ///
+    /// # Errors
+    /// `EINVAL` for a range past 2^63-1.
+    pub fn start_writeback(&self, offset: u64, len: u64) -> Result<()> {
+        check_range(offset, len)?;
+        let (inode, range) = (Arc::clone(&self.who.inode), offset..offset + len);
+        if inode.pages.dirty_bytes() > 0 {
+            let core = Arc::clone(&inode.core);
+            core.driver.spawn(async move {
+                // Its errors are kept with the file.
+                if let Err(error) = flush_what(&inode, What::Range(range), Wait::Turn).await {
+                    tracing::debug!(%error, "writeback that was hinted at failed");
                 }
-            };
-            // The upload goes on without us.
-            let result = self.who.by_deadline(round).await;
-            let error = match result {
-                Ok(()) => return Ok(()),
-                Err(error) if !is_transient(&error) => return Err(error),
-                Err(error) => error,
-            };
-            let again = inode.now() + std::time::Duration::from_millis(pause);
-            if inode.core.check_open().is_err()
-                || self.who.cx.deadline().is_some_and(|d| d <= again)
-            {
-                return Err(error);
-            }
-            pause = (pause * 2).min(PAUSES_MS.1);
-            let core = &inode.core;
-            timer::sleep(&core.driver, &*core.clock, again).await;
+            });
         }
+        Ok(())
     }
 
     /// Cuts the file, or extends it by zeros, here and on the server.
@@ -204,5 +358,46 @@ impl File {
         }
         self.who.inode.check_exists()?;
         check_range(0, 0)
+    }
+}
+
+fn len_of(range: Range<u64>) -> usize {
+    // As long as the caller's slice at most.
+    (range.end - range.start) as usize
+}
+
+/// Has it uploaded, however often it takes as long as failures may pass, up to the caller's deadline.
+async fn persist(file: &File, what: What) -> Result<()> {
+    if let Some(lost) = file.who.inode.wb.take_lost(&file.writing) {
+        return Err(lost);
+    }
+    persist_as(&file.who, what).await
+}
+
+pub(super) async fn persist_as(who: &Who, what: What) -> Result<()> {
+    let inode = &who.inode;
+    let mut pause = PAUSES_MS.0;
+    loop {
+        let round = async {
+            match &what {
+                What::Range(range) if *range == (0..u64::MAX) => {
+                    flush_listed(inode, Wait::Turn).await
+                }
+                what => flush_what(inode, what.clone(), Wait::Turn).await,
+            }
+        };
+        // The upload goes on without us.
+        let error = match who.by_deadline(round).await {
+            Ok(()) => return Ok(()),
+            Err(error) if !is_transient(&error) => return Err(error),
+            Err(error) => error,
+        };
+        let again = inode.now() + std::time::Duration::from_millis(pause);
+        if inode.core.check_open().is_err() || who.cx.deadline().is_some_and(|d| d <= again) {
+            return Err(error);
+        }
+        pause = (pause * 2).min(PAUSES_MS.1);
+        let core = &inode.core;
+        timer::sleep(&core.driver, &*core.clock, again).await;
     }
 }

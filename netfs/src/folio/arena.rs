@@ -112,7 +112,14 @@ impl Inner {
 
 enum Home {
     Heap,
-    Arena { arena: Arc<Arena>, place: Place },
+    /// Somebody else's, immutable: see [`Block::foreign`].
+    Foreign {
+        _owner: bytes::Bytes,
+    },
+    Arena {
+        arena: Arc<Arena>,
+        place: Place,
+    },
 }
 
 /// An owned block of memory.
@@ -141,6 +148,18 @@ impl Block {
         Block { ptr, len, home: Home::Heap }
     }
 
+    /// Somebody's immutable bytes, at least one, held for as long as the block. Nobody may write through
+    /// the block's address: it [is no memory of ours](Block::is_foreign).
+    pub(crate) fn foreign(bytes: bytes::Bytes) -> Block {
+        let (ptr, len) = (bytes.as_ptr().cast_mut(), bytes.len());
+        Block { ptr, len, home: Home::Foreign { _owner: bytes } }
+    }
+
+    /// Whether these are somebody else's bytes, which nobody may ever change.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.home, Home::Foreign { .. })
+    }
+
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.ptr
     }
@@ -156,6 +175,7 @@ impl Drop for Block {
             // SAFETY: allocated in `heap` with this layout.
             Home::Heap => unsafe { dealloc(self.ptr, heap_layout(self.len)) },
             Home::Arena { arena, place } => arena.free(*place, self.len),
+            Home::Foreign { .. } => {}
         }
     }
 }

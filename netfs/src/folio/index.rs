@@ -40,7 +40,7 @@ pub(crate) use lookup::Lookup;
 use lookup::Slices;
 use slots::Slots;
 pub(crate) use write::{Piece, Step, Written};
-pub(crate) use writeback::Sent;
+pub(crate) use writeback::{Sent, Which};
 
 use super::{
     budget::Account,

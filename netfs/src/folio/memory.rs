@@ -43,6 +43,12 @@ pub(crate) struct FolioMem {
 }
 
 impl FolioMem {
+    /// Somebody's immutable bytes as they are (at least one): settled and complete from the start, so that
+    /// no filler is ever made for them (M1), and [never exclusive](Exclusive::of).
+    pub(crate) fn foreign(bytes: bytes::Bytes, charge: Option<Charge>) -> Arc<FolioMem> {
+        Arc::new(FolioMem { block: Block::foreign(bytes), charge, fill: AtomicU64::new(0) })
+    }
+
     /// Usable bytes.
     pub(crate) fn len(&self) -> usize {
         self.block.len()
@@ -85,7 +91,8 @@ impl<'a> Exclusive<'a> {
     /// `mem` MUST belong to a folio whose index the caller holds exclusively for as long as the result
     /// lives, or that nobody else has ever seen, and be its only handle of that memory.
     pub(super) unsafe fn of(mem: &'a Arc<FolioMem>) -> Option<Exclusive<'a>> {
-        if Arc::strong_count(mem) != 1 || !mem.is_settled() {
+        // The caller's own bytes may have any number of readers that we do not know of.
+        if Arc::strong_count(mem) != 1 || !mem.is_settled() || mem.block.is_foreign() {
             return None;
         }
         // A slice that was dropped a moment ago: its reads come before our writes.
@@ -363,6 +370,18 @@ mod tests {
         fill.advance(5);
         assert_eq!(&mem.read_settled(0..6), b"hello\0");
         assert!(mem.read_settled(5..4096).iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn w1_the_callers_own_bytes_are_never_written_to() {
+        let bytes = bytes::Bytes::from(vec![5; 4096]);
+        let mem = FolioMem::foreign(bytes.clone(), None);
+        assert!(mem.is_complete());
+        assert_eq!(mem.read_settled(0..4096).as_ptr(), bytes.as_ptr(), "not a copy");
+        // SAFETY: this is the only handle, and nobody else has ever seen it.
+        assert!(unsafe { Exclusive::of(&mem) }.is_none());
+        drop(mem);
+        assert_eq!(bytes[0], 5);
     }
 
     #[test]

@@ -7,33 +7,33 @@ use shuttle::thread;
 use super::*;
 use crate::error::Errno;
 
-const A: u8 = 252;
-const B: u8 = 253;
+pub(super) const A: u8 = 252;
+pub(super) const B: u8 = 253;
 const C: u8 = 254;
 
-fn write(file: &File, offset: u64, len: u64, byte: u8) {
+pub(super) fn write(file: &File, offset: u64, len: u64, byte: u8) {
     let n = block_on(file.write_at(offset, &vec![byte; len as usize])).expect("nothing fails");
     assert_eq!(n as u64, len, "short at {offset}+{len}");
 }
 
-fn read(file: &File, offset: u64, len: u64) -> Vec<u8> {
+pub(super) fn read(file: &File, offset: u64, len: u64) -> Vec<u8> {
     let mut buf = vec![0; len as usize];
     let n = block_on(file.read_at(offset, &mut buf)).expect("nothing fails");
     buf.truncate(n);
     buf
 }
 
-fn fsync(file: &File) {
+pub(super) fn fsync(file: &File) {
     block_on(file.fsync()).expect("nothing fails");
 }
 
-fn at(bytes: &[u8], offset: u64, len: u64) -> &[u8] {
+pub(super) fn at(bytes: &[u8], offset: u64, len: u64) -> &[u8] {
     &bytes[offset as usize..(offset + len) as usize]
 }
 
 /// Nobody is at work any more: all is on the server, nothing is counted as dirty, and a reader gets what
 /// the server has, from memory and past it.
-fn all_is_well(world: &World) {
+pub(super) fn all_is_well(world: &World) {
     let file = world.open();
     fsync(&file);
     let bytes = world.origin.bytes();
@@ -46,7 +46,7 @@ fn all_is_well(world: &World) {
     assert_eq!(read(&file, 0, bytes.len() as u64 + 1), bytes, "evicted and fetched again");
 }
 
-fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
+pub(super) fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|t| t.join().expect("no panic"));
 }
 

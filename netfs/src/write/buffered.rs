@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use crate::{
     error::{Errno, Error, Result},
-    folio::{Folio, GRANULE, PAGE_SIZE, Piece, Step, Written, cache::NewFolio, memory::NewMem},
+    folio::{
+        Folio, GRANULE, Group, PAGE_SIZE, Piece, Step, Written, cache::NewFolio, memory::NewMem,
+    },
     fscache::Cookie,
     inode::Inode,
     read::{Who, buffered::Reader},
@@ -28,6 +30,9 @@ pub(crate) struct Buffered<'a> {
     pub(crate) who: &'a Who,
     pub(crate) cookie: Option<&'a Arc<Cookie>>,
     pub(crate) writing: &'a Writing,
+    pub(crate) group: Option<Group>,
+    /// The open may read: what is around a write can be fetched.
+    pub(crate) may_read: bool,
 }
 
 impl Buffered<'_> {
@@ -90,7 +95,7 @@ impl Buffered<'_> {
     async fn copy_in(&self, chunk: &mut Chunk<'_>, bytes: &[u8]) -> Result<()> {
         let inode = self.inode();
         let writer = inode.wb.writer(self.writing, &self.who.remote, &self.who.cx);
-        let (offset, now, group) = (chunk.offset, inode.now(), None);
+        let (offset, now, group) = (chunk.offset, inode.now(), self.group);
         inode.wb.recalls.wrote(now);
         let whole = Piece { offset, bytes, writer, group, now };
         let mut idle = 0;
@@ -121,6 +126,11 @@ impl Buffered<'_> {
             Step::NeedsOverlay(folio) => {
                 let mem = self.memory_like(&folio).await?;
                 pages.attach_overlay(&folio, mem, rest.now);
+                Ok(0)
+            }
+            // Without the right to read: what is known of the folio goes to the server, then it is gone.
+            Step::ReadFirst(range) if !self.may_read => {
+                flush(self.inode(), range, Wait::Turn).await?;
                 Ok(0)
             }
             Step::ReadFirst(range) => {

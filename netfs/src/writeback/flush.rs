@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::{
     chain::{Chain, Outcome},
     flusher::Flusher,
+    groups::{Part, What, parts},
     is_personal, is_transient,
-    upload::{Uploaded, upload},
+    upload::{How, Uploaded, upload},
 };
 use crate::{
     error::{Errno, Error, Result},
@@ -19,7 +20,7 @@ use crate::{
 /// Bytes of one round.
 const ROUND_MAX: u64 = 16 << 20;
 /// Times in a row that a server may lose what it has not committed.
-const LOST_MAX: u32 = 4;
+pub(crate) const LOST_MAX: u32 = 4;
 
 /// Who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,12 +34,17 @@ pub(crate) enum Wait {
 /// Uploads what is dirty in `range` now, on the driver: who waits for it may go away. `Ok` says that
 /// the server has it on stable storage.
 pub(crate) async fn flush(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result<()> {
+    flush_what(inode, What::Range(range), wait).await
+}
+
+/// The same for what is asked for in other words.
+pub(crate) async fn flush_what(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
     let work = Arc::clone(inode);
-    let task = inode.core.driver.spawn(async move { flush_here(&work, range, wait).await });
+    let task = inode.core.driver.spawn(async move { flush_here(&work, what, wait).await });
     task.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
 }
 
-async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result<()> {
+async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
     let _turn = match wait {
         Wait::Turn => quiesce(inode).await,
         Wait::No => match inode.wb.queue.try_lock() {
@@ -46,33 +52,42 @@ async fn flush_here(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result
             Err(_) => return Ok(()),
         },
     };
-    in_turn(inode, range, wait == Wait::Turn).await
+    in_turn(inode, what, wait == Wait::Turn).await
 }
 
 /// The same for who has the turn already.
-pub(super) async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
-    let whole = range == (0..u64::MAX);
+pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Result<()> {
+    let (what, covered) = inode.log_covers(what);
     let logged = inode.log_mark();
-    let result = one_pass(inode, range.clone(), awaited).await;
+    let result = all_parts(inode, &what, awaited).await;
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {
         inode.unpark_if_clean();
         inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
     }
     match &result {
-        Ok(()) if whole => inode.unpark(),
+        Ok(()) if covered == (0..u64::MAX) => inode.unpark(),
         Err(error) if !is_transient(error) => inode.park(error),
         _ => {}
     }
     result?;
-    inode.log_settle(logged, &range).await
+    inode.log_settle(logged, &covered).await
 }
 
-async fn one_pass(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
+async fn all_parts(inode: &Arc<Inode>, what: &What, awaited: bool) -> Result<()> {
+    for part in parts(inode, what) {
+        // What does not follow what failed is not sent: its group comes later.
+        one_pass(inode, part, awaited).await?;
+    }
+    Ok(())
+}
+
+async fn one_pass(inode: &Arc<Inode>, part: Part, awaited: bool) -> Result<()> {
+    let Part { range, which } = part;
     // What is written behind it is for the next one.
     let (mut at, mut lost) = (range.start, 0);
     while at < range.end {
-        let sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX);
+        let sent = inode.pages.take_dirty_of(&(at..range.end), ROUND_MAX, which);
         let Some(last) = sent.last() else { break };
         let end = last.range.end;
         match round(inode, sent, awaited).await? {
@@ -150,7 +165,7 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Rou
     if let Some(end) = end {
         inode.sizes.sent(end);
     }
-    adopt(inode, chain, known.as_ref(), end.is_some());
+    adopt(inode, chain, known.as_ref(), end.is_some(), |facts| inode.own_change(facts));
     // From here on without an await.
     on_their_way.ranges.clear();
     for up in &settled {
@@ -161,15 +176,22 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Rou
     error.map_or(Ok(if whole { Round::Done } else { Round::Lost }), Err)
 }
 
-/// What the replies say of the file. `changed`: it has other bytes now.
-fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>, changed: bool) {
+/// What the replies say of the file. `changed`: it has other bytes now. `ours`: what to do with a change that
+/// was ours alone.
+pub(crate) fn adopt(
+    inode: &Inode,
+    chain: Chain,
+    known: Option<&Version>,
+    changed: bool,
+    ours: impl FnOnce(&Facts),
+) {
     let now = inode.cell.version();
     let ours_still = now.as_ref() == known || chain.leads_to(now.as_ref());
     match chain.resolve(known) {
         Outcome::Nothing if changed => inode.own_unversioned_change(),
         Outcome::Nothing => {}
-        Outcome::Ours(facts) if ours_still => inode.own_change(&facts),
-        Outcome::Silent => inode.own_change(&Facts::default()),
+        Outcome::Ours(facts) if ours_still => ours(&facts),
+        Outcome::Silent => ours(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
             // With nothing known, nothing says that somebody did.
             if known.is_some() {
@@ -188,7 +210,7 @@ async fn send(inode: &Inode, batch: &[Sent], awaited: bool) -> Uploaded {
     let Some(first) = batch.first() else { return Uploaded::default() };
     let mut result = unsent(batch);
     for (remote, cx) in inode.wb.owners_for(first.writer) {
-        let up = upload(inode, (&remote, &cx), batch, awaited).await;
+        let up = upload(inode, (&remote, &cx), batch, How::parallel(awaited)).await;
         let refused = up.stable.is_empty() && up.error.as_ref().is_some_and(is_personal);
         let first_error = result.error.take();
         result = up;

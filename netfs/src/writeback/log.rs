@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use bytes::Bytes;
 
-use super::flush::in_turn;
+use super::{flush::in_turn, groups::What};
 use crate::{
     clock::BootTime,
     context::Core,
@@ -214,6 +214,18 @@ impl Inode {
         Record { volume, key, owner, version: self.cell.version(), entry }
     }
 
+    /// What an upload is to be of, and which bytes it will have covered then: all there are, if the log has
+    /// bytes of the file and what is asked for is not just a range (L1).
+    pub(crate) fn log_covers(&self, what: What) -> (What, Range<u64>) {
+        match what {
+            What::Range(range) if range == WHOLE || !self.wb.has_groups() => {
+                (What::Range(range.clone()), range)
+            }
+            _ if self.is_logged() => (What::Range(WHOLE), WHOLE),
+            other => (other, 0..0),
+        }
+    }
+
     /// The last record of the file, before an upload begins.
     pub(crate) fn log_mark(&self) -> Position {
         self.wb.logged.0.lock().last
@@ -281,7 +293,7 @@ impl Inode {
     /// [`log_changed`](Inode::log_changed) is to follow the change.
     pub(crate) async fn log_change(self: &Arc<Self>) {
         if self.is_logged()
-            && let Err(error) = in_turn(self, WHOLE, true).await
+            && let Err(error) = in_turn(self, What::Range(WHOLE), true).await
         {
             tracing::debug!(%error, "what the log has of a file could not be uploaded before a change");
         }

@@ -22,15 +22,34 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// What came of an upload.
 #[derive(Default)]
-pub(super) struct Uploaded {
+pub(crate) struct Uploaded {
     /// What the server has on stable storage.
-    pub(super) stable: Vec<Range<u64>>,
+    pub(crate) stable: Vec<Range<u64>>,
     /// What it has not.
-    pub(super) unwritten: Vec<Range<u64>>,
-    pub(super) changes: Vec<Change>,
+    pub(crate) unwritten: Vec<Range<u64>>,
+    pub(crate) changes: Vec<Change>,
     /// A reply without facts: the version has moved to nobody knows what.
-    pub(super) silent: bool,
-    pub(super) error: Option<Error>,
+    pub(crate) silent: bool,
+    pub(crate) error: Option<Error>,
+}
+
+/// How to send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// Somebody waits for stable storage.
+    awaited: bool,
+    /// One sub at a time, so that an error leaves a contiguous prefix (row 87).
+    serial: bool,
+}
+
+impl How {
+    pub(crate) fn parallel(awaited: bool) -> How {
+        How { awaited, serial: false }
+    }
+
+    pub(crate) fn serial() -> How {
+        How { awaited: true, serial: true }
+    }
 }
 
 struct Sink(mpsc::UnboundedSender<(usize, WriteFinished)>);
@@ -42,21 +61,21 @@ impl WriteSink for Sink {
     }
 }
 
-/// Sends `pieces` (ascending, of one writer) as `cx`. `awaited`: somebody waits for stable storage. Never
+/// Sends `pieces` (ascending, of one writer) as `cx`. Never
 /// gives a sub up: a write that came to the server late would overwrite what was sent after it. An adapter
 /// whose server does not answer ends its subs itself.
-pub(super) async fn upload(
+pub(crate) async fn upload(
     inode: &Inode,
     (remote, cx): (&DynFile, &Cx),
     pieces: &[Sent],
-    awaited: bool,
+    how: How,
 ) -> Uploaded {
     let runs = runs_of(pieces);
     let ends = pieces.iter().map(|p| p.folio_end.min(p.range.end)).collect();
     let limits = remote.limits();
     // One call that is stable at once is cheaper than a call and a commit; of many it is not.
     let one = runs.len() == 1 && runs.iter().all(|r| r.end - r.start <= limits.wsize);
-    let mut req = WriteRequest::new(&runs, ends, &limits, false);
+    let mut req = WriteRequest::new(&runs, ends, &limits, how.serial);
     let (tx, mut rx) = mpsc::unbounded_channel();
     let sink: Arc<dyn WriteSink> = Arc::new(Sink(tx));
     let mut up = Uploaded::default();
@@ -70,7 +89,7 @@ pub(super) async fn upload(
             counters.upload.inc();
             let data = slices(pieces, &range);
             let sub = WriteSub::new(index, range.start, data, cx.clone(), Arc::clone(&sink));
-            let sub = sub.stable(awaited && one);
+            let sub = sub.stable(how.awaited && one);
             inode.core.driver.spawn(Arc::clone(remote).write(sub));
         }
         if let Some(tries) = req.retry_waits() {

@@ -3,5 +3,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bad_input;
+mod direct;
+mod groups;
 mod open;
+mod pieces;
+mod synced;
 mod tools;

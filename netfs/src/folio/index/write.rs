@@ -339,8 +339,10 @@ impl Content {
 
 fn decision(folio: &Folio, range: &Range<usize>, piece: &Piece<'_>) -> Modify {
     folio.with_dirt(|dirt| {
-        let dirty = dirt.filter(|d| !d.dirty.is_empty());
-        let other_group = dirty.is_some_and(|d| d.group != piece.group);
+        // What is on its way too: if it does not arrive it is dirty again, and its group must not have become
+        // another one by then.
+        let held = dirt.filter(|d| !d.is_empty());
+        let other_group = held.is_some_and(|d| d.group != piece.group);
         let known = if folio.is_partial() { dirt.map(Dirt::all) } else { None };
         let place = match &known {
             Some(known) => Place::Partial(known),

@@ -1,10 +1,10 @@
 //! What a file's dirt goes through on its way to the server.
 //!
-//! [`take_dirty`](FolioIndex::take_dirty) makes a snapshot: slices of what is dirty now. Whoever writes
+//! [`take_dirty_of`](FolioIndex::take_dirty_of) makes a snapshot: slices of what is dirty now. Whoever writes
 //! to those folios meanwhile gets other memory (W1), so what is sent is neither torn nor lost. Then each
 //! range comes back as [`written`](FolioIndex::written) or [`redirty`](FolioIndex::redirty).
 
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use super::{Content, FolioIndex, Removed};
 use crate::{
@@ -17,8 +17,23 @@ use crate::{
     sync::{Arc, Weak, atomic::Ordering},
 };
 
+/// What to take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Which {
+    /// All that is dirty.
+    All,
+    /// One group's, or what belongs to none.
+    Group(Option<Group>),
+}
+
+impl Which {
+    fn has(self, group: Option<Group>) -> bool {
+        self == Which::All || self == Which::Group(group)
+    }
+}
+
 /// Bytes on their way to the server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sent {
     /// Where in the file.
     pub(crate) range: Range<u64>,
@@ -85,8 +100,26 @@ impl FolioIndex {
         pieces
     }
 
+    /// The groups of what is dirty in `range`.
+    pub(crate) fn dirty_groups(&self, range: &Range<u64>) -> BTreeSet<Option<Group>> {
+        let content = self.content.read();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        let group = |offset: &u64| {
+            let folio = content.slots.get(*offset)?;
+            let within = within(folio, range);
+            folio.with_dirt(|d| d.filter(|d| d.dirty.touches(&within)).map(|d| d.group))
+        };
+        content.dirty.range(first..range.end.max(first)).filter_map(group).collect()
+    }
+
     /// Takes what is dirty in `range`, in file order and up to about `max` bytes.
+    #[cfg(test)]
     pub(crate) fn take_dirty(&self, range: &Range<u64>, max: u64) -> Vec<Sent> {
+        self.take_dirty_of(range, max, Which::All)
+    }
+
+    /// The same for one group's, or all.
+    pub(crate) fn take_dirty_of(&self, range: &Range<u64>, max: u64, which: Which) -> Vec<Sent> {
         let content = self.content.write();
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -98,8 +131,8 @@ impl FolioIndex {
                 break;
             }
             bytes += folio.change_dirt(|dirt| match dirt {
-                Some(dirt) => take_of(folio, dirt, range, &mut taken),
-                None => 0,
+                Some(dirt) if which.has(dirt.group) => take_of(folio, dirt, range, &mut taken),
+                _ => 0,
             });
         }
         taken

@@ -1,0 +1,168 @@
+//! Writes past the caches (rows 86 to 88).
+//!
+//! In this order, with the file's write lock and the direct I/O mode held, so that no buffered read or write
+//! runs beside it (N-C39), and the file's turn of writeback, so that none of its uploads does:
+//!
+//! 1. earlier write groups, then what is dirty in the range, go to the server: older bytes before newer;
+//! 2. clean pages of the range are dropped, and fronts that map them are told;
+//! 3. the caller's bytes are sent, one call after the other: an error leaves a contiguous prefix (row 87), whose
+//!    length is returned. They are committed before the call returns, for nobody has them afterwards;
+//! 4. the sizes grow by what was sent, and the version moves; then the range is dropped again (a readahead may
+//!    have begun before) and forgotten by the disk cache, which keeps the rest (complaint 13).
+//!
+//! Once it has begun it is not given up (W-7): a caller whose deadline passes stops waiting, and does not know
+//! how much was written.
+
+use std::ops::Range;
+
+use crate::{
+    dirtylog::Entry,
+    error::{Errno, Error, Result},
+    folio::{GRANULE, Group, Sent, Slice, Writer},
+    inode::Inode,
+    read::Who,
+    remote::Facts,
+    request::plan,
+    sync::Arc,
+    writeback::{
+        chain::Chain,
+        flush::{LOST_MAX, adopt, in_turn, quiesce},
+        groups::What,
+        is_transient,
+        upload::{How, Uploaded, upload},
+    },
+};
+
+/// Bytes of one write, and where they go.
+pub(crate) struct Direct {
+    pub(crate) offset: u64,
+    pub(crate) data: Vec<Slice>,
+    pub(crate) group: Option<Group>,
+}
+
+/// Writes; returns how many bytes the server has on stable storage, at least one. `locks` (the write lock and
+/// the I/O mode) are held until it has ended, even if the caller has gone away by then.
+pub(crate) async fn write(who: &Who, what: Direct, locks: impl Send + 'static) -> Result<usize> {
+    let work = who.clone();
+    let task = who.inode.core.driver.spawn(async move {
+        let result = write_here(&work, what).await;
+        drop(locks);
+        result
+    });
+    let over = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
+    who.by_deadline(async { task.await.map_err(over)? }).await
+}
+
+async fn write_here(who: &Who, what: Direct) -> Result<usize> {
+    let Direct { offset, data, group } = what;
+    let inode = &who.inode;
+    let pieces = pieces(offset, data);
+    let Some(last) = pieces.last() else { return Ok(0) };
+    let range = offset..last.range.end;
+    let _turn = quiesce(inode).await;
+    if let Some(group) = group {
+        in_turn(inode, What::Before(group), true).await?;
+    }
+    in_turn(inode, What::Range(range.clone()), true).await?;
+    inode.log_change().await;
+    let pages = plan::page_out(&range);
+    drop_pages(inode, &pages);
+    inode.core.counters.dio_writes.inc();
+    let known = inode.cell.version();
+    let (sent, end) = send(who, &pieces).await;
+    let done = end - offset;
+    if done > 0 {
+        inode.sizes.sent(end);
+    }
+    let mut chain = Chain::default();
+    sent.changes.iter().for_each(|c| chain.add(c.before.clone(), c.after.clone()));
+    if sent.silent {
+        chain.add(None, Facts::default());
+    }
+    let changed = done > 0 || !sent.stable.is_empty();
+    adopt(inode, chain, known.as_ref(), changed, |facts| inode.own_direct_change(facts, &pages));
+    // Done, and not committed or not answered: nobody knows to which version and size.
+    let half_done = done == 0 && (!sent.changes.is_empty() || sent.silent);
+    if sent.error.as_ref().is_some_and(|error| half_done || perhaps_done(error)) {
+        inode.others_wrote();
+    }
+    drop_pages(inode, &pages);
+    inode.core.counters.write_bytes.add(done);
+    if done > 0 {
+        // Older bytes must not come back over these.
+        let upto = inode.log_mark();
+        inode.log_changed(Entry::Settled { upto, range: offset..end }).await?;
+    }
+    match sent.error {
+        Some(error) if done == 0 => Err(error),
+        _ => Ok(usize::try_from(done).unwrap_or(usize::MAX)),
+    }
+}
+
+/// Sends all, again what the server has lost before it was committed. Returns the end of what is on stable
+/// storage without a gap.
+async fn send(who: &Who, pieces: &[Sent]) -> (Uploaded, u64) {
+    let start = pieces.first().map_or(0, |p| p.range.start);
+    let end = pieces.last().map_or(start, |p| p.range.end);
+    let mut all = Uploaded::default();
+    let mut at = start;
+    for _ in 0..=LOST_MAX {
+        let up = upload(&who.inode, (&who.remote, &who.cx), &rest(pieces, at), How::serial()).await;
+        all.changes.extend(up.changes);
+        all.stable.extend(up.stable);
+        all.silent |= up.silent;
+        all.error = up.error;
+        // Serial: what is missing is one run up to the end, or what a restart has lost.
+        at = up.unwritten.iter().map(|r| r.start).min().unwrap_or(end);
+        if at >= end || all.error.is_some() {
+            return (all, at.min(end));
+        }
+    }
+    let told = "the server keeps losing what it has not committed";
+    all.error = Some(Error::new(Errno::EAGAIN, told));
+    (all, at)
+}
+
+/// The pieces from `at` on.
+fn rest(pieces: &[Sent], at: u64) -> Vec<Sent> {
+    let from = |p: &Sent| {
+        let start = p.range.start.max(at);
+        let skip = (start - p.range.start) as usize;
+        let data = p.data.part(skip..p.data.len());
+        Sent { range: start..p.range.end, data, ..p.clone() }
+    };
+    pieces.iter().filter(|p| p.range.end > at).map(from).collect()
+}
+
+/// The caller's bytes as what an upload takes; a piece is a memory segment.
+fn pieces(offset: u64, data: Vec<Slice>) -> Vec<Sent> {
+    let mut at = offset;
+    let mut pieces = Vec::with_capacity(data.len());
+    for slice in data {
+        for start in (0..slice.len()).step_by(GRANULE) {
+            let part = slice.part(start..slice.len().min(start + GRANULE));
+            let range = at..at + part.len() as u64;
+            at = range.end;
+            let folio_end = range.end;
+            pieces.push(Sent {
+                range,
+                data: part,
+                writer: Writer::default(),
+                group: None,
+                folio_end,
+            });
+        }
+    }
+    pieces
+}
+
+fn drop_pages(inode: &Arc<Inode>, pages: &Range<u64>) {
+    inode.drop_range(pages.clone());
+    // Nobody waits for the fronts: a page that is faulted in again is read after the write.
+    drop(inode.cell.zap(pages, None));
+}
+
+/// Whether a call that failed so may have been done all the same.
+fn perhaps_done(error: &Error) -> bool {
+    is_transient(error) || error.errno() == Errno::EIO
+}
