@@ -7,6 +7,7 @@
 //! - `cell` is the concurrent shell around it: `InodeCell::valid_now` for the hit path,
 //!   `InodeCell::apply` for replies.
 //! - `events` is what adapters call; `zap` takes mapped pages away from the fronts.
+//! - `recall` is how an adapter hears that a promise was given back; `writeback/recall.rs` gives it back.
 //! - `gate` merges concurrent checks; `validate` is what a reader calls when the hit path said no.
 //!
 //! The life of a read that finds its file stale: `valid_now` says no; `validate` shares or starts a
@@ -23,6 +24,7 @@ mod cell;
 mod events;
 mod gate;
 mod model;
+mod recall;
 mod validate;
 mod zap;
 
@@ -34,6 +36,8 @@ pub use events::{BreakReason, VolumeEvents};
 #[cfg(test)]
 use model::StaleReason;
 pub(crate) use model::{Action, Epoch, ReplyKind, Validity};
+pub(crate) use recall::RecallEnd;
+pub use recall::{LocalState, RecallTicket, Recalled};
 pub use zap::{Origin, Ticket, ZapDone, ZapRegistration, Zapper};
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
     error::{Errno, Error, Result},
     folio::{FolioCache, GRANULE, MemoryUsage},
     fscache::{BackendStats, CookieInfo, FillQueue, FsCache, VolumeInfo},
-    namespace::{Mount, Volume},
+    namespace::{Earlier, Mount, ReplayAs, Volume},
     read::intent::Intents,
     remote::{Cx, DynRemoteFs, Erased, RemoteFs, VolumeId},
     stats::{Counters, Stats},
@@ -23,7 +23,10 @@ use crate::{
     },
     timer,
     waits::{WaitInfo, Waits},
-    writeback::flusher::{self, Flusher},
+    writeback::{
+        flusher::{self, Flusher},
+        log::Journal,
+    },
 };
 
 /// One cache: memory, optional disk backend and driver threads, shared by any number of mounts.
@@ -82,6 +85,11 @@ pub(crate) struct Core {
     pub(crate) fetches: Arc<Intents>,
     pub(crate) waits: Arc<Waits>,
     pub(crate) closed: AtomicBool,
+    pub(crate) journal: Option<Arc<Journal>>,
+    pub(crate) earlier: Earlier,
+    /// One replay at a time.
+    pub(crate) replaying: tokio::sync::Mutex<()>,
+    pub(crate) replay_as: Option<ReplayAs>,
     next_inode: AtomicU64,
     volumes: Mutex<HashMap<VolumeId, Weak<Volume>>>,
     /// One change of the budget at a time.
@@ -145,13 +153,17 @@ impl Netfs {
     /// bytes and cookies; each keeps its own adapter and credentials.
     ///
     /// # Errors
-    /// What the adapter's `root` returned; `ESHUTDOWN` after [`shutdown`](Netfs::shutdown).
+    /// What the adapter's `root` returned; `ESHUTDOWN` after [`shutdown`](Netfs::shutdown). With a
+    /// [log](Builder::dirty_log) that has bytes of the volume also whatever keeps them from becoming dirty
+    /// again: without them the files must not be read. They stay in the log; mount again.
     pub async fn mount<F: RemoteFs>(&self, fs: Arc<F>, cx: &Cx) -> Result<Mount> {
         self.core.check_open()?;
         let fs: Arc<dyn DynRemoteFs> = Arc::new(Erased(fs));
         let volume = self.core.volume(&*fs);
         fs.attach(volume.events());
-        Mount::new(volume, fs, cx).await
+        let mount = Mount::new(volume, fs, cx).await?;
+        mount.replay(cx).await?;
+        Ok(mount)
     }
 
     /// [`mount`](Netfs::mount) for threads.

@@ -89,6 +89,7 @@ impl File {
         let who = Who { inode: node.inode, remote: node.remote, cx };
         let writing = Writing::default();
         who.inode.wb.opened(&writing);
+        who.inode.wb.recalls.opened(&who.remote, &who.cx);
         let (streams, ahead) = (Mutex::default(), Arc::default());
         let reads_cached = how.read && !how.direct;
         let (cookie, advice) = (OnceLock::new(), AtomicU8::new(0));

@@ -323,7 +323,7 @@ impl Inode {
         self.sizes.resized(size);
         if self.pages.dirty_bytes() == 0 {
             // What could not be uploaded was cut off.
-            self.wb.nothing_dirty();
+            self.nothing_dirty();
         }
         self.end_change();
     }
@@ -338,6 +338,7 @@ impl Inode {
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size, || 0);
         self.end_change();
+        self.unpark_if_clean();
     }
 
     fn commit_facts(&self, facts: &Facts) {
@@ -588,6 +589,7 @@ impl Drop for Inode {
             slot.relinquish(if gone { Relinquish::Retire } else { Relinquish::Keep });
         }
         self.pages.clear_keeping(&[]);
+        self.unpark();
         self.volume.forget_inode(self.id, &self.key);
     }
 }

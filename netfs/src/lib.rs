@@ -32,6 +32,7 @@
 pub mod clock;
 pub mod coherency;
 mod context;
+pub mod dirtylog;
 mod driver;
 pub mod error;
 mod file;
@@ -61,7 +62,7 @@ pub use file::{
     TryReadAt, WriteGroup, WriteOptions,
 };
 pub use fscache::FillWhenFull;
-pub use namespace::{BlockingMount, DirListEntry, Mount, Node};
+pub use namespace::{BlockingMount, DirListEntry, Mount, Node, Replayed};
 pub use read::Slices;
 pub use sizes::Sizes;
 pub use stats::Stats;

@@ -16,8 +16,11 @@ mod change;
 mod dentry;
 mod mount;
 mod open;
+mod replay;
 mod volume;
 
 pub use blocking::BlockingMount;
 pub use mount::{DirListEntry, Mount, Node};
+pub use replay::Replayed;
+pub(crate) use replay::{Earlier, ReplayAs, open as open_log};
 pub(crate) use volume::Volume;

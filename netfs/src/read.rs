@@ -90,6 +90,15 @@ impl Who {
         timer::until(&core.driver, &*core.clock, deadline, work).await.unwrap_or_else(over)
     }
 
+    /// Waits for `work` until the caller's deadline, and no longer than a call to the server may take: for what
+    /// hangs behind such a call. `None`: not by then.
+    pub(crate) async fn by_call_deadline<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let core = &self.inode.core;
+        let timeout = core.clock.now() + core.options.remote_timeout;
+        let until = self.cx.deadline().map_or(timeout, |deadline| deadline.min(timeout));
+        timer::until(&core.driver, &*core.clock, until, work).await
+    }
+
     /// Takes the inode's I/O mode to read `range`, waiting no longer than the caller's deadline: holders of
     /// the other mode may be waiting for a server that does not answer.
     pub(crate) async fn enter(&self, mode: Mode, range: Range<u64>) -> Result<ModeGuard> {

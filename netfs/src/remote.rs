@@ -247,6 +247,20 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
     /// The volume's root directory. Called once per mount.
     fn root(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Found<Self::File>>>;
 
+    /// The file whose [`RemoteFile::key`] is `key`, without a name (NFS: by its handle), with fresh facts.
+    /// `ESTALE` if there is none any more.
+    ///
+    /// By default there is no such call. Then a [log](crate::dirtylog) is of no use: after a restart nobody
+    /// could find the file again, so an fsync uploads.
+    fn by_key(
+        self: Arc<Self>,
+        key: Bytes,
+        cx: Cx,
+    ) -> BoxFuture<'static, Result<Found<Self::File>>> {
+        let _ = (key, cx);
+        unsupported()
+    }
+
     /// Gives the adapter the handle through which it reports server events. Called once per mount,
     /// before any other method of it; keep the last handle. An adapter without callbacks ignores it.
     fn attach(&self, events: VolumeEvents) {

@@ -9,5 +9,6 @@
 //! can be stepped by a test, one event at a time, in any order.
 
 pub(crate) mod plan;
+pub(crate) mod ranges;
 pub(crate) mod read;
 pub(crate) mod write;

@@ -108,6 +108,16 @@ counters! {
     write_kept_bytes: Counter,
     /// Written bytes given up because their file was removed and nobody had it open.
     write_removed_bytes: Counter,
+    /// Promises that were recalled by the server and given back.
+    recalls: Counter,
+    /// Bytes appended to the log of dirty bytes.
+    log_bytes: Counter,
+    /// Times the log of dirty bytes failed: bytes were uploaded instead, or a call failed.
+    log_failed: Counter,
+    /// Bytes that the log brought back after a restart.
+    replayed_bytes: Counter,
+    /// Bytes that the log had of files which are not on the server any more.
+    replay_lost_bytes: Counter,
     /// DIO and unbuffered reads (DR).
     dio_reads: Counter,
     /// Writes past both caches.

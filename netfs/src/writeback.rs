@@ -9,6 +9,9 @@
 //! | [`conflict`] | what becomes of dirty bytes when somebody else has changed the file |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
+//! | [`log`] | the log of dirty bytes on this machine's storage |
+//! | [`recall`] | giving a promise back that the server recalls |
+//! | [`park`] | files whose upload failed for good |
 //!
 //! One round of a file at a time, in order of arrival (B11, N-C36). What is taken is a snapshot: slices,
 //! whose bytes no later write changes. A range comes back clean only when the server has acknowledged it
@@ -21,10 +24,14 @@ pub(crate) mod conflict;
 pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod groups;
+pub(crate) mod log;
+pub(crate) mod park;
+pub(crate) mod recall;
 pub(crate) mod room;
 pub(crate) mod upload;
 
 use crate::{
+    dirtylog::OwnerId,
     error::{Errno, Error, Result},
     folio::{Group, Writer},
     remote::{Cx, DynFile, IoLimits},
@@ -38,6 +45,8 @@ pub(crate) struct Writeback {
     pub(crate) write: Arc<tokio::sync::Mutex<()>>,
     /// One round at a time.
     queue: tokio::sync::Mutex<()>,
+    pub(crate) logged: log::Logged,
+    pub(crate) recalls: recall::Recalls,
     state: Mutex<State>,
     pub(crate) conflicts: conflict::Conflicts,
 }
@@ -110,6 +119,14 @@ impl Writeback {
         self.any_owner().map(|(remote, _)| remote.limits())
     }
 
+    /// Whose bytes `writer`'s are, for the log.
+    fn owner_id(&self, writer: Writer) -> OwnerId {
+        let state = self.state.lock();
+        let owner = state.owners.iter().find(|owner| owner.writer == writer);
+        // Never without one while anything is dirty; nobody's rights if it were.
+        OwnerId(owner.map_or(u32::MAX, |owner| owner.cx.cred().uid))
+    }
+
     /// Forgets who has closed the file, if nothing is dirty.
     fn forget_closed(&self, clean: impl FnOnce() -> bool) {
         let mut state = self.state.lock();
@@ -161,14 +178,8 @@ impl Writeback {
         self.state.lock().parked.clone()
     }
 
-    /// Nothing is left that could not be uploaded, or met somebody else's change.
-    pub(crate) fn nothing_dirty(&self) {
-        self.set_parked(None);
-        self.conflicts.settle();
-    }
-
-    pub(crate) fn set_parked(&self, error: Option<Error>) {
-        self.state.lock().parked = error;
+    fn change_parked(&self, change: impl FnOnce(&mut Option<Error>)) {
+        change(&mut self.state.lock().parked);
     }
 
     /// Bytes were given up that had failed with `error`.
@@ -176,7 +187,6 @@ impl Writeback {
         let mut state = self.state.lock();
         let times = state.lost.as_ref().map_or(0, |(n, _)| *n) + 1;
         state.lost = Some((times, error));
-        state.parked = None;
     }
 
     /// The loss an opener has not heard of yet; it has now.

@@ -192,11 +192,11 @@ fn n_c32_discarded_bytes_are_reported_once_to_each_opener() {
     let bench = Bench::new(&fs, None);
     let (one, two) = (open(&bench, "f"), open(&bench, "f"));
     let old = read(&one, 0, 100);
-    assert_eq!(pollster::block_on(one.discard_dirty()), 0, "nothing has failed");
+    assert_eq!(pollster::block_on(one.discard_dirty()).expect("free"), 0, "nothing has failed");
     write(&one, 10, b"given up");
     fs.inject(Fault::on(Op::Write).errno(Errno::EDQUOT).always());
     pollster::block_on(one.fsync()).expect_err("over quota");
-    assert_eq!(pollster::block_on(two.discard_dirty()), 8);
+    assert_eq!(pollster::block_on(two.discard_dirty()).expect("free"), 8);
     let late = open(&bench, "f");
     for file in [&one, &two] {
         let error = pollster::block_on(file.fsync()).expect_err("lost");

@@ -4,7 +4,8 @@ use std::{fmt, sync::Arc};
 
 use netfs::{
     Errno, Error, Result,
-    coherency::{BreakReason, Ticket},
+    coherency::{BreakReason, LocalState, RecallTicket, Ticket},
+    remote::PromiseKind,
 };
 use parking_lot::Mutex;
 
@@ -157,6 +158,31 @@ impl MemoryFs {
     pub fn send_break(&self, path: impl AsRef<[u8]>) -> Result<Vec<Ticket>> {
         let key = self.node(path.as_ref(), |node| key_bytes(&node.key))?;
         Ok(self.origin.send(&Event::Break { key }, BreakReason::Callback))
+    }
+
+    /// Wants whatever promise of a file each client has back.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn recall(&self, path: impl AsRef<[u8]>, kind: PromiseKind) -> Result<Vec<RecallTicket>> {
+        let key = self.node(path.as_ref(), |node| key_bytes(&node.key))?;
+        Ok(self.recall_key(&key, kind))
+    }
+
+    /// The same for the file with this key: any bytes.
+    pub fn recall_key(&self, key: &[u8], kind: PromiseKind) -> Vec<RecallTicket> {
+        let handles = self.origin.handles(None);
+        handles.iter().map(|client| client.server_recall(key, kind)).collect()
+    }
+
+    /// What each client says that it has of a file and the server may not have.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn local_states(&self, path: impl AsRef<[u8]>) -> Result<Vec<LocalState>> {
+        let key = self.node(path.as_ref(), |node| key_bytes(&node.key))?;
+        let handles = self.origin.handles(None);
+        Ok(handles.iter().filter_map(|client| client.local_state(&key)).collect())
     }
 
     /// Tells every client that the file with this key may have changed: any bytes, so that a break of a

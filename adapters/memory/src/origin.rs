@@ -290,7 +290,7 @@ impl Origin {
     }
 
     /// The clients' handles. They are cloned out: an upcall must not run under a lock of ours.
-    fn handles(&self, except: Option<&Client>) -> Vec<VolumeEvents> {
+    pub(crate) fn handles(&self, except: Option<&Client>) -> Vec<VolumeEvents> {
         let clients = self.clients.lock();
         let wanted = clients.iter().filter(|c| except.is_none_or(|e| !c.ptr_eq(e)));
         let slots: Vec<_> = wanted.filter_map(Weak::upgrade).collect();

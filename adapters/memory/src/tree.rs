@@ -67,6 +67,12 @@ impl Tree {
         &self.nodes[&self.root]
     }
 
+    /// The file of that key.
+    pub(crate) fn by_key(&self, key: &[u8]) -> Result<&Node> {
+        let found = self.nodes.values().find(|node| node.key == key);
+        found.ok_or_else(|| Error::new(Errno::ESTALE, "the file was deleted"))
+    }
+
     pub(crate) fn node(&self, id: NodeId) -> Result<&Node> {
         self.nodes.get(&id).ok_or_else(|| Error::new(Errno::ESTALE, "the file was deleted"))
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{
     cell::{InodeCell, VolumeCell},
+    recall::{LocalState, RecallTicket},
     zap::Ticket,
 };
 use crate::{clock::SystemClock, remote::PromiseKind, stats::Counters, sync::Arc};
@@ -32,6 +33,19 @@ pub enum BreakReason {
 pub(crate) trait InodeTable: Send + Sync + 'static {
     /// The inode with this key, if it is in the table.
     fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>>;
+
+    /// Begins to give back the promise of this inode, whose fronts have been asked to `zap`; `None` if it is
+    /// not in the table. Never waits.
+    fn recall(&self, key: &[u8], zap: Ticket) -> Option<RecallTicket> {
+        let _ = (key, zap);
+        None
+    }
+
+    /// What is known here of this inode.
+    fn local_state(&self, key: &[u8]) -> Option<LocalState> {
+        let _ = key;
+        None
+    }
 }
 
 /// The handle through which an adapter reports server events for its volume.
@@ -77,11 +91,23 @@ impl VolumeEvents {
         self.volume.on_break_all(reason)
     }
 
-    /// The server wants the promise for `key` back. As this release only reads, giving it back needs
-    /// no writeback: the ticket resolves when nothing is mapped under it any more.
-    pub fn server_recall(&self, key: &[u8], kind: PromiseKind) -> Ticket {
+    /// The server wants the promise for `key` back. Writes become write-through, what fronts have mapped is
+    /// taken away, what was written is uploaded, and then
+    /// [`release_promise`](crate::remote::RemoteFile::release_promise) is called through the file's last
+    /// opener. What cannot be uploaded within [`Builder::recall_timeout`](crate::Builder::recall_timeout) is
+    /// kept, and the promise given back without it. Recalls of one file share their work.
+    ///
+    /// For a file that nobody knows there is nothing to give back.
+    pub fn server_recall(&self, key: &[u8], kind: PromiseKind) -> RecallTicket {
         tracing::debug!(volume = %self.volume.name(), ?kind, "recall of one file");
-        self.volume.on_break(key)
+        self.volume.on_recall(key)
+    }
+
+    /// What this client has of the file `key` that the server may not have; `None` if it knows nothing of
+    /// it. Answered from memory, at once.
+    #[must_use]
+    pub fn local_state(&self, key: &[u8]) -> Option<LocalState> {
+        self.volume.local_state(key)
     }
 
     /// The volume's contents are untrustworthy (restored from a backup, regressed): everything

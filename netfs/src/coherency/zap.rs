@@ -105,7 +105,7 @@ pub struct Ticket(Arc<Mutex<Pending>>);
 
 impl Ticket {
     /// A ticket for nothing.
-    pub(super) fn resolved() -> Ticket {
+    pub(crate) fn resolved() -> Ticket {
         Ticket(Arc::new(Mutex::new(Pending::default())))
     }
 

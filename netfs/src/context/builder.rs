@@ -5,11 +5,14 @@ use std::time::Duration;
 use super::{Core, Netfs};
 use crate::{
     clock::{Clock, SystemClock},
+    dirtylog::{DirtyLog, OwnerId},
     driver,
     error::{Errno, Error, Result},
     folio::{FolioCache, GRANULE, PAGE_SIZE},
     fscache::{CacheBackend, FillConfig, FillQueue, FillWhenFull, FsCache, FsCacheConfig},
+    namespace::{ReplayAs, open_log},
     read::readahead::Tuning,
+    remote::Cx,
     stats::Counters,
     sync::{Arc, Mutex, atomic::AtomicU64},
     waits::Waits,
@@ -49,6 +52,7 @@ pub(crate) struct Options {
     /// Bytes of the budget that are the fill queue's.
     pub(crate) queue_bytes: u64,
     pub(crate) conflict_policy: ConflictPolicy,
+    pub(crate) recall_timeout: Duration,
 }
 
 /// Builds a [`Netfs`]. Every option has a default that suits a desktop or a small server.
@@ -62,6 +66,8 @@ pub struct Builder {
     backend: Option<Arc<dyn CacheBackend>>,
     fills: FillConfig,
     fscache: FsCacheConfig,
+    dirty_log: Option<Arc<dyn DirtyLog>>,
+    replay_as: Option<ReplayAs>,
 }
 
 impl Default for Builder {
@@ -80,6 +86,7 @@ impl Default for Builder {
                 dirty_limit: None,
                 queue_bytes: 0,
                 conflict_policy: ConflictPolicy::default(),
+                recall_timeout: Duration::from_secs(45),
             },
             readahead_max: 4 << 20,
             memory_bytes: 256 << 20,
@@ -89,6 +96,8 @@ impl Default for Builder {
             backend: None,
             fills: FillConfig::default(),
             fscache: FsCacheConfig::default(),
+            dirty_log: None,
+            replay_as: None,
         }
     }
 }
@@ -116,6 +125,26 @@ impl Builder {
         self
     }
 
+    /// A log of dirty bytes on this machine's storage (default none), for files opened at
+    /// [`Durability::Journal`](crate::Durability::Journal): see [`dirtylog`](crate::dirtylog). A mount of a
+    /// volume of which it has bytes makes them dirty again before it returns.
+    #[must_use]
+    pub fn dirty_log(mut self, log: Arc<dyn DirtyLog>) -> Builder {
+        self.dirty_log = Some(log);
+        self
+    }
+
+    /// With whose credentials the bytes are uploaded that a log brings back (default, and for owners that
+    /// `of` does not know: those of the mount).
+    #[must_use]
+    pub fn replay_as(
+        mut self,
+        of: impl Fn(OwnerId) -> Option<Cx> + Send + Sync + 'static,
+    ) -> Builder {
+        self.replay_as = Some(Arc::new(of));
+        self
+    }
+
     /// Age at which dirty bytes are flushed (default 30 s).
     #[must_use]
     pub fn dirty_expire(mut self, age: Duration) -> Builder {
@@ -128,6 +157,14 @@ impl Builder {
     #[must_use]
     pub fn conflict_policy(mut self, policy: ConflictPolicy) -> Builder {
         self.options.conflict_policy = policy;
+        self
+    }
+
+    /// Longest the uploads before a recalled promise is given back may take (default 45 s, half of the lease
+    /// that NFS servers usually give: one that waits longer takes the promise away).
+    #[must_use]
+    pub fn recall_timeout(mut self, timeout: Duration) -> Builder {
+        self.options.recall_timeout = timeout;
         self
     }
 
@@ -220,7 +257,7 @@ impl Builder {
     ///
     /// # Errors
     /// `EINVAL` for a budget below one granule or no driver threads; the operating system's error if
-    /// threads cannot be started.
+    /// threads cannot be started; the log's if it cannot be read.
     pub fn build(self) -> Result<Netfs> {
         if self.memory_bytes < GRANULE as u64 {
             return Err(Error::new(
@@ -231,6 +268,8 @@ impl Builder {
         if self.driver_threads == 0 {
             return Err(Error::new(Errno::EINVAL, "driver_threads must be at least 1"));
         }
+        let log = self.dirty_log.map(open_log).transpose()?;
+        let (journal, earlier) = log.map_or_else(Default::default, |(j, e)| (Some(Arc::new(j)), e));
         let runtime = driver::start(self.driver_threads)
             .map_err(|e| Error::io(e, "starting the driver threads"))?;
         let counters = Arc::new(Counters::default());
@@ -279,6 +318,10 @@ impl Builder {
             fetches: Arc::default(),
             waits,
             closed: false.into(),
+            journal,
+            earlier,
+            replaying: tokio::sync::Mutex::default(),
+            replay_as: self.replay_as,
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),
             resizing: Mutex::default(),

@@ -163,7 +163,10 @@ impl Blocking<'_> {
     }
 
     /// See [`File::discard_dirty`].
-    pub fn discard_dirty(&self) -> u64 {
+    ///
+    /// # Errors
+    /// As there.
+    pub fn discard_dirty(&self) -> Result<u64> {
         pollster::block_on(self.0.discard_dirty())
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    File, Sync, check_range,
+    Durability, File, Sync, check_range,
     write_options::{WriteGroup, WriteOptions},
 };
 use crate::{
@@ -182,9 +182,7 @@ impl File {
         let group = options.group.map(|group| group.of(inode)).transpose()?;
         let one = self.alone().await?;
         inode.core.check_open()?;
-        if let Some(error) = inode.wb.parked() {
-            return Err(error);
-        }
+        inode.check_not_parked()?;
         let offset = match at {
             At::Offset(offset) if !self.how.append => offset,
             _ => self.end_for(len).await?,
@@ -204,6 +202,8 @@ impl File {
         let written = offset..offset + done;
         if self.how.sync_level().max(options.sync) > Sync::None || self.how.write_through {
             persist(self, What::Range(written.clone())).await?;
+        } else {
+            self.who.write_through_recall(offset, done).await;
         }
         Ok(written)
     }
@@ -259,7 +259,8 @@ impl File {
         Ok(done)
     }
 
-    /// Brings everything written to this file, by whomever, to the server's stable storage.
+    /// Brings everything written to this file, by whomever, to the server's stable storage; at level
+    /// [`Journal`](crate::Durability::Journal) to the context's log, if that takes it.
     ///
     /// Failures that may pass (the network, a busy server) are tried again, with pauses, until the deadline
     /// of the opener's [`Cx`](crate::remote::Cx); without one for as long as it takes.
@@ -268,7 +269,14 @@ impl File {
     /// What the server answered. The bytes are kept and the next call tries again. Bytes that somebody
     /// [discarded](File::discard_dirty) are reported once to each opener.
     pub async fn fsync(&self) -> Result<()> {
-        self.flush_range(0, u64::MAX).await
+        let inode = &self.who.inode;
+        if let Some(lost) = inode.wb.take_lost(&self.writing) {
+            return Err(lost);
+        }
+        if self.how.durability == Durability::Journal && inode.log_fsync(&self.who).await {
+            return Ok(());
+        }
+        persist_as(&self.who, What::Range(0..u64::MAX)).await
     }
 
     /// The same for what was written to `len` bytes at `offset`.
@@ -316,15 +324,27 @@ impl File {
     /// server has it. Every opener hears of the loss once, from its next [`fsync`](File::fsync).
     ///
     /// Returns how many bytes were given up: 0 if nothing had failed.
-    pub async fn discard_dirty(&self) -> u64 {
+    ///
+    /// # Errors
+    /// `ETIMEDOUT` if an upload of the file is under way and has not ended by the deadline of the opener's
+    /// [`Cx`](crate::remote::Cx), or within the timeout for a call to the server: what is on its way cannot be
+    /// called back. Then nothing was given up.
+    pub async fn discard_dirty(&self) -> Result<u64> {
         let inode = &self.who.inode;
-        let _one = inode.wb.write.lock().await;
-        let _quiet = quiesce(inode).await;
-        let Some(error) = inode.wb.parked() else { return 0 };
+        let locks = async { (self.alone().await, quiesce(inode).await) };
+        let (one, _quiet) = self.who.by_call_deadline(locks).await.ok_or_else(|| {
+            Error::new(
+                Errno::ETIMEDOUT,
+                "an upload of the file has not ended; nothing was discarded",
+            )
+        })?;
+        let _one = one?;
+        let Some(error) = inode.wb.parked() else { return Ok(0) };
+        inode.log_discard().await?;
         let bytes = inode.pages.dirty_bytes();
         inode.discard_dirty();
         inode.wb.note_lost(error);
-        bytes
+        Ok(bytes)
     }
 
     /// What becomes of bytes of this file that are dirty when somebody else changes it, whoever wrote them and
@@ -340,7 +360,7 @@ impl File {
     /// # Errors
     /// As [`fsync`](File::fsync); the bytes are kept, and any opener of the file can try again.
     pub async fn close(self) -> Result<()> {
-        if self.how.close_flush { self.fsync().await } else { Ok(()) }
+        if self.how.close_flush { self.flush_range(0, u64::MAX).await } else { Ok(()) }
     }
 
     /// The file's write lock.

@@ -45,6 +45,9 @@ pub struct MemoryUsage {
     pub pinned: u64,
     /// Of `indexed`: written and not on the server yet, or on its way there.
     pub dirty: u64,
+    /// Of `indexed`, and apart from `dirty`: written bytes that the server refused for good, kept until an
+    /// upload succeeds or they are discarded.
+    pub parked: u64,
     /// Read past the cache because the budget was exhausted or the caller asked for it.
     pub transient: u64,
     /// Mapped by the arena, in use or kept for reuse.
@@ -94,7 +97,7 @@ impl FolioCache {
             counters,
             readers: Readers::new(),
             next_index: AtomicU64::new(0),
-            room: Room::new(dirty_limit),
+            room: Room::new(dirty_limit, budget / 2),
         })
     }
 
@@ -106,7 +109,7 @@ impl FolioCache {
     /// Another budget, at most a half of which may be dirty: evicts what is too much, as far as it is clean and
     /// nobody holds it locked. Returns the budget there is now, which is larger where that was not enough.
     pub(crate) fn set_budget(&self, budget: u64, dirty_limit: u64) -> u64 {
-        self.room.set_limit(dirty_limit);
+        self.room.set_limit(dirty_limit, budget / 2);
         self.policy.lock().set_capacity(budget, budget::cost(GRANULE as u64));
         self.arena.keep(budget / 8);
         // First: nobody takes what is being freed.
@@ -173,6 +176,7 @@ impl FolioCache {
             metadata: folios * FOLIO_OVERHEAD,
             pinned: self.accounts.bytes(Account::Pinned),
             dirty: self.room.dirty(),
+            parked: self.room.parked(),
             transient: self.accounts.bytes(Account::Transient),
             mapped: self.arena.usage().mapped,
             folios,

@@ -8,6 +8,7 @@
 //! because it changes no slot, only excludes removal. Insertion and removal take it alone,
 //! for as long as it takes to move pointers: folios are freed and waiters woken after it is released.
 
+mod dirty_set;
 mod first_read;
 mod history;
 mod in_place;
@@ -16,6 +17,7 @@ mod interleavings;
 mod lookup;
 #[cfg(all(test, not(shuttle)))]
 mod model;
+mod parked;
 mod range;
 mod slots;
 #[cfg(all(test, not(shuttle)))]
@@ -27,9 +29,10 @@ mod write;
 mod write_model;
 mod writeback;
 
-use std::{collections::BTreeSet, ops::Range};
+use std::ops::Range;
 
 use crossbeam::utils::CachePadded;
+use dirty_set::{DirtySet, Since};
 pub(crate) use first_read::{AheadSoFar, count_origin};
 use history::History;
 pub(crate) use history::MissReason;
@@ -88,6 +91,7 @@ pub(crate) struct FolioIndex {
     dirty_end: AtomicU64,
     /// All that ever became dirty.
     dirtied_ever: AtomicU64,
+    since: Since,
     /// Pages of published folios that no reader has had yet.
     unread: AtomicU64,
     /// Bytes that were fetched ahead of their readers.
@@ -99,8 +103,8 @@ pub(crate) struct FolioIndex {
 #[derive(Default)]
 struct Content {
     slots: Slots,
-    /// Offsets of the folios with dirt.
-    dirty: BTreeSet<u64>,
+    /// The folios with dirt.
+    dirty: DirtySet,
     history: History,
 }
 
@@ -119,6 +123,7 @@ impl FolioIndex {
             dirty_bytes: AtomicU64::new(0),
             dirty_end: AtomicU64::new(0),
             dirtied_ever: AtomicU64::new(0),
+            since: Since::new(),
             unread: AtomicU64::new(0),
             started_ahead: AtomicU64::new(0),
             wasted_ahead: AtomicU64::new(0),
@@ -367,9 +372,11 @@ impl FolioIndex {
 
 impl Drop for FolioIndex {
     fn drop(&mut self) {
-        let taken = self.content.write().slots.take_all();
+        let mut content = self.content.write();
+        let taken = content.slots.take_all();
+        let left = self.clean(&content, self.dirty_bytes() as usize);
+        drop(content);
         self.let_go(&taken);
-        let left = self.dirty_bytes();
-        self.cleaned(left as usize);
+        self.cleaned(left);
     }
 }

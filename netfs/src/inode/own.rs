@@ -100,7 +100,7 @@ impl Inode {
         self.pages.cut(range.clone());
         if self.pages.dirty_bytes() == 0 {
             // What could not be uploaded was in the hole.
-            self.wb.nothing_dirty();
+            self.nothing_dirty();
         }
         if alone {
             self.sizes.punched(range);
@@ -150,7 +150,7 @@ impl Inode {
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size, || self.pages.dirty_end());
         if self.pages.dirty_bytes() == 0 {
-            self.wb.nothing_dirty();
+            self.nothing_dirty();
         }
         self.end_change();
     }

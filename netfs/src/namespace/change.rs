@@ -363,7 +363,7 @@ impl Inode {
         let bytes = self.pages.dirty_bytes();
         self.mark_deleted();
         self.discard_dirty();
-        self.wb.nothing_dirty();
+        self.nothing_dirty();
         if bytes > 0 {
             self.core.counters.write_removed_bytes.add(bytes);
             tracing::info!(key = ?self.key, bytes, "what was written to a file went with it");

@@ -5,17 +5,20 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
+use super::Replayed;
 use crate::{
-    coherency::{InodeCell, InodeTable, VolumeCell, VolumeEvents},
+    coherency::{
+        InodeCell, InodeTable, LocalState, RecallTicket, Ticket, VolumeCell, VolumeEvents,
+    },
     context::Core,
     fscache,
     inode::Inode,
     remote::VolumeId,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    writeback::conflict::ConflictPolicy,
+    writeback::{conflict::ConflictPolicy, park::ParkedFiles, recall},
 };
 
 /// How often (1 ms apart) a volume that looks in use is tried again.
@@ -42,6 +45,10 @@ pub(crate) struct Volume {
     /// the last mount goes.
     pub(super) mounts: AtomicUsize,
     conflict_policy: Mutex<Option<ConflictPolicy>>,
+    pub(crate) parked: ParkedFiles,
+    /// Files are found again by their keys, so a log of dirty bytes is of use.
+    replayable: AtomicBool,
+    pub(super) replayed: Mutex<Replayed>,
 }
 
 #[derive(Default)]
@@ -54,10 +61,29 @@ type Known = (u64, Weak<Inode>, Arc<InodeCell>);
 /// What a new inode took the place of: a deleted one, and the table's entry.
 type Displaced = (Option<Arc<Inode>>, Option<Known>);
 
+impl Table {
+    fn live(&self, key: &[u8]) -> Option<Arc<Inode>> {
+        self.inodes.lock().get(key)?.1.upgrade()
+    }
+}
+
 impl InodeTable for Table {
     fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>> {
         // The cell alone: taking a strong inode here could make an event handler run its drop.
         self.inodes.lock().get(key).map(|(_, _, cell)| Arc::clone(cell))
+    }
+
+    fn recall(&self, key: &[u8], zap: Ticket) -> Option<RecallTicket> {
+        // The last reference, if that is what this one becomes, is dropped by the driver.
+        Some(recall::begin(self.live(key)?, zap))
+    }
+
+    fn local_state(&self, key: &[u8]) -> Option<LocalState> {
+        let inode = self.live(key)?;
+        let state = inode.local_state();
+        let driver = inode.core.driver.clone();
+        drop(driver.spawn(async move { drop(inode) }));
+        Some(state)
     }
 }
 
@@ -82,6 +108,9 @@ impl Volume {
             vouched: Mutex::default(),
             mounts,
             conflict_policy: Mutex::default(),
+            parked: ParkedFiles::default(),
+            replayable: AtomicBool::new(false),
+            replayed: Mutex::default(),
         })
     }
 
@@ -111,6 +140,14 @@ impl Volume {
 
     pub(crate) fn events(&self) -> VolumeEvents {
         VolumeEvents::new(Arc::clone(&self.cell))
+    }
+
+    pub(crate) fn is_replayable(&self) -> bool {
+        self.replayable.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_replayable(&self) {
+        self.replayable.store(true, Ordering::Release);
     }
 
     pub(crate) fn fscache(&self) -> Option<&Arc<fscache::Volume>> {

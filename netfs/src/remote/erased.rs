@@ -54,6 +54,7 @@ pub(crate) trait DynRemoteFs: Send + Sync {
     fn volume_coherency(&self) -> Bytes;
     fn attach(&self, events: VolumeEvents);
     fn root(&self, cx: Cx) -> BoxFuture<'static, Result<DynFound>>;
+    fn by_key(&self, key: Bytes, cx: Cx) -> BoxFuture<'static, Result<DynFound>>;
     fn lookup(&self, dir: &DynFile, name: Bytes, cx: Cx) -> BoxFuture<'static, Result<DynLookup>>;
     fn readdir(
         &self,
@@ -149,6 +150,11 @@ impl<F: RemoteFs> DynRemoteFs for Erased<F> {
 
     fn root(&self, cx: Cx) -> BoxFuture<'static, Result<DynFound>> {
         let fut = Arc::clone(&self.0).root(cx);
+        Box::pin(async move { fut.await.map(found) })
+    }
+
+    fn by_key(&self, key: Bytes, cx: Cx) -> BoxFuture<'static, Result<DynFound>> {
+        let fut = Arc::clone(&self.0).by_key(key, cx);
         Box::pin(async move { fut.await.map(found) })
     }
 

@@ -44,7 +44,7 @@ impl Buffered<'_> {
     /// something failed.
     pub(crate) async fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let mut done = 0;
-        for chunk in bytes.chunks(CHUNK.min(self.most())) {
+        for chunk in bytes.chunks(CHUNK.min(self.at_once())) {
             match self.write_chunk(offset + done as u64, chunk).await {
                 Ok(n) => {
                     done += n;
@@ -60,8 +60,8 @@ impl Buffered<'_> {
         Ok(done)
     }
 
-    fn most(&self) -> usize {
-        usize::try_from(self.inode().core.folios.room().most()).unwrap_or(usize::MAX)
+    fn at_once(&self) -> usize {
+        usize::try_from(self.inode().core.folios.room().step()).unwrap_or(usize::MAX)
     }
 
     async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
@@ -96,6 +96,7 @@ impl Buffered<'_> {
         let inode = self.inode();
         let writer = inode.wb.writer(self.writing, &self.who.remote, &self.who.cx);
         let (offset, now, group) = (chunk.offset, inode.now(), self.group);
+        inode.wb.recalls.wrote(now);
         let whole = Piece { offset, bytes, writer, group, now };
         let mut idle = 0;
         while chunk.done < bytes.len() {
@@ -221,6 +222,7 @@ impl Drop for Chunk<'_> {
         }
         sizes.wrote(self.offset + self.done as u64, || pages.dirty_end());
         core.counters.write_bytes.add(self.done as u64);
+        self.inode.log_wrote(self.offset..self.offset + self.done as u64);
         core.flusher.note(self.inode);
         if room.dirty() > core.options.dirty_background {
             core.flusher.kick();

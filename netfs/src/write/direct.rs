@@ -16,6 +16,7 @@
 use std::ops::Range;
 
 use crate::{
+    dirtylog::Entry,
     error::{Errno, Error, Result},
     folio::{GRANULE, Group, Sent, Slice, Writer},
     inode::Inode,
@@ -63,6 +64,7 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
         in_turn(inode, What::Before(group), true).await?;
     }
     in_turn(inode, What::Range(range.clone()), true).await?;
+    inode.log_change().await;
     let pages = plan::page_out(&range);
     drop_pages(inode, &pages);
     inode.core.counters.dio_writes.inc();
@@ -89,6 +91,11 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     }
     drop_pages(inode, &pages);
     inode.core.counters.write_bytes.add(done);
+    if done > 0 {
+        // Older bytes must not come back over these.
+        let upto = inode.log_mark();
+        inode.log_changed(Entry::Settled { upto, range: offset..end }).await?;
+    }
     match sent.error {
         Some(error) if done == 0 => Err(error),
         _ => Ok(usize::try_from(done).unwrap_or(usize::MAX)),

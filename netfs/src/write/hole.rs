@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::resize::{Call, grow, to_its_end};
-use crate::{error::Result, read::Who, sync::Arc, writeback::flush::quiesce};
+use crate::{dirtylog::Entry, error::Result, read::Who, sync::Arc, writeback::flush::quiesce};
 
 /// What [`File::fallocate`](crate::File::fallocate) does with its range.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -67,13 +67,14 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: impl Send + 'stat
             // The dirty bytes that were to make the server's file as long will not be sent any more.
             grow(&work, sizes.i_size).await?;
         }
+        inode.log_change().await;
         let call = Call::begin(inode);
         let remote = Arc::clone(&work.remote);
         let reply = remote.deallocate(range.clone(), work.cx.clone()).await;
         let change = call.answered(&reply)?;
         inode.punched(&range, || inode.changed_data(call.known.as_ref(), change));
         call.end(change);
-        Ok(())
+        inode.log_changed(Entry::Hole(range)).await
     };
     to_its_end(who, work, locks).await
 }

@@ -2,12 +2,12 @@
 //! nothing may be written around.
 
 use crate::{
+    dirtylog::Entry,
     error::{Errno, Error, Result},
     inode::Inode,
     read::Who,
     remote::{Change, Version},
     sync::Arc,
-    timer,
     writeback::{conflict::OwnChanges, flush::quiesce, is_gone, is_transient},
 };
 
@@ -19,12 +19,13 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
     let work = who.clone();
     let work = async move {
         let _quiet = quiesce(&work.inode).await;
+        work.inode.log_change().await;
         let call = Call::begin(&work.inode);
         let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
         let change = call.answered(&reply)?;
         work.inode.cut(size, || _ = work.inode.changed_data(call.known.as_ref(), change));
         call.end(change);
-        Ok(())
+        work.inode.log_changed(Entry::SetSize(size)).await
     };
     to_its_end(who, work, locks).await
 }
@@ -57,9 +58,7 @@ pub(super) async fn to_its_end(
     let ended = async {
         task.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
     };
-    let timeout = core.clock.now() + core.options.remote_timeout;
-    let until = who.cx.deadline().map_or(timeout, |deadline| deadline.min(timeout));
-    timer::until(&core.driver, &*core.clock, until, ended).await.unwrap_or_else(|| {
+    who.by_call_deadline(ended).await.unwrap_or_else(|| {
         let told = "the server did not answer in time; it may yet change the file";
         Err(Error::new(Errno::ETIMEDOUT, told))
     })

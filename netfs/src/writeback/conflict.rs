@@ -277,7 +277,7 @@ impl Inode {
     pub(crate) fn merge_if_allowed(&self) {
         if self.conflict_policy().is_merge() && self.wb.conflicts.current().is_some() {
             self.wb.conflicts.settle();
-            self.wb.set_parked(None);
+            self.unpark();
         }
     }
 

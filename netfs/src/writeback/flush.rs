@@ -58,34 +58,42 @@ async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
 
 /// The same for who has the turn already.
 pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Result<()> {
+    let (what, covered) = inode.log_covers(what);
+    let logged = inode.log_mark();
     let result = all_parts(inode, &what, awaited).await;
     if let Err(error) = &result
         && is_gone(error)
     {
-        give_up(inode, error);
+        give_up(inode, error).await;
     }
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {
-        inode.wb.nothing_dirty();
+        inode.nothing_dirty();
         inode.wb.forget_closed(|| inode.pages.dirty_bytes() == 0);
-    } else if let Err(error) = &result
-        && !is_transient(error)
-    {
-        inode.wb.set_parked(Some(error.clone()));
     }
-    result
+    match &result {
+        Ok(()) if covered == (0..u64::MAX) => inode.unpark(),
+        Err(error) if !is_transient(error) => inode.park(error),
+        _ => {}
+    }
+    result?;
+    inode.log_settle(logged, &covered).await
 }
 
 /// The file does not exist any more: nobody will ever take its bytes. Whoever has it open is told once, as
 /// after a [discard](Inode::discard_dirty), and nothing more can be written. (Who is in the middle of a
 /// write may still bring some in: the flusher comes for those.)
-fn give_up(inode: &Inode, error: &Error) {
+async fn give_up(inode: &Inode, error: &Error) {
     inode.mark_deleted();
     let bytes = inode.pages.dirty_bytes();
     if bytes == 0 {
         return;
     }
     tracing::warn!(bytes, "a file was deleted on the server while it had bytes to upload");
+    if let Err(error) = inode.log_discard().await {
+        // A replay will find that the file is gone.
+        tracing::debug!(%error, "the log of dirty bytes keeps those of a deleted file");
+    }
     inode.discard_dirty();
     inode.wb.note_lost(error.clone());
 }

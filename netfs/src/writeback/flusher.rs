@@ -42,6 +42,8 @@ pub(crate) struct Flusher {
 
 struct Dirty {
     inode: Arc<Inode>,
+    /// A round that the flusher began has not ended.
+    at_work: bool,
     /// Failed so often in a row; not tried before.
     failed: u32,
     not_before: BootTime,
@@ -54,7 +56,8 @@ impl Flusher {
         let new = !files.contains_key(&inode.id) && !self.over.load(Ordering::Relaxed);
         if new {
             let inode = Arc::clone(inode);
-            files.insert(inode.id, Dirty { inode, failed: 0, not_before: BootTime::ZERO });
+            let (at_work, not_before) = (false, BootTime::ZERO);
+            files.insert(inode.id, Dirty { inode, at_work, failed: 0, not_before });
         }
         drop(files);
         if new {
@@ -117,12 +120,14 @@ impl Flusher {
         let pressed = self.pressed.load(Ordering::Acquire) > 0;
         let all = pressed || core.folios.room().dirty() > core.options.dirty_background;
         let files = self.files.lock();
-        let listed: Vec<Arc<Inode>> =
-            files.values().filter(|d| d.not_before <= now).map(|d| Arc::clone(&d.inode)).collect();
+        let listed: Vec<Arc<Inode>> = files
+            .values()
+            .filter(|d| d.not_before <= now && !d.at_work)
+            .map(|d| Arc::clone(&d.inode))
+            .collect();
         drop(files);
-        let old = |inode: &Arc<Inode>| {
-            inode.pages.oldest_dirty().is_some_and(|at| at + core.options.dirty_expire <= now)
-        };
+        let expire = core.options.dirty_expire;
+        let old = |inode: &Arc<Inode>| inode.pages.dirty_for(expire, now);
         // What has become clean without an upload (it was cut) is only to be taken off the list.
         let clean = |inode: &Arc<Inode>| inode.pages.dirty_bytes() == 0;
         let due = |inode: &Arc<Inode>| {
@@ -130,6 +135,16 @@ impl Flusher {
             !inode.wb.is_busy() && (all || old(inode) || clean(inode))
         };
         listed.into_iter().filter(due).collect()
+    }
+
+    /// The flusher begins a round over a file, or has ended it.
+    fn at_work(&self, inode: &Inode, at_work: bool) {
+        if let Some(dirty) = self.files.lock().get_mut(&inode.id) {
+            dirty.at_work = at_work;
+        }
+        if !at_work {
+            self.wake.notify_one();
+        }
     }
 }
 
@@ -148,6 +163,19 @@ pub(crate) async fn flush_listed(inode: &Arc<Inode>, wait: Wait) -> Result<()> {
     let core = &inode.core;
     core.flusher.tidy(inode, result.is_ok(), inode.now());
     result
+}
+
+/// A round that nobody waits for: one that hangs holds up no other file.
+fn begin_round(inode: Arc<Inode>) {
+    let core = Arc::clone(&inode.core);
+    core.flusher.at_work(&inode, true);
+    let work = async move {
+        if let Err(error) = flush_listed(&inode, Wait::No).await {
+            tracing::warn!(%error, "writeback failed; the bytes are kept");
+        }
+        inode.core.flusher.at_work(&inode, false);
+    };
+    drop(core.driver.spawn(work));
 }
 
 /// The flusher's task.
@@ -171,12 +199,7 @@ pub(crate) async fn run(core: Weak<Core>) {
             }
             continue;
         }
-        let rounds = due.iter().map(|inode| flush_listed(inode, Wait::No));
-        for result in futures_util::future::join_all(rounds).await {
-            if let Err(error) = result {
-                tracing::warn!(%error, "writeback failed; the bytes are kept");
-            }
-        }
+        due.into_iter().for_each(begin_round);
     }
 }
 

@@ -1,12 +1,17 @@
 //! How much may be dirty. Writers above it wait, in the order they came, until so much has been uploaded:
 //! each write takes its bytes out of one allowance, and bytes that become clean go back into it.
+//!
+//! Bytes that could not be uploaded for good (parked) give back what they took: nobody waits for what may
+//! never come. Their memory stays in the byte budget; past half of it the volumes that have any take no
+//! more writes ([`park`](super::park)).
 
 use tokio::sync::Semaphore;
 
 use crate::{
     error::{Errno, Error, Result},
+    folio::PAGE_SIZE,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -18,16 +23,30 @@ pub(crate) struct Room {
     dirty: AtomicU64,
     /// Dirtied without having been asked for: taken off what comes back.
     debt: Mutex<u64>,
+    /// Dirty bytes of parked files.
+    parked: AtomicU64,
+    /// The memory they take.
+    parked_memory: Arc<AtomicU64>,
+    parked_max: AtomicU64,
 }
 
 /// Bytes taken for a write.
 pub(crate) struct Taken(u64);
 
 impl Room {
-    pub(crate) fn new(limit: u64) -> Room {
+    /// At most `limit` bytes are dirty; parked ones take at most about `parked_max` bytes of memory.
+    pub(crate) fn new(limit: u64, parked_max: u64) -> Room {
         let limit = limit.min(Semaphore::MAX_PERMITS as u64).max(1);
         let free = Semaphore::new(limit as usize);
-        Room { limit: AtomicU64::new(limit), free, dirty: AtomicU64::new(0), debt: Mutex::new(0) }
+        Room {
+            limit: AtomicU64::new(limit),
+            free,
+            dirty: AtomicU64::new(0),
+            debt: Mutex::new(0),
+            parked: AtomicU64::new(0),
+            parked_memory: Arc::default(),
+            parked_max: AtomicU64::new(parked_max),
+        }
     }
 
     /// The most one write may take at a time.
@@ -35,8 +54,9 @@ impl Room {
         self.limit.load(Ordering::Relaxed).min(u64::from(u32::MAX))
     }
 
-    /// Another limit. A smaller one is paid off by what becomes clean. Not for callers at the same time.
-    pub(crate) fn set_limit(&self, limit: u64) {
+    /// Other limits. A smaller one is paid off by what becomes clean. Not for callers at the same time.
+    pub(crate) fn set_limit(&self, limit: u64, parked_max: u64) {
+        self.parked_max.store(parked_max, Ordering::Relaxed);
         let limit = limit.min(Semaphore::MAX_PERMITS as u64).max(1);
         let before = self.limit.swap(limit, Ordering::Relaxed);
         if limit > before {
@@ -48,9 +68,30 @@ impl Room {
         }
     }
 
-    /// Bytes that are dirty or on their way.
+    /// What a long write takes at a time: not so much that it would have to wait for all the others, one of
+    /// which may hang.
+    pub(crate) fn step(&self) -> u64 {
+        (self.most() / 8).max(PAGE_SIZE as u64).min(self.most())
+    }
+
+    /// Bytes that are dirty or on their way, without the parked ones.
     pub(crate) fn dirty(&self) -> u64 {
-        self.dirty.load(Ordering::Relaxed)
+        count(&self.dirty)
+    }
+
+    /// Dirty bytes of parked files.
+    pub(crate) fn parked(&self) -> u64 {
+        count(&self.parked)
+    }
+
+    /// Where the memory of parked files is counted.
+    pub(crate) fn parked_memory(&self) -> &Arc<AtomicU64> {
+        &self.parked_memory
+    }
+
+    /// Whether parked bytes take more memory than they may.
+    pub(crate) fn parked_too_much(&self) -> bool {
+        count(&self.parked_memory) > count(&self.parked_max)
     }
 
     /// Bytes that could be taken now.
@@ -101,6 +142,30 @@ impl Room {
         self.give_back(bytes);
     }
 
+    /// Becomes dirty in a file that is parked: what its writer took is not needed.
+    pub(crate) fn dirtied_parked(&self, bytes: u64) {
+        self.parked.fetch_add(bytes, Ordering::Relaxed);
+        self.give_back(bytes);
+    }
+
+    /// Nothing goes back: that was done when it was parked.
+    pub(crate) fn cleaned_parked(&self, bytes: u64) {
+        self.parked.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Dirty bytes of a file are parked from now on.
+    pub(crate) fn park(&self, bytes: u64) {
+        self.parked.fetch_add(bytes, Ordering::Relaxed);
+        self.cleaned(bytes);
+    }
+
+    /// They are not any more, and still dirty.
+    pub(crate) fn unpark(&self, bytes: u64) {
+        self.parked.fetch_sub(bytes, Ordering::Relaxed);
+        self.dirtied(bytes);
+        *self.debt.lock() += bytes;
+    }
+
     fn give_back(&self, bytes: u64) {
         let mut debt = self.debt.lock();
         let paid = bytes.min(*debt);
@@ -112,6 +177,11 @@ impl Room {
     }
 }
 
+/// Additions and subtractions may overtake each other: then a sum is below zero for an instant.
+fn count(of: &AtomicU64) -> u64 {
+    i64::try_from(of.load(Ordering::Relaxed)).unwrap_or(0).unsigned_abs()
+}
+
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use futures_util::FutureExt;
@@ -120,7 +190,7 @@ mod tests {
 
     #[test]
     fn writers_wait_in_order_and_get_what_became_clean() {
-        let room = Room::new(100);
+        let room = Room::new(100, 50);
         let first = room.try_take(80).expect("free");
         room.dirtied(80);
         room.settle(&first, 80);
@@ -139,29 +209,53 @@ mod tests {
 
     #[test]
     fn another_limit_counts_what_is_dirty_already() {
-        let room = Room::new(100);
+        let room = Room::new(100, 50);
         let taken = room.try_take(80).expect("free");
         room.dirtied(80);
         room.settle(&taken, 80);
-        room.set_limit(50);
+        room.set_limit(50, 25);
         assert!(room.try_take(1).is_none());
         room.cleaned(40);
         assert!(room.try_take(11).is_none());
         let ten = room.try_take(10).expect("40 of 50 are dirty");
         room.settle(&ten, 0);
-        room.set_limit(200);
+        room.set_limit(200, 100);
         assert!(room.try_take(160).is_some());
         assert!(room.try_take(1).is_none());
     }
 
     #[test]
     fn bytes_dirtied_without_asking_are_taken_off_what_comes_back() {
-        let room = Room::new(100);
+        let room = Room::new(100, 50);
         let taken = room.try_take(10).expect("free");
         room.dirtied(30);
         room.settle(&taken, 30);
         room.cleaned(30);
         assert!(room.try_take(101).is_some(), "as much as there is");
+        assert!(room.try_take(1).is_none());
+    }
+
+    #[test]
+    fn parked_bytes_give_back_their_room_once() {
+        let room = Room::new(100, 50);
+        let taken = room.try_take(90).expect("free");
+        room.dirtied(90);
+        room.settle(&taken, 90);
+        room.park(90);
+        assert_eq!((room.dirty(), room.parked()), (0, 90));
+        // A write that was under way.
+        let taken = room.try_take(100).expect("all of it is back");
+        room.dirtied_parked(100);
+        room.settle(&taken, 100);
+        room.cleaned_parked(150);
+        assert_eq!((room.dirty(), room.parked()), (0, 40));
+        let all = room.try_take(100).expect("still all, and not more");
+        assert!(room.try_take(1).is_none());
+        room.settle(&all, 0);
+        room.unpark(40);
+        room.cleaned(40);
+        assert_eq!((room.dirty(), room.parked()), (0, 0));
+        drop(room.try_take(100).expect("the debt is paid"));
         assert!(room.try_take(1).is_none());
     }
 }

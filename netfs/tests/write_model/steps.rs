@@ -305,7 +305,7 @@ impl World {
     fn discard(&mut self) {
         let Some(h) = self.handle(true) else { return };
         let (of, file) = (self.handles[h].of, self.file(h));
-        let bytes = self.drive(file.discard_dirty());
+        let Ok(bytes) = self.drive(file.discard_dirty()) else { return };
         let path = self.files[of].path.clone();
         self.note(format!("discard_dirty {path}: {bytes}"));
         if bytes == 0 {

@@ -10,6 +10,7 @@ use crate::{
         events::InodeTable,
         gate::ValidateGate,
         model::{Epoch, KeySlot, StaleReason, Validity, VolumeCoherency},
+        recall::{LocalState, RecallTicket},
         zap::{Target, Ticket, ZapRegistry},
     },
     stats::Counters,
@@ -105,6 +106,18 @@ impl VolumeCell {
             Some(inode) => inode.on_break(at),
             None => Ticket::resolved(),
         }
+    }
+
+    /// A recall: a break, and whatever has to be done before the promise is given back.
+    pub(in crate::coherency) fn on_recall(&self, key: &[u8]) -> RecallTicket {
+        let zap = self.on_break(key);
+        let table = self.table.get().and_then(Weak::upgrade);
+        let begun = table.and_then(|table| table.recall(key, zap.clone()));
+        begun.unwrap_or_else(|| RecallTicket::new(zap, None))
+    }
+
+    pub(in crate::coherency) fn local_state(&self, key: &[u8]) -> Option<LocalState> {
+        self.table.get()?.upgrade()?.local_state(key)
     }
 
     /// A break of the whole volume.

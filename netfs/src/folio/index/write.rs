@@ -182,7 +182,7 @@ impl FolioIndex {
             }
         }
         // Before anybody finds the folios, or takes their bytes for clean again.
-        self.dirtied(bytes);
+        self.dirtied(&content, bytes);
         drop(content);
         // What was not used is freed outside the lock.
         drop(rest);
@@ -200,7 +200,8 @@ impl FolioIndex {
         let this = Weak::clone(&self.this);
         let folio = Folio::written(offset, mem, self.id, this, uptodate, Box::new(dirt));
         content.slots.insert(&folio);
-        content.dirty.insert(offset);
+        content.dirty.insert(&folio);
+        self.since.dirty(piece.now);
         self.dirty_end.fetch_max(end, Ordering::Release);
     }
 
@@ -286,7 +287,7 @@ impl FolioIndex {
                 none
             });
             if none {
-                content.dirty.insert(folio.offset());
+                content.dirty.insert(folio);
             }
         }
         drop(content);
@@ -307,6 +308,7 @@ impl FolioIndex {
             let dirt = dirt.get_or_insert_with(|| Box::new(Dirt::new(piece.now, piece.group)));
             if dirt.dirty.is_empty() {
                 (dirt.since, dirt.group) = (piece.now, piece.group);
+                self.since.dirty(piece.now);
             }
             let mut dirtied = dirt.dirty.insert(range, piece.writer);
             while known_whole && dirt.dirty.count() > Extents::limit(folio.len()) {
@@ -321,27 +323,11 @@ impl FolioIndex {
             folio.completed();
         }
         if first {
-            content.dirty.insert(folio.offset());
+            content.dirty.insert(folio);
             // What is dirty is not evicted: the policy need not look at it.
             self.cache.withdraw(std::slice::from_ref(folio));
         }
-        self.dirtied(dirtied);
-    }
-
-    /// All bytes that ever became dirty: the write lock's holder sees how many are its own.
-    pub(crate) fn dirtied_ever(&self) -> u64 {
-        self.dirtied_ever.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn dirtied(&self, bytes: usize) {
-        self.dirty_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.dirtied_ever.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.cache.room().dirtied(bytes as u64);
-    }
-
-    pub(super) fn cleaned(&self, bytes: usize) {
-        self.dirty_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
-        self.cache.room().cleaned(bytes as u64);
+        self.dirtied(content, dirtied);
     }
 }
 

@@ -4,7 +4,7 @@
 //! to those folios meanwhile gets other memory (W1), so what is sent is neither torn nor lost. Then each
 //! range comes back as [`written`](FolioIndex::written) or [`redirty`](FolioIndex::redirty).
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use super::{Content, FolioIndex, Removed};
 use crate::{
@@ -77,14 +77,40 @@ impl FolioIndex {
         self.dirty_end.store(end.unwrap_or(0), Ordering::Release);
     }
 
+    /// Whether bytes have been dirty for `age` or longer. Asked of every dirty file again and again, so the
+    /// folios are looked at only where the bound says so.
+    pub(crate) fn dirty_for(&self, age: Duration, now: BootTime) -> bool {
+        let old = |since: BootTime| since + age <= now;
+        old(self.since.bound()) && self.oldest_dirty().is_some_and(old)
+    }
+
     /// When the oldest dirty bytes were written.
-    pub(crate) fn oldest_dirty(&self) -> Option<BootTime> {
-        let content = self.content.read();
+    fn oldest_dirty(&self) -> Option<BootTime> {
+        let content = self.content.write();
         let since = |offset: &u64| {
             let folio = content.slots.get(*offset)?;
             folio.with_dirt(|d| d.filter(|d| !d.dirty.is_empty()).map(|d| d.since))
         };
-        content.dirty.iter().filter_map(since).min()
+        let oldest = content.dirty.iter().filter_map(since).min();
+        self.since.is(oldest.unwrap_or(BootTime::NEVER));
+        oldest
+    }
+
+    /// What is dirty or on its way in `range`, as it is now; it stays so.
+    pub(crate) fn peek_dirty(&self, range: &Range<u64>) -> Vec<Sent> {
+        let content = self.content.read();
+        let mut pieces = Vec::new();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        for offset in content.dirty.range(first..range.end) {
+            let Some(folio) = content.slots.get(*offset) else { continue };
+            folio.with_dirt(|dirt| {
+                if let Some(dirt) = dirt {
+                    let part = dirt.all().within(&within(folio, range));
+                    slices_of(folio, dirt, part.iter(), &mut pieces);
+                }
+            });
+        }
+        pieces
     }
 
     /// The groups of what is dirty in `range`.
@@ -144,6 +170,7 @@ impl FolioIndex {
         self.end_sent(range, |dirt, within| {
             let back = dirt.sent.within(within);
             dirt.dirty.union_under(&back);
+            self.since.dirty(dirt.since);
         });
     }
 
@@ -166,6 +193,7 @@ impl FolioIndex {
             clean.extend(self.settle_dirt(&mut content, &folio));
         }
         self.note_dirty_end(&content);
+        let cleaned = self.clean(&content, cleaned);
         drop(content);
         self.cleaned(cleaned);
         for folio in &clean {
@@ -184,7 +212,7 @@ impl FolioIndex {
             return None;
         }
         folio.change_dirt(|d| *d = None);
-        content.dirty.remove(&folio.offset());
+        content.dirty.remove(folio.offset());
         if folio.is_partial() || folio.is_locked() {
             content.slots.remove(folio);
             return Some(Arc::clone(folio));
@@ -254,6 +282,7 @@ impl FolioIndex {
         let kept = self.keep_dirt(&mut content, &mut taken);
         self.note_dirty_end(&content);
         self.data_gen.fetch_add(1, Ordering::Release);
+        let cleaned = self.clean(&content, cleaned);
         drop(content);
         self.cleaned(cleaned);
         let removed = self.let_go(&taken);
@@ -271,7 +300,7 @@ impl FolioIndex {
         let mut demoted = Vec::new();
         taken.retain(|folio| {
             let Some(mut dirt) = folio.change_dirt(Option::take).filter(|d| !d.is_empty()) else {
-                content.dirty.remove(&folio.offset());
+                content.dirty.remove(folio.offset());
                 return true;
             };
             let overlay = dirt.overlay.take();
@@ -331,16 +360,27 @@ fn take_of(
     let within = within(folio, range);
     let part = dirt.dirty.within(&within);
     let exact = unit.bytes <= 1 || !folio.is_uptodate() || dirt.overlay.is_some();
-    let pieces = if exact {
-        part.iter().collect()
+    if exact {
+        slices_of(folio, dirt, part.iter(), into);
     } else {
         let inside = self::within(folio, &(0..unit.size));
-        widen(&part, &dirt.all(), (folio.offset(), unit.bytes), &inside)
-    };
+        let wide = widen(&part, &dirt.all(), (folio.offset(), unit.bytes), &inside);
+        slices_of(folio, dirt, wide.into_iter(), into);
+    }
     dirt.dirty.remove(&within);
     dirt.sent.union(&part);
+    part.bytes() as u64
+}
+
+/// The bytes of `part`, pinned.
+fn slices_of(
+    folio: &Folio,
+    dirt: &Dirt,
+    part: impl Iterator<Item = (Range<usize>, Writer)>,
+    into: &mut Vec<Sent>,
+) {
     let mem = dirt.overlay.as_ref().unwrap_or(folio.mem_arc());
-    for (r, writer) in pieces {
+    for (r, writer) in part {
         into.push(Sent {
             range: folio.offset() + r.start as u64..folio.offset() + r.end as u64,
             data: Slice::settled(Arc::clone(mem), r),
@@ -349,7 +389,6 @@ fn take_of(
             folio_end: folio.range().end,
         });
     }
-    part.bytes() as u64
 }
 
 /// The part of `range` that falls into a folio, relative to it.
