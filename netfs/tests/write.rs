@@ -363,6 +363,29 @@ fn the_opener_whose_fsync_finds_a_file_deleted_is_not_told_twice() {
 }
 
 #[test]
+fn n_c32_an_fsync_that_waits_while_its_bytes_are_given_up_says_so() {
+    let fs = MemoryFs::builder().file("f", 8192).build().expect("build");
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 100, b"to nobody");
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Release).times(1));
+    std::thread::scope(|s| {
+        let sync = s.spawn(|| pollster::block_on(bench.netfs().sync()));
+        gate.wait_hit();
+        let mut fsync = Box::pin(file.fsync());
+        assert!((&mut fsync).now_or_never().is_none(), "it waits for its turn");
+        fs.change("f").silently().remove().expect("theirs");
+        gate.release();
+        sync.join().expect("no panic").expect_err("it is gone");
+        assert_eq!(pollster::block_on(fsync).expect_err("it is gone").errno(), Errno::ESTALE);
+    });
+    pollster::block_on(file.fsync()).expect("told once");
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
 fn bad_writes_are_refused_and_change_nothing() {
     let fs = origin();
     fs.configure(|s| s.limits.max_size = 8 << 20);

@@ -112,8 +112,9 @@ impl File {
             // The upload goes on without us.
             let result = self.who.by_deadline(round).await;
             let error = match result {
-                Ok(()) => return Ok(()),
-                // If this very round gave the bytes up, the caller has been told now.
+                // Bytes may have been given up while this waited for its turn, or by its own round:
+                // this is the call that tells.
+                Ok(()) => return inode.wb.take_lost(&self.writing).map_or(Ok(()), Err),
                 Err(error) if !is_transient(&error) => {
                     return Err(inode.wb.take_lost(&self.writing).unwrap_or(error));
                 }

@@ -59,6 +59,8 @@ pub(crate) struct World {
     pub(crate) covered: Covered,
     /// A fault that can fail calls is in force, or its traces may be: errors are no surprise.
     pub(crate) suspect: bool,
+    /// Replies may state versions that no chain can be made of.
+    pub(crate) odd_versions: bool,
     /// A call may be held there.
     pub(crate) gate: Option<Gate>,
 }
@@ -90,6 +92,7 @@ impl Model for World {
             kept: Kept::default(),
             covered: Covered::default(),
             suspect: false,
+            odd_versions: false,
             gate: None,
         };
         for path in world.fs.files() {
