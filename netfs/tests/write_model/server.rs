@@ -103,7 +103,12 @@ impl World {
         self.note(format!("{n} times {op:?} {effect:?}"));
         self.odd_versions |= matches!(effect, Effect::Bump | Effect::Before(_));
         self.covered.note(format!("fault, harmless: {op:?}"));
-        let _ = self.fs.inject(Fault::on(op).effect(effect).times(n));
+        let idle = matches!(effect, Effect::Retry(0));
+        let injected = self.fs.inject(Fault::on(op).effect(effect).times(n));
+        // Many of those in a row are an error.
+        if idle && let Some(before) = self.idle_retries.replace(injected) {
+            self.fs.remove_fault(&before);
+        }
     }
 
     fn failing(&mut self) {

@@ -7,7 +7,7 @@ use netfs::{
     clock::{Clock, StepClock},
     remote::IoLimits,
 };
-use netfs_memory::{Gate, MemoryFs, VersionKind};
+use netfs_memory::{Gate, Injected, MemoryFs, VersionKind};
 
 use crate::{
     modelling::{
@@ -61,6 +61,8 @@ pub(crate) struct World {
     pub(crate) suspect: bool,
     /// Replies may state versions that no chain can be made of.
     pub(crate) odd_versions: bool,
+    /// The server asks to be asked again, without having done anything.
+    pub(crate) idle_retries: Option<Injected>,
     /// A call may be held there.
     pub(crate) gate: Option<Gate>,
 }
@@ -93,6 +95,7 @@ impl Model for World {
             covered: Covered::default(),
             suspect: false,
             odd_versions: false,
+            idle_retries: None,
             gate: None,
         };
         for path in world.fs.files() {
