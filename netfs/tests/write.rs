@@ -395,6 +395,53 @@ fn the_opener_whose_fsync_finds_a_file_deleted_is_not_told_twice() {
 }
 
 #[test]
+fn n_c32_an_fsync_that_waits_while_its_bytes_are_given_up_says_so() {
+    let fs = MemoryFs::builder().file("f", 8192).build().expect("build");
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    write(&file, 100, b"to nobody");
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Release).times(1));
+    std::thread::scope(|s| {
+        let sync = s.spawn(|| pollster::block_on(bench.netfs().sync()));
+        gate.wait_hit();
+        let mut fsync = Box::pin(file.fsync());
+        assert!((&mut fsync).now_or_never().is_none(), "it waits for its turn");
+        fs.change("f").silently().remove().expect("theirs");
+        gate.release();
+        sync.join().expect("no panic").expect_err("it is gone");
+        assert_eq!(pollster::block_on(fsync).expect_err("it is gone").errno(), Errno::ESTALE);
+    });
+    pollster::block_on(file.fsync()).expect("told once");
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
+fn a_write_that_has_to_read_first_waits_for_memory_like_any_other() {
+    let fs = MemoryFs::builder().file("f", 8 * MIB as u64).build().expect("build");
+    let bench = Bench::with(&fs, None, |b| {
+        b.memory_bytes(1 << 18).dirty_bytes(1 << 18, 1 << 18).readahead_max(0).driver_threads(1)
+    });
+    let file = open(&bench, "f");
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Release).always());
+    write(&file, 100, b"x");
+    // A byte here and there until all memory is dirty pages of which little is known.
+    let last = (0..).find(|page| file.write_at(page * 8192, b"x").now_or_never().is_none());
+    assert!(last.expect("at some time") > 10);
+    let mut third = Box::pin(file.write_at(200, b"x"));
+    for _ in 0..300 {
+        assert!((&mut third).now_or_never().is_none(), "there is no memory to read into");
+        pollster::block_on(bench.mount.statfs(&cx())).expect("the driver goes on");
+    }
+    gate.release();
+    assert_eq!(pollster::block_on(third).expect("there is memory now"), 1);
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
 fn bad_writes_are_refused_and_change_nothing() {
     let fs = origin();
     fs.configure(|s| s.limits.max_size = 8 << 20);

@@ -134,6 +134,9 @@ impl Buffered<'_> {
                 Ok(0)
             }
             Step::ReadFirst(range) => {
+                // Room for it first: without any the reader goes round the page cache, and the folio
+                // stays as it is.
+                drop(self.memory(&range, u64::MAX).await?);
                 let mut reader = Reader { who: self.who, cookie: self.cookie, ahead: None };
                 reader.gather(range.start, range.end - range.start).await?;
                 Ok(0)

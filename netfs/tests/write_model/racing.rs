@@ -66,7 +66,8 @@ impl World {
             (0..self.rng.within(1..4)).map(|_| self.rng.span(self.files[of].size())).collect();
         let (before, netfs) = (self.files[of].views(), self.netfs());
         // Each of our uploads may look like somebody else's change.
-        let tangled = before.len() > 1 || !self.fs.settings().states_before;
+        let stated = self.fs.settings().states_before && !self.odd_versions;
+        let tangled = !stated || !self.files[of].version_known;
         let drop_memory = self.journal.step.is_multiple_of(3);
         let upload = async {
             let done = netfs.sync().await;

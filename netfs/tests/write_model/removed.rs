@@ -62,6 +62,10 @@ impl World {
         }
         self.covered.note("removed");
         self.note(format!("{path} removed{}", if silent { " silently" } else { "" }));
+        // As long as nobody knows.
+        for _ in 0..self.rng.within(0..5) {
+            self.use_removed();
+        }
     }
 
     /// A name led to a file that has it no more.
@@ -86,13 +90,13 @@ impl World {
         if gone.is_empty() {
             return;
         }
-        let r = self.rng.pick(&gone);
+        let r = if self.rng.chance(50) { gone[gone.len() - 1] } else { self.rng.pick(&gone) };
         let o = self.rng.index(self.removed[r].openers.len());
         let opener = &self.removed[r].openers[o];
         let (file, writable) = (Arc::clone(&opener.file), opener.writable);
         match self.rng.within(0..6) {
-            0 | 1 => self.read_removed(r, &file),
-            2 | 3 if writable => self.write_removed(r, &file),
+            0 => self.read_removed(r, &file),
+            1..4 if writable => self.write_removed(r, &file),
             4 if writable => {
                 let result = self.drive(file.set_len(100));
                 self.note(format!("set_len of a removed file: {result:?}"));

@@ -42,6 +42,7 @@ impl World {
         if self.suspect && self.rng.chance(60) {
             return self.calm();
         }
+        self.files.iter_mut().for_each(|f| f.version_known = false);
         match self.rng.within(0..10) {
             0..4 => self.harmless(),
             4..7 => self.failing(),
@@ -100,8 +101,14 @@ impl World {
         };
         let n = self.rng.within(1..4);
         self.note(format!("{n} times {op:?} {effect:?}"));
+        self.odd_versions |= matches!(effect, Effect::Bump | Effect::Before(_));
         self.covered.note(format!("fault, harmless: {op:?}"));
-        let _ = self.fs.inject(Fault::on(op).effect(effect).times(n));
+        let idle = matches!(effect, Effect::Retry(0));
+        let injected = self.fs.inject(Fault::on(op).effect(effect).times(n));
+        // Many of those in a row are an error.
+        if idle && let Some(before) = self.idle_retries.replace(injected) {
+            self.fs.remove_fault(&before);
+        }
     }
 
     fn failing(&mut self) {
@@ -161,7 +168,8 @@ impl World {
         for _ in 0..3 {
             let _ = self.drive(self.mounts[0].statfs(&cx()));
         }
-        self.suspect = false;
+        (self.suspect, self.odd_versions) = (false, false);
+        self.files.iter_mut().for_each(|f| f.version_known = false);
         self.note("the origin behaves");
         self.sync();
     }
@@ -199,7 +207,7 @@ impl World {
             }
             self.files[of].lost(origin);
         }
-        self.suspect = false;
+        (self.suspect, self.odd_versions) = (false, false);
     }
 
     /// At the end everything must be readable and on the server.
