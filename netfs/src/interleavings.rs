@@ -13,6 +13,7 @@ mod direct;
 mod ending;
 mod origin;
 mod readers;
+mod recalls;
 mod writers;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@
 use shuttle::future::yield_now;
 
 use crate::{
-    coherency::{BreakReason, VolumeEvents},
+    coherency::{BreakReason, RecallTicket, VolumeEvents},
     error::{Errno, Error, Result},
     remote::{
         AccessMask, Attr, BoxFuture, Bytes, Change, Cx, DirPage, Facts, FileKind, Found, IoLimits,
@@ -44,6 +44,12 @@ struct State {
     held: Vec<ReadSub>,
     released: bool,
     events: Option<VolumeEvents>,
+    /// Writes wait until they do not any more.
+    hanging: bool,
+    hung: Vec<WriteSub>,
+    refusing: bool,
+    /// What the file held whenever its promise was given back.
+    releases: Vec<Vec<u8>>,
 }
 
 /// Bytes of the file's version, told apart byte by byte from those of the next versions and from
@@ -67,6 +73,10 @@ impl Origin {
             held: Vec::new(),
             released: false,
             events: None,
+            hanging: false,
+            hung: Vec::new(),
+            refusing: false,
+            releases: Vec::new(),
         };
         Arc::new(Origin { state: Mutex::new(state), rsize, answers })
     }
@@ -95,6 +105,43 @@ impl Origin {
         state.version += 1;
         state.bytes = content(state.version, 0, state.bytes.len());
         state.version
+    }
+
+    /// Wants the promise back.
+    pub(super) fn recall(&self) -> Option<RecallTicket> {
+        let events = self.state.lock().events.clone();
+        Some(events?.server_recall(KEY, PromiseKind::Write))
+    }
+
+    pub(super) fn releases(&self) -> Vec<Vec<u8>> {
+        self.state.lock().releases.clone()
+    }
+
+    /// Writes hang from now on; or those that do are done, and none does any more.
+    pub(super) fn hang_writes(&self, hang: bool) {
+        let hung = {
+            let mut state = self.state.lock();
+            state.hanging = hang;
+            std::mem::take(&mut state.hung)
+        };
+        hung.into_iter().for_each(|sub| self.apply(sub));
+    }
+
+    pub(super) fn refuse_writes(&self, refuse: bool) {
+        self.state.lock().refusing = refuse;
+    }
+
+    /// All of a write at once.
+    fn apply(&self, mut sub: WriteSub) {
+        let data = sub.buffers().collect::<Vec<_>>().concat();
+        let (start, end) = (sub.offset() as usize, sub.offset() as usize + data.len());
+        let change = self.modify(|bytes| {
+            bytes.resize(bytes.len().max(end), 0);
+            bytes[start..end].copy_from_slice(&data);
+        });
+        sub.advance(data.len());
+        sub.change(change);
+        sub.finish(WriteOutcome::Done);
     }
 
     /// What the file holds.
@@ -201,6 +248,17 @@ impl RemoteFile for Origin {
     fn write(self: std::sync::Arc<Self>, mut sub: WriteSub) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             yield_now().await;
+            {
+                let mut state = self.state.lock();
+                if state.refusing {
+                    drop(state);
+                    return sub.fail(Error::new(Errno::ENOSPC, "refused"));
+                }
+                if state.hanging {
+                    state.hung.push(sub);
+                    return;
+                }
+            }
             let data = sub.buffers().collect::<Vec<_>>().concat();
             let n = match self.answers {
                 Answers::Short => data.len() / 2 + 1,
@@ -215,6 +273,16 @@ impl RemoteFile for Origin {
             sub.advance(n);
             sub.change(change);
             sub.finish(WriteOutcome::Done);
+        })
+    }
+
+    fn release_promise(self: std::sync::Arc<Self>, _: Cx) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            yield_now().await;
+            let mut state = self.state.lock();
+            let bytes = state.bytes.clone();
+            state.releases.push(bytes);
+            Ok(())
         })
     }
 
