@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What is written at a time where the server makes no holes.
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 impl File {
     /// `fallocate(2)`: reserves space for `len` bytes at `offset`, or makes zeros of them, on the server and
