@@ -14,6 +14,7 @@
 //!    install old data.
 
 mod disk_misses;
+mod own;
 
 use bytes::Bytes;
 use disk_misses::DiskMisses;
@@ -52,6 +53,7 @@ pub(crate) struct Inode {
     pub(crate) io: Arc<IoMode>,
     pub(crate) wb: Writeback,
     pub(crate) disk_misses: DiskMisses,
+    pin: own::Pin,
     attr: Mutex<Option<Attr>>,
     /// Moves when owner, mode or change time move: what cached access answers depend on.
     attr_gen: AtomicU64,
@@ -103,6 +105,7 @@ impl Inode {
             io: Arc::default(),
             wb: Writeback::default(),
             disk_misses: DiskMisses::default(),
+            pin: own::Pin::default(),
             attr: Mutex::new(None),
             attr_gen: AtomicU64::new(0),
             change_begin: AtomicU64::new(0),
@@ -221,19 +224,22 @@ impl Inode {
     }
 
     /// This client changed the file, from the version known last to what `facts` say. What memory holds
-    /// stays; a reader that gathers past memory begins again (the mark moves).
+    /// stays; a reader that gathers past memory begins again (the mark moves). The disk's object does not:
+    /// where it is known what was changed, see [`own_change_of`](Inode::own_change_of).
     pub(crate) fn own_change(&self, facts: &Facts) {
         self.begin_change();
-        self.cell.own_write(facts.version.clone(), || {
-            self.commit_attr(facts);
-            // A reader that met a version of ours before we heard of it may have left the size open.
-            if let Some(size) = facts.stated_size().filter(|_| self.size_doubtful()) {
-                self.sizes.server_says(size, || self.pages.dirty_end());
-                self.size_doubtful.store(false, Ordering::Release);
-            }
-        });
+        self.cell.own_write(facts.version.clone(), || self.commit_own(facts));
         self.update_cookie();
         self.end_change();
+    }
+
+    fn commit_own(&self, facts: &Facts) {
+        self.commit_attr(facts);
+        // A reader that met a version of ours before we heard of it may have left the size open.
+        if let Some(size) = facts.stated_size().filter(|_| self.size_doubtful()) {
+            self.sizes.server_says(size, || self.pages.dirty_end());
+            self.size_doubtful.store(false, Ordering::Release);
+        }
     }
 
     /// The same for a change whose reply named the version that was known before: the server's versions
@@ -284,8 +290,9 @@ impl Inode {
     /// Gives up what is dirty. Nothing is on its way.
     pub(crate) fn discard_dirty(&self) {
         self.begin_change();
-        // Some of it may have come to the server without an answer to say so.
+        // Some of it may have come to the server without an answer to say so, nor a version to show it.
         self.cell.expire();
+        self.cut_over();
         self.pages.cut_dirty();
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size);
@@ -339,7 +346,8 @@ impl Inode {
         self.identity().unwrap_or(Identity { aux: Bytes::new(), size: 0 })
     }
 
-    fn live_cookie(&self) -> Option<Arc<Cookie>> {
+    /// The cookie, if there is one by now.
+    pub(crate) fn live_cookie(&self) -> Option<Arc<Cookie>> {
         self.cookie.lock().as_ref().and_then(|slot| slot.cookie().cloned())
     }
 
@@ -535,6 +543,7 @@ fn deleted_error() -> Error {
 
 impl Drop for Inode {
     fn drop(&mut self) {
+        self.pin.end();
         if let Some(slot) = self.cookie.get_mut().take() {
             let gone = self.cell.valid_now() == Validity::Deleted;
             slot.relinquish(if gone { Relinquish::Retire } else { Relinquish::Keep });

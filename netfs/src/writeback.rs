@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`flush`](mod@flush) | rounds over one file: takes what is dirty, has it uploaded, settles it |
 //! | [`upload`] | one upload: what [`request::write`](crate::request::write) decides, done |
+//! | [`copy`] | the disk cache's copy of what was uploaded |
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
@@ -15,6 +16,7 @@
 //! [discards](crate::File::discard_dirty) them.
 
 pub(crate) mod chain;
+mod copy;
 pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod room;

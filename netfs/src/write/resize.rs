@@ -39,7 +39,16 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
 async fn set_size_here(who: &Who, size: u64) -> Result<()> {
     let inode = &who.inode;
     let _quiet = quiesce(inode).await;
+    inode.begin_modify().await;
+    let result = set_size_in_turn(who, size).await;
+    inode.end_modify();
+    result
+}
+
+async fn set_size_in_turn(who: &Who, size: u64) -> Result<()> {
+    let inode = &who.inode;
     let known = inode.cell.version();
+    let end = inode.sizes.load().remote_i_size.min(size);
     let change = match Arc::clone(&who.remote).set_size(size, who.cx.clone()).await {
         Ok(change) => change,
         Err(error) => {
@@ -52,7 +61,8 @@ async fn set_size_here(who: &Who, size: u64) -> Result<()> {
     };
     inode.cut(size, || {
         if change.before == known && change.before.is_some() {
-            inode.own_change(&change.after);
+            // What lay past the smaller end is gone for good, from both caches.
+            inode.own_change_of(&change.after, None, &[end..u64::MAX]);
         } else {
             inode.others_wrote();
         }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{
     chain::{Chain, Outcome},
+    copy::{Before, Copy},
     flusher::Flusher,
     is_personal, is_transient,
     upload::{Uploaded, upload},
@@ -11,6 +12,7 @@ use super::{
 use crate::{
     error::{Errno, Error, Result},
     folio::Sent,
+    fscache::Identity,
     inode::Inode,
     remote::{Facts, Version},
     sync::Arc,
@@ -61,17 +63,23 @@ async fn in_turn(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result
     {
         inode.wb.set_parked(Some(error.clone()));
     }
+    inode.end_modify();
     result
 }
 
 async fn one_pass(inode: &Arc<Inode>, range: Range<u64>, awaited: bool) -> Result<()> {
     // What is written behind it is for the next one.
     let (mut at, mut lost) = (range.start, 0);
+    if inode.pages.dirty_bytes() > 0 {
+        inode.begin_modify().await;
+    }
     while at < range.end {
-        let sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX);
+        let before = Before::new(inode);
+        let mut sent = inode.pages.take_dirty(&(at..range.end), ROUND_MAX);
         let Some(last) = sent.last() else { break };
         let end = last.range.end;
-        match round(inode, sent, awaited).await? {
+        let copy = before.taken(inode, &mut sent);
+        match round(inode, sent, copy, awaited).await? {
             Round::Done => (at, lost) = (end, 0),
             Round::Lost if lost < LOST_MAX => lost += 1,
             Round::Lost => {
@@ -122,7 +130,12 @@ impl Drop for OnTheirWay<'_> {
     }
 }
 
-async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Round> {
+async fn round(
+    inode: &Arc<Inode>,
+    sent: Vec<Sent>,
+    copy: Copy,
+    awaited: bool,
+) -> Result<Round> {
     let ranges = sent.iter().map(|piece| piece.range.clone()).collect();
     let mut on_their_way = OnTheirWay { inode, ranges };
     let known = inode.cell.version();
@@ -143,28 +156,44 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Rou
     // In this order: the file's end and version first, so that no byte that has become clean and left
     // memory is looked for beyond a zero point of before, or under a version of before.
     let end = settled.iter().flat_map(|up| &up.stable).map(|r| r.end).max();
-    if let Some(end) = end {
-        inode.sizes.sent(end);
-    }
-    adopt(inode, chain, known.as_ref(), end.is_some());
+    let identity = adopt(inode, chain, known.as_ref(), end, &copy.changed);
     // From here on without an await.
     on_their_way.ranges.clear();
     for up in &settled {
         up.stable.iter().for_each(|range| inode.pages.written(range));
         up.unwritten.iter().for_each(|range| inode.pages.redirty(range));
     }
-    let whole = settled.iter().all(|up| up.unwritten.is_empty());
+    let unwritten: Vec<_> = settled.iter().flat_map(|up| up.unwritten.iter().cloned()).collect();
+    let whole = unwritten.is_empty();
+    if let Some(identity) = identity {
+        copy.offer(inode, &identity, &unwritten);
+    }
     error.map_or(Ok(if whole { Round::Done } else { Round::Lost }), Err)
 }
 
-/// What the replies say of the file. `changed`: it has other bytes now.
-fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>, changed: bool) {
+/// What the replies say of the file, of which the server has bytes up to `end` now, some of `changed`.
+/// Returns what the disk's object is about, if it is known to be the file as we left it.
+fn adopt(
+    inode: &Inode,
+    chain: Chain,
+    known: Option<&Version>,
+    end: Option<u64>,
+    changed: &[Range<u64>],
+) -> Option<Identity> {
     let now = inode.cell.version();
     let ours_still = now.as_ref() == known || chain.leads_to(now.as_ref());
-    match chain.resolve(known) {
-        Outcome::Nothing if changed => inode.own_unversioned_change(),
+    let outcome = chain.resolve(known);
+    if let Outcome::Ours(facts) = &outcome
+        && ours_still
+    {
+        return inode.own_change_of(facts, end, changed);
+    }
+    if let Some(end) = end {
+        inode.sizes.sent(end);
+    }
+    match outcome {
+        Outcome::Nothing if end.is_some() => inode.own_unversioned_change(),
         Outcome::Nothing => {}
-        Outcome::Ours(facts) if ours_still => inode.own_change(&facts),
         Outcome::Silent => inode.own_change(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
             // With nothing known, nothing says that somebody did.
@@ -176,6 +205,7 @@ fn adopt(inode: &Inode, chain: Chain, known: Option<&Version>, changed: bool) {
             inode.others_wrote();
         }
     }
+    None
 }
 
 /// Sends a batch with its writer's credentials, or those of another writer if the server does not

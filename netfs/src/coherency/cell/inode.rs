@@ -153,6 +153,15 @@ impl InodeCell {
         state.model.is_current(&volume, version, epoch)
     }
 
+    /// The same for bytes of a versioned reply that are kept under `aux` now: the reply's version, or what
+    /// own changes of other bytes have made of it.
+    pub(crate) fn vouches(&self, aux: &[u8], epoch: &Epoch) -> bool {
+        let mut state = self.state.lock();
+        let volume = self.volume.lock();
+        let known = state.model.version().filter(|version| version.as_bytes() == aux).cloned();
+        known.is_some() && state.model.is_current(&volume, known.as_ref(), epoch)
+    }
+
     /// Whether nothing happened since `epoch` that could make an answer from then untrue: no event and
     /// no change of the version.
     pub(crate) fn quiet_since(&self, epoch: &Epoch) -> bool {

@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
-use super::{Content, FolioIndex, Removed};
+use super::{
+    Content, FolioIndex, Removed,
+    known::{Known, known_of},
+};
 use crate::{
     clock::BootTime,
     folio::{
@@ -27,6 +30,8 @@ pub(crate) struct Sent {
     pub(crate) group: Option<Group>,
     /// Where its folio ends: a segment border.
     pub(crate) folio_end: u64,
+    /// The whole pages it touches, as far as they are known.
+    pub(crate) known: Known,
 }
 
 impl FolioIndex {
@@ -264,10 +269,11 @@ fn take_of(folio: &Folio, dirt: &mut Dirt, range: &Range<u64>, into: &mut Vec<Se
     for (r, writer) in part.iter() {
         into.push(Sent {
             range: folio.offset() + r.start as u64..folio.offset() + r.end as u64,
-            data: Slice::settled(Arc::clone(mem), r),
+            data: Slice::settled(Arc::clone(mem), r.clone()),
             writer,
             group: dirt.group,
             folio_end: folio.range().end,
+            known: known_of(folio, dirt, mem, &r),
         });
     }
     part.bytes() as u64

@@ -110,7 +110,7 @@ impl Fetch {
         let tag = FillTag {
             identity: Identity { aux, size: self.plan.sizes.remote_i_size },
             inval_counter: access.inval_counter(),
-            still_ok: Box::new(move || cell.is_current(Some(&version), &epoch)),
+            still_ok: Box::new(move |of| cell.vouches(&of.aux, &epoch)),
         };
         Some(Fill { offset: span.range.start, data: span.slice(len_of(&(0..n))), tag })
     }
