@@ -130,12 +130,7 @@ impl Drop for OnTheirWay<'_> {
     }
 }
 
-async fn round(
-    inode: &Arc<Inode>,
-    sent: Vec<Sent>,
-    copy: Copy,
-    awaited: bool,
-) -> Result<Round> {
+async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, copy: Copy, awaited: bool) -> Result<Round> {
     let ranges = sent.iter().map(|piece| piece.range.clone()).collect();
     let mut on_their_way = OnTheirWay { inode, ranges };
     let known = inode.cell.version();

@@ -20,7 +20,11 @@ fn waiting(pages_max: u64, max: Duration) -> FillConfig {
 }
 
 fn tag(slot: &CookieSlot) -> FillTag {
-    FillTag { identity: ident(1), inval_counter: slot.inval_counter(), still_ok: Box::new(|_| true) }
+    FillTag {
+        identity: ident(1),
+        inval_counter: slot.inval_counter(),
+        still_ok: Box::new(|_| true),
+    }
 }
 
 /// A queue, and a cookie in use.
