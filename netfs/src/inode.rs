@@ -18,6 +18,7 @@ mod own;
 
 use bytes::Bytes;
 use disk_misses::DiskMisses;
+pub(crate) use own::JUDGE_WAIT;
 use tokio::sync::Notify;
 
 use crate::{
@@ -405,6 +406,7 @@ impl Inode {
 
     async fn validate(&self, remote: &DynFile, cx: Cx) -> Result<()> {
         let _wait = self.waiting(WaitKind::Validate, 0..0);
+        let mut turn = None;
         for _ in 0..MAX_LATE {
             let epoch = self.cell.sample();
             let check = self.core.answered(Arc::clone(remote).validate(cx.clone()));
@@ -419,6 +421,9 @@ impl Inode {
                     return Err(deleted_error());
                 }
                 Err(e) => return Err(e),
+            }
+            if turn.is_none() {
+                turn = self.after_round().await;
             }
         }
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))

@@ -411,3 +411,69 @@ fn n_c73_a_cut_brings_nothing_back_from_the_object() {
         end(second, file);
     }
 }
+
+#[test]
+fn a_version_that_may_be_ours_is_judged_when_our_replies_have_told() {
+    let fs = MemoryFs::builder().file("f", 64 * PAGE as u64).build().expect("build");
+    let bench = bench(&fs, &Disk::Memory(MemCache::new()));
+    let file = open(&bench, "f");
+    read(&file, 0, 4 * PAGE);
+    write(&file, 10 * PAGE, &pattern(PAGE, 8));
+    // The server has it, and says so to whoever asks, but not to us yet.
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Issue).times(1));
+    std::thread::scope(|s| {
+        let sync = s.spawn(|| fsync(&file));
+        fs.wait_until(|c, _| c.calls(Op::Write) == 1);
+        let reader = s.spawn(|| read(&file, 20 * PAGE, PAGE));
+        while bench.stats().late_replies == 0 {
+            assert!(!reader.is_finished(), "the answer was judged too early");
+            std::thread::yield_now();
+        }
+        gate.release();
+        let got = reader.join().expect("reader");
+        fs.verify("f", 20 * PAGE as u64, &got).expect("content");
+        sync.join().expect("fsync");
+    });
+    let asked = fs.counts().calls(Op::Read);
+    read(&file, 0, 4 * PAGE);
+    assert_eq!(fs.counts().calls(Op::Read), asked, "what was clean stays in memory");
+    assert_eq!(bench.stats().drops, 0);
+    end(bench, file);
+}
+
+#[test]
+fn p_d71_reads_beside_many_uploads_come_to_an_end_whatever_the_server_says_of_versions() {
+    for states_before in [true, false] {
+        let fs = MemoryFs::builder().file("f", 64 * PAGE as u64).build().expect("build");
+        fs.configure(|s| {
+            s.states_before = states_before;
+            s.limits.wsize = PAGE as u64;
+        });
+        let bench = bench(&fs, &Disk::Memory(MemCache::new()));
+        let file = open(&bench, "f");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|s| {
+            let readers: Vec<_> = (0..2)
+                .map(|salt: usize| {
+                    let (file, over) = (&file, &over);
+                    s.spawn(move || {
+                        let mut at = salt;
+                        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                            at = (at * 5 + 3) % 60;
+                            assert_eq!(read(file, at * PAGE, 3 * PAGE).len(), 3 * PAGE);
+                        }
+                    })
+                })
+                .collect();
+            for round in 0..400 {
+                write(&file, round % 50 * PAGE, &pattern(4 * PAGE, round));
+                fsync(&file);
+                bench.netfs().drop_memory();
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            readers.into_iter().for_each(|reader| reader.join().expect("every read succeeds"));
+        });
+        end(bench, file);
+    }
+}

@@ -86,6 +86,17 @@ impl Default for FillConfig {
     }
 }
 
+/// Whether a fill's bytes may be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StillOk {
+    /// They may.
+    Yes,
+    /// Nor will they.
+    No,
+    /// The file is just changing, and the object's name perhaps with it: to be asked again.
+    Later,
+}
+
 /// What a fill's bytes are true of.
 pub(crate) struct FillTag {
     /// The file's identity according to the reply that brought the bytes.
@@ -95,7 +106,7 @@ pub(crate) struct FillTag {
     /// Asked right before each attempt to write: may these bytes be kept in an object of this identity
     /// (theirs, or what an own change made of it)? (A fill whose epoch is old is kept only if a validate
     /// issued after the event confirmed its version.)
-    pub(crate) still_ok: Box<dyn Fn(&Identity) -> bool + Send>,
+    pub(crate) still_ok: Box<dyn Fn(&Identity) -> StillOk + Send>,
 }
 
 /// What became of a fill offered to the queue.

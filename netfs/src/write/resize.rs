@@ -47,6 +47,7 @@ async fn set_size_here(who: &Who, size: u64) -> Result<()> {
 
 async fn set_size_in_turn(who: &Who, size: u64) -> Result<()> {
     let inode = &who.inode;
+    let _writing = inode.cell.writing();
     let known = inode.cell.version();
     let end = inode.sizes.load().remote_i_size.min(size);
     let change = match Arc::clone(&who.remote).set_size(size, who.cx.clone()).await {

@@ -69,7 +69,7 @@ impl Before {
 
 impl Copy {
     /// Offers what the server has, all but `unwritten`, as content of `identity`.
-    pub(super) fn offer(self, inode: &Inode, identity: &Identity, unwritten: &[Range<u64>]) {
+    pub(super) fn offer(self, inode: &Arc<Inode>, identity: &Identity, unwritten: &[Range<u64>]) {
         let Some(cookie) = inode.live_cookie() else { return };
         let inval_counter = cookie.inval_counter();
         let end = page_out(&(0..identity.size)).end;
@@ -77,8 +77,7 @@ impl Copy {
         let mut fill: Vec<Slice> = Vec::new();
         let (mut from, mut to) = (0, 0);
         let push = |from: u64, data: Vec<Slice>| {
-            let (cell, epoch) = (Arc::clone(&inode.cell), self.epoch);
-            let still_ok = Box::new(move |of: &Identity| cell.vouches(&of.aux, &epoch));
+            let still_ok = inode.vouching(self.epoch);
             let tag = FillTag { identity: identity.clone(), inval_counter, still_ok };
             // Dropped or not: it is counted there.
             let _ = inode.core.fills.try_push(&cookie, from, data, tag);

@@ -133,6 +133,8 @@ impl Drop for OnTheirWay<'_> {
 async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, copy: Copy, awaited: bool) -> Result<Round> {
     let ranges = sent.iter().map(|piece| piece.range.clone()).collect();
     let mut on_their_way = OnTheirWay { inode, ranges };
+    // Until the versions of its replies are known.
+    let _writing = inode.cell.writing();
     let known = inode.cell.version();
     let mut chain = Chain::default();
     let mut error = None;

@@ -145,6 +145,23 @@ impl InodeCell {
         self.publish(&state.model);
     }
 
+    /// Own changes are on their way to the server until the guard is dropped: see
+    /// [`InodeCoherency::set_writing`].
+    pub(crate) fn writing(self: &Arc<Self>) -> Writing {
+        self.state.lock().model.set_writing(true);
+        Writing(Arc::clone(self))
+    }
+
+    /// Whether a reply was put off because own changes are on their way.
+    pub(crate) fn is_unjudged(&self) -> bool {
+        self.state.lock().model.is_unjudged()
+    }
+
+    /// Replies are judged from now on, whatever is on its way: it takes too long.
+    pub(crate) fn judge_anyway(&self) {
+        self.state.lock().model.set_writing(false);
+    }
+
     /// Whether bytes of a reply with this version and epoch may be published to the page cache now.
     /// See [`InodeCoherency::is_current`].
     pub(crate) fn is_current(&self, version: Option<&Version>, epoch: &Epoch) -> bool {
@@ -268,6 +285,16 @@ impl InodeCell {
         };
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Own changes on their way.
+#[must_use]
+pub(crate) struct Writing(Arc<InodeCell>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.state.lock().model.set_writing(false);
     }
 }
 

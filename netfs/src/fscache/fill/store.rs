@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{FillTag, Shared, Ticket, ticket::End};
+use super::{FillTag, Shared, StillOk, Ticket, ticket::End};
 use crate::{
     folio::{PAGE_SIZE, Slice},
     fscache::{Access, CacheWrite, Cookie, CookieUse, Refusal, cookie::Claim},
@@ -69,11 +69,13 @@ struct Store {
 }
 
 impl Store {
-    fn may_be_kept(&self) -> bool {
-        self.access.inval_counter() == self.tag.inval_counter
-            && (self.tag.still_ok)(&self.access.object().identity())
-            // After the identity: an own change voids claims first.
-            && !self.claim.is_void()
+    fn may_be_kept(&self) -> StillOk {
+        if self.access.inval_counter() != self.tag.inval_counter {
+            return StillOk::No;
+        }
+        let still_ok = (self.tag.still_ok)(&self.access.object().identity());
+        // After the identity: an own change voids claims first.
+        if self.claim.is_void() { StillOk::No } else { still_ok }
     }
 
     /// Whether a write that was refused as out of date was only overtaken by an own change of other pages.
@@ -123,7 +125,7 @@ impl Shared {
         Some(Store { access, claim, _user: user, offset, data, tag, ticket })
     }
 
-    /// Hands a fill to the cache. It comes back if the cache is too busy for it.
+    /// Hands a fill to the cache. It comes back if it is to be tried again.
     async fn attempt(
         self: &Arc<Self>,
         mut store: Store,
@@ -133,9 +135,13 @@ impl Shared {
         let object = Arc::clone(store.access.object());
         // Before the questions: what comes after them, an own change or an invalidation, changes it.
         let generation = object.generation();
-        if !store.may_be_kept() {
-            store.ticket.set_end(End::Stale);
-            return None;
+        match store.may_be_kept() {
+            StillOk::Yes => {}
+            StillOk::No => {
+                store.ticket.set_end(End::Stale);
+                return None;
+            }
+            StillOk::Later => return Some(store),
         }
         counters.cache_write.inc();
         if !store.access.is_current() {

@@ -23,7 +23,7 @@ fn tag(slot: &CookieSlot) -> FillTag {
     FillTag {
         identity: ident(1),
         inval_counter: slot.inval_counter(),
-        still_ok: Box::new(|_| true),
+        still_ok: Box::new(|_| StillOk::Yes),
     }
 }
 
@@ -155,7 +155,7 @@ async fn n_c48_a_fill_from_before_a_change_is_not_stored() {
     let fetched_before = tag(&slot);
     slot.invalidate(ident(1), false);
     let other_version = FillTag { identity: ident(2), ..tag(&slot) };
-    let disowned = FillTag { still_ok: Box::new(|_| false), ..tag(&slot) };
+    let disowned = FillTag { still_ok: Box::new(|_| StillOk::No), ..tag(&slot) };
     for (page, tag) in (0..).zip([fetched_before, other_version, disowned]) {
         queue.try_push(cookie(&slot), page * PAGE, page_of(5), tag);
         queue.drain().await;
@@ -190,7 +190,11 @@ async fn the_cores_test_is_asked_at_the_time_of_the_write() {
     let _user = slot.use_cookie(false);
     let good = Arc::new(AtomicBool::new(true));
     let ask = Arc::clone(&good);
-    let still_ok = Box::new(move |_: &Identity| ask.load(Ordering::SeqCst));
+    let still_ok = Box::new(
+        move |_: &Identity| {
+            if ask.load(Ordering::SeqCst) { StillOk::Yes } else { StillOk::No }
+        },
+    );
     queue.try_push(cookie(&slot), 0, page_of(5), FillTag { still_ok, ..tag(&slot) });
     settle().await;
     good.store(false, Ordering::SeqCst);
