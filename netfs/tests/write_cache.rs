@@ -67,7 +67,8 @@ fn copy(from: &Path, to: &Path) {
 
 fn bench(fs: &Arc<MemoryFs>, disk: &Disk) -> Bench {
     Bench::with(fs, Some(disk.open()), |b| {
-        b.memory_bytes(64 << 20)
+        // A quarter of it is for the queue.
+        b.memory_bytes(128 << 20)
             .dirty_bytes(24 << 20, 32 << 20)
             .fill(FillPolicy::Exact)
             // Uploads never wait for it; what is queued may take its time on a busy machine.
@@ -337,7 +338,7 @@ fn n_c35_no_room_in_the_queue_loses_the_copy_and_nothing_else() {
     first.drain();
     first.netfs().drop_memory();
     cache.faults().hold(FaultPoint::Write);
-    // Sixteen writes hang, and no further one is begun; the queue has room for 64 MiB.
+    // Sixteen writes hang, and no further one is begun; the queue has room for 32 MiB.
     for round in 0..20 {
         let bytes = pattern(1023 * PAGE, round);
         write(&file, PAGE, &bytes);
