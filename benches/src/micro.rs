@@ -14,6 +14,7 @@
 //! | `scale` | `open-scale` |
 //! | `idle`, `tracer` | `idle` |
 //! | `write` | `buffered-1m`, `overwrite-4k`, `sparse-small`, `read-under-write` |
+//! | `writeback` | `writeback` |
 //! | `bed` | what they share: an origin, a context, a cache directory |
 
 mod bed;
@@ -25,6 +26,7 @@ mod memory;
 mod scale;
 mod tracer;
 mod write;
+mod writeback;
 
 use std::{fmt, path::PathBuf, process::Command};
 
@@ -217,7 +219,7 @@ pub const CASES: [Case; 10] = [
 ];
 
 /// The table of writes, in order.
-pub const WRITES: [Case; 4] = [
+pub const WRITES: [Case; 5] = [
     Case {
         name: "buffered-1m",
         what: "buffered 1 MiB writes",
@@ -238,6 +240,13 @@ pub const WRITES: [Case; 4] = [
         limit: "dirty bytes",
         reach: Reach::AtMost(1.05),
         run: write::sparse,
+    },
+    Case {
+        name: "writeback",
+        what: "writeback to an origin limited to 1 GB/s, cache copy on",
+        limit: "the origin alone",
+        reach: Reach::AtLeast(0.85),
+        run: writeback::writeback,
     },
     Case {
         name: "read-under-write",

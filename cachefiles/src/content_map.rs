@@ -96,8 +96,9 @@ enum Pending {
 pub(crate) struct ContentMap {
     size: u64,
     pages: u64,
-    /// What a chunk that is not in `chunks` means: empty, or not loaded.
-    all_loaded: bool,
+    /// Pages the map had when its chunks were last all on disk: of those chunks, one that is not in
+    /// `chunks` is not loaded; of later ones it is empty. None of the latter is on disk.
+    on_disk: u64,
     chunks: BTreeMap<u64, Chunk>,
     pending: BTreeMap<u64, Vec<Pending>>,
     writing: Vec<Writing>,
@@ -110,7 +111,7 @@ impl ContentMap {
         ContentMap {
             size,
             pages: size.div_ceil(PAGE),
-            all_loaded: true,
+            on_disk: 0,
             chunks: BTreeMap::new(),
             pending: BTreeMap::new(),
             writing: Vec::new(),
@@ -120,7 +121,7 @@ impl ContentMap {
 
     /// The map of an object whose chunks are in a side file.
     pub(crate) fn stored(size: u64) -> ContentMap {
-        ContentMap { all_loaded: false, ..ContentMap::empty(size) }
+        ContentMap { on_disk: size.div_ceil(PAGE), ..ContentMap::empty(size) }
     }
 
     /// Pages of the object.
@@ -130,7 +131,23 @@ impl ContentMap {
 
     /// Whether the chunk has to be loaded before it can be written.
     pub(crate) fn needs_load(&self, number: u64) -> bool {
-        !self.all_loaded && !self.chunks.contains_key(&number)
+        number < self.stored_chunks() && !self.chunks.contains_key(&number)
+    }
+
+    /// The chunks that may be on disk and not here.
+    fn stored_chunks(&self) -> u64 {
+        self.on_disk.div_ceil(CHUNK_PAGES)
+    }
+
+    /// How many pages a chunk that is not loaded has on disk.
+    pub(crate) fn pages_stored_in(&self, number: u64) -> u64 {
+        self.on_disk.saturating_sub(number * CHUNK_PAGES).min(CHUNK_PAGES)
+    }
+
+    /// The chunks with changes that take effect only when they are loaded: until then the disk does not
+    /// know of those.
+    pub(crate) fn postponed(&self) -> Vec<u64> {
+        self.pending.keys().copied().collect()
     }
 
     /// How many pages of the object lie in a chunk.
@@ -149,6 +166,10 @@ impl ContentMap {
         if !self.needs_load(number) {
             return;
         }
+        let mut chunk = chunk;
+        let pages = self.pages_in(number);
+        // First the longer: changes may be about pages that one of the two does not have.
+        chunk.resize(self.pages_stored_in(number).max(pages));
         self.chunks.insert(number, chunk);
         for change in self.pending.remove(&number).unwrap_or_default() {
             match change {
@@ -156,6 +177,37 @@ impl ContentMap {
                 Pending::Zero(pages) => self.change(pages, Chunk::mark_zero),
             }
         }
+        if let Some(chunk) = self.chunks.get_mut(&number) {
+            chunk.resize(pages);
+        }
+    }
+
+    /// The object has another size (N-C73): the page that holds the old end and every page that reaches past
+    /// the new one are forgotten.
+    ///
+    /// # Errors
+    /// It would lose a chunk, whose encoding would stay on disk and be found again when it grows.
+    pub(crate) fn resize(&mut self, size: u64) -> Result<(), Refusal> {
+        let (before, pages) = (self.pages, size.div_ceil(PAGE));
+        if pages.div_ceil(CHUNK_PAGES) < before.div_ceil(CHUNK_PAGES) {
+            return Err(Refusal::Unsupported);
+        }
+        if size == self.size {
+            return Ok(());
+        }
+        self.forget(self.size.min(size) / PAGE * PAGE..before * PAGE);
+        (self.size, self.pages) = (size, pages);
+        let Some(last) = before.checked_sub(1).map(|page| page / CHUNK_PAGES) else {
+            return Ok(());
+        };
+        let pages = self.pages_in(last);
+        if let Some(chunk) = self.chunks.get_mut(&last) {
+            chunk.resize(pages);
+        } else if self.needs_load(last) {
+            // Has it loaded, and written back with its new length.
+            self.postpone(last, Pending::Forget(0..0));
+        }
+        Ok(())
     }
 
     /// What is known of a range of bytes, and the first chunk that would have to be loaded to know
@@ -170,11 +222,12 @@ impl ContentMap {
             let (kind, end) = if let Some(chunk) = self.chunks.get(&number) {
                 let (kind, pages) = chunk.run_at(page % CHUNK_PAGES);
                 (kind, page + pages)
-            } else if self.all_loaded {
+            } else if !self.needs_load(number) {
                 (ExtentKind::Absent, self.next_chunk_after(number))
             } else {
                 load.get_or_insert(number);
-                (ExtentKind::NotLoaded, self.next_chunk_after(number))
+                let stored = self.stored_chunks() * CHUNK_PAGES;
+                (ExtentKind::NotLoaded, self.next_chunk_after(number).min(stored))
             };
             let end = end.min(known_end);
             runs.push(page * PAGE..end * PAGE, kind);
@@ -196,8 +249,8 @@ impl ContentMap {
         }
         match self.chunks.get(&number) {
             Some(chunk) => chunk.snapshot(page % CHUNK_PAGES, max).ok_or(CacheMiss::Absent),
-            None if self.all_loaded => Err(CacheMiss::Absent),
-            None => Err(CacheMiss::NotLoaded),
+            None if self.needs_load(number) => Err(CacheMiss::NotLoaded),
+            None => Err(CacheMiss::Absent),
         }
     }
 
@@ -276,7 +329,7 @@ impl ContentMap {
     pub(crate) fn forget(&mut self, range: Range<u64>) {
         let pages = range.start / PAGE..range.end.div_ceil(PAGE).min(self.pages);
         self.cancel(&pages);
-        if !self.all_loaded {
+        if self.on_disk > 0 {
             for number in chunk_numbers(&pages) {
                 if self.needs_load(number) {
                     self.postpone(number, Pending::Forget(clip(&pages, number)));
@@ -331,7 +384,7 @@ impl ContentMap {
     }
 
     fn postpone(&mut self, number: u64, change: Pending) {
-        let all = number * CHUNK_PAGES..number * CHUNK_PAGES + self.pages_in(number);
+        let all = number * CHUNK_PAGES..(number + 1) * CHUNK_PAGES;
         let list = self.pending.entry(number).or_default();
         list.push(change);
         if list.len() > PENDING_MAX {

@@ -177,7 +177,9 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
             0 => crate::header::MapPlace::Inline,
             _ => crate::header::MapPlace::Side,
         };
-        let header = ObjectHeader { generation: 3, nonce: 5, map, identity, key: key.to_vec() };
+        let modifying = i == 4;
+        let header =
+            ObjectHeader { generation: 3, nonce: 5, map, identity, modifying, key: key.to_vec() };
         seeds.push(("header", format!("header-{i}"), header.encode(VOLUME)));
     }
     for (i, pages) in [1u64, 3, 64, 200, 1500].into_iter().enumerate() {

@@ -48,6 +48,8 @@ pub(crate) struct ObjectHeader {
     pub(crate) map: MapPlace,
     /// The identity the content belongs to.
     pub(crate) identity: Identity,
+    /// The owner is changing the file: the identity vouches for nothing.
+    pub(crate) modifying: bool,
     /// The whole key.
     pub(crate) key: Vec<u8>,
 }
@@ -66,7 +68,7 @@ struct RawObject {
     map_place: u8,
     aux_len: u8,
     key_len: u8,
-    reserved: u8,
+    modifying: u8,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -98,7 +100,7 @@ impl ObjectHeader {
             },
             aux_len: u8::try_from(self.identity.aux.len()).unwrap_or(u8::MAX),
             key_len: u8::try_from(self.key.len()).unwrap_or(u8::MAX),
-            reserved: 0,
+            modifying: u8::from(self.modifying),
         };
         seal([raw.as_bytes(), &self.identity.aux, &self.key].concat())
     }
@@ -117,12 +119,18 @@ impl ObjectHeader {
             1 => MapPlace::Side,
             _ => return Err(Damaged),
         };
+        let modifying = match raw.modifying {
+            0 => false,
+            1 => true,
+            _ => return Err(Damaged),
+        };
         let (aux, key) = rest.split_at(aux_len);
         Ok(ObjectHeader {
             generation: raw.generation.get(),
             nonce: raw.nonce.get(),
             map,
             identity: Identity { aux: aux.to_vec().into(), size: raw.object_size.get() },
+            modifying,
             key: key.to_vec(),
         })
     }
@@ -173,12 +181,15 @@ mod tests {
             nonce: 0x0102_0304_0506_0708,
             map: MapPlace::Side,
             identity: Identity { aux: b"version".to_vec().into(), size: 12345 },
+            modifying: false,
             key: b"key".to_vec(),
         }
     }
 
     #[test]
     fn a_header_reads_back() {
+        let modifying = ObjectHeader { modifying: true, ..header() };
+        assert_eq!(ObjectHeader::decode(&modifying.encode("vol"), "vol"), Ok(modifying));
         let bytes = header().encode("vol");
         assert_eq!(ObjectHeader::decode(&bytes, "vol"), Ok(header()));
         assert_eq!(ObjectHeader::decode(&bytes, "other"), Err(Damaged));

@@ -96,6 +96,8 @@ pub(crate) trait Io: Send + Sync + 'static {
         offset: u64,
         copy: KernelCopy,
     ) -> IoResult<usize>;
+    /// Brings a file's bytes to stable storage.
+    fn sync_data(&self, file: &File) -> IoResult<()>;
 }
 
 /// Reads until `into` is full; the count is smaller only at the file's end.

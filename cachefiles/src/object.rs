@@ -1,12 +1,13 @@
-//! One cached object: [`Object`] is one incarnation of it (one identity, one generation), [`Slot`] the
-//! place on disk its incarnations share.
+//! One cached object: [`Object`] is one incarnation of it (its identity moves with its owner's own
+//! changes, `label`), [`Slot`] the place on disk its incarnations share.
 //!
-//! Lock order: a slot's disk state, then an object's file cell, then its content map. The content map
-//! is locked for memory work only; the disk state is held across system calls and therefore only ever
-//! taken on the cache's own threads.
+//! Lock order: a slot's disk state, then an object's file cell, then its content map, then its label. Map
+//! and label are locked for memory work only; the disk state is held across system calls and therefore
+//! only ever taken on the cache's own threads.
 
 mod files;
 mod flush;
+mod label;
 mod read;
 mod slot;
 mod write;
@@ -15,7 +16,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -23,11 +24,12 @@ use futures_util::future::BoxFuture;
 use netfs::fscache::{
     CacheObject, CacheRead, CacheWrite, Extents, Identity, Refusal, Relinquish, TryRead,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 pub(crate) use files::refusal;
 pub(crate) use flush::MAP_XATTR;
+use label::Label;
 pub(crate) use slot::{OnDisk, Slot, check_identity};
 
 use read::Wanted;
@@ -49,13 +51,19 @@ pub(crate) const SIZE_MAX: u64 = 1 << 44;
 pub(crate) struct Object {
     me: Weak<Object>,
     slot: Arc<Slot>,
-    identity: Identity,
-    generation: u64,
+    /// The generation in the header: what the pages' checksums are bound to.
+    incarnation: u64,
+    /// What writes have to name: the incarnation, and one more for each new identity.
+    generation: AtomicU64,
     nonce: u64,
     binding: Binding,
-    /// The map is in the side file (it may move there from the xattr, never back).
-    side: AtomicBool,
     map: RwLock<ContentMap>,
+    label: RwLock<Label>,
+    /// The label in the file's header, if there is a file of ours. Changed by who holds the slot's disk
+    /// state.
+    stored: Mutex<Option<Label>>,
+    /// The disk is known to vouch for nothing, until the modification ends.
+    marked: AtomicBool,
     cell: FileCell,
     /// Cut over, retired or closed: nothing it still does has an effect.
     dead: AtomicBool,
@@ -67,8 +75,13 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// An object of which nothing is stored.
-    pub(crate) fn fresh(slot: Arc<Slot>, identity: Identity, after: u64) -> Arc<Object> {
+    /// An object of which nothing is stored, of a later generation than `after`.
+    pub(crate) fn fresh(
+        slot: Arc<Slot>,
+        identity: Identity,
+        after: u64,
+        modifying: bool,
+    ) -> Arc<Object> {
         let (now, nonce) = slot.shared().new_incarnation();
         let side = worst_inline(identity.size.div_ceil(4096)) > slot.shared().inline_max();
         let map = ContentMap::empty(identity.size);
@@ -78,15 +91,22 @@ impl Object {
             map: if side { MapPlace::Side } else { MapPlace::Inline },
             key: slot.key().to_vec(),
             identity,
+            modifying,
         };
-        Self::with_header(slot, header, map)
+        Self::with_header(slot, header, map, None)
     }
 
-    /// The object a header describes.
-    pub(crate) fn with_header(
+    /// The object that the header of its file describes.
+    pub(crate) fn found(slot: Arc<Slot>, header: ObjectHeader, map: ContentMap) -> Arc<Object> {
+        let stored = Label::of(&header);
+        Self::with_header(slot, header, map, Some(stored))
+    }
+
+    fn with_header(
         slot: Arc<Slot>,
         header: ObjectHeader,
         map: ContentMap,
+        stored: Option<Label>,
     ) -> Arc<Object> {
         let binding = Binding::new(slot.volume_id(), slot.key(), header.generation, header.nonce);
         let gate = Gate::new(slot.shared().options().max_in_flight_per_object);
@@ -94,12 +114,14 @@ impl Object {
         Arc::new_cyclic(|me| Object {
             me: me.clone(),
             slot,
-            identity: header.identity,
-            generation: header.generation,
+            incarnation: header.generation,
+            generation: AtomicU64::new(header.generation),
             nonce: header.nonce,
             binding,
-            side: AtomicBool::new(header.map == MapPlace::Side),
             map: RwLock::new(map),
+            label: RwLock::new(Label::of(&header)),
+            stored: Mutex::new(stored),
+            marked: AtomicBool::new(false),
             cell: FileCell::default(),
             dead: AtomicBool::new(false),
             queued: AtomicBool::new(false),
@@ -129,20 +151,8 @@ impl Object {
         if self.is_dead() { Err(Refusal::Stale) } else { Ok(()) }
     }
 
-    fn header(&self) -> ObjectHeader {
-        let side = self.side.load(Ordering::Acquire);
-        ObjectHeader {
-            generation: self.generation,
-            nonce: self.nonce,
-            map: if side { MapPlace::Side } else { MapPlace::Inline },
-            identity: self.identity.clone(),
-            key: self.slot.key().to_vec(),
-        }
-    }
-
     fn place(&self) -> Place {
-        let side = self.side.load(Ordering::Acquire);
-        Place { side, binding: self.binding, generation: self.generation }
+        Place { side: self.is_side(), binding: self.binding, generation: self.incarnation }
     }
 
     /// Has the committer write the changed map back.
@@ -191,11 +201,11 @@ impl Drop for Object {
 
 impl CacheObject for Object {
     fn generation(&self) -> u64 {
-        self.generation
+        self.generation.load(Ordering::Acquire)
     }
 
     fn identity(&self) -> Identity {
-        self.identity.clone()
+        self.label.read().identity.clone()
     }
 
     fn extents(&self, range: Range<u64>) -> Extents {
@@ -237,12 +247,13 @@ impl CacheObject for Object {
     fn cut_over(&self, identity: Identity) -> Result<Arc<dyn CacheObject>, Refusal> {
         self.alive().map_err(|r| self.refuse(r))?;
         slot::check_identity(&identity).map_err(|r| self.refuse(r))?;
-        let next = Object::fresh(Arc::clone(&self.slot), identity, self.generation);
+        let modifying = self.label.read().modifying;
+        let next = Object::fresh(Arc::clone(&self.slot), identity, self.generation(), modifying);
         // Of two cut-overs at once the second finds the object dead.
         if self.dead.swap(true, Ordering::AcqRel) {
             return Err(self.refuse(Refusal::Stale));
         }
-        let (slot, old, kept) = (Arc::clone(&self.slot), self.me.clone(), next.generation);
+        let (slot, old, kept) = (Arc::clone(&self.slot), self.me.clone(), next.incarnation);
         let job = Box::new(move || {
             slot.remove_older(kept);
             if let Some(old) = old.upgrade() {
@@ -252,6 +263,18 @@ impl CacheObject for Object {
         // Not queued because the cache is being withdrawn: the old identity on disk gives it away.
         let _ = self.shared().workers.submit(Lane::Urgent, job);
         Ok(next)
+    }
+
+    fn begin_modify(self: Arc<Self>) -> BoxFuture<'static, Result<(), Refusal>> {
+        self.begin()
+    }
+
+    fn end_modify(&self) {
+        self.end();
+    }
+
+    fn set_identity(&self, identity: Identity, changed: &[Range<u64>]) -> Result<(), Refusal> {
+        self.relabel(identity, changed).map_err(|r| self.refuse(r))
     }
 
     fn commit(self: Arc<Self>) -> BoxFuture<'static, Result<(), Refusal>> {

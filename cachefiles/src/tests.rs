@@ -2,6 +2,7 @@
 
 mod ending;
 mod fuzz;
+mod naming;
 mod opening;
 mod reading;
 mod upkeep;

@@ -30,7 +30,7 @@ mod zap;
 
 #[cfg(test)]
 use cell::DropToken;
-pub(crate) use cell::{InodeCell, VolumeCell};
+pub(crate) use cell::{InodeCell, VolumeCell, Writing};
 pub(crate) use events::InodeTable;
 pub use events::{BreakReason, VolumeEvents};
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(crate) use cookie::{Access, Cookie, CookieSlot, CookieUse};
 pub use cookie::{CookieInfo, DuplicateKey};
 pub use cookie_state::State as CookieState;
 pub use fill::{FillConfig, FillWhenFull};
-pub(crate) use fill::{FillQueue, FillTag};
+pub(crate) use fill::{FillQueue, FillTag, StillOk};
 pub use mem::{FaultPoint, MemCache, MemFaults};
 pub use null::NullCache;
 pub(crate) use volume::Volume;

@@ -13,12 +13,13 @@
 //!    index lock; dropping pages takes the same lock, so a fetch that raced with a change can never
 //!    install old data.
 
-mod direct;
 mod disk_misses;
+mod object;
 mod own;
 
 use bytes::Bytes;
 use disk_misses::DiskMisses;
+pub(crate) use object::JUDGE_WAIT;
 use tokio::sync::Notify;
 
 use crate::{
@@ -54,6 +55,7 @@ pub(crate) struct Inode {
     pub(crate) io: Arc<IoMode>,
     pub(crate) wb: Writeback,
     pub(crate) disk_misses: DiskMisses,
+    pin: object::Pin,
     attr: Mutex<Option<Attr>>,
     /// Moves when owner, mode or change time move: what cached access answers depend on.
     attr_gen: AtomicU64,
@@ -128,6 +130,7 @@ impl Inode {
             io: Arc::default(),
             wb: Writeback::default(),
             disk_misses: DiskMisses::default(),
+            pin: object::Pin::default(),
             attr: Mutex::new(None),
             attr_gen: AtomicU64::new(0),
             change_begin: AtomicU64::new(0),
@@ -265,7 +268,8 @@ impl Inode {
     }
 
     /// This client changed the file, from the version known last to what `facts` say. What memory holds
-    /// stays; a reader that gathers past memory begins again (the mark moves).
+    /// stays; a reader that gathers past memory begins again (the mark moves). The disk's object does not:
+    /// where it is known what was changed, see [`own_change_of`](Inode::own_change_of).
     pub(crate) fn own_change(&self, facts: &Facts) {
         self.begin_change();
         self.cell.own_write(facts.version.clone(), || self.commit_own(facts));
@@ -331,8 +335,9 @@ impl Inode {
     /// Gives up what is dirty. Nothing is on its way.
     pub(crate) fn discard_dirty(&self) {
         self.begin_change();
-        // Some of it may have come to the server without an answer to say so.
+        // Some of it may have come to the server without an answer to say so, nor a version to show it.
         self.cell.expire();
+        self.cut_over();
         self.pages.cut_dirty();
         self.wb.conflicts.settle();
         let size = self.sizes.load().remote_i_size;
@@ -388,7 +393,8 @@ impl Inode {
         self.identity().unwrap_or(Identity { aux: Bytes::new(), size: 0 })
     }
 
-    fn live_cookie(&self) -> Option<Arc<Cookie>> {
+    /// The cookie, if there is one by now.
+    pub(crate) fn live_cookie(&self) -> Option<Arc<Cookie>> {
         self.cookie.lock().as_ref().and_then(|slot| slot.cookie().cloned())
     }
 
@@ -446,6 +452,7 @@ impl Inode {
 
     async fn validate(&self, remote: &DynFile, cx: Cx) -> Result<()> {
         let _wait = self.waiting(WaitKind::Validate, 0..0);
+        let mut turn = None;
         for _ in 0..MAX_LATE {
             let epoch = self.cell.sample();
             let check = self.core.answered(Arc::clone(remote).validate(cx.clone()));
@@ -460,6 +467,9 @@ impl Inode {
                     return Err(deleted_error());
                 }
                 Err(e) => return Err(e),
+            }
+            if turn.is_none() {
+                turn = self.after_round().await;
             }
         }
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
@@ -584,6 +594,7 @@ fn deleted_error() -> Error {
 
 impl Drop for Inode {
     fn drop(&mut self) {
+        self.pin.end();
         if let Some(slot) = self.cookie.get_mut().take() {
             let gone = self.cell.valid_now() == Validity::Deleted;
             slot.relinquish(if gone { Relinquish::Retire } else { Relinquish::Keep });

@@ -32,12 +32,13 @@ use smallvec::SmallVec;
 use crate::{
     error::{Errno, Error, Result},
     folio::Slice,
-    inode::Inode,
+    inode::{Inode, JUDGE_WAIT},
     iomode::{Mode, ModeGuard},
     remote::{Cx, DynFile},
     sync::Arc,
     timer,
     waits::WaitKind,
+    writeback::flush::Turn,
 };
 
 /// Most bytes gathered at a time: bounds what one read pins.
@@ -46,6 +47,9 @@ pub(crate) const GATHER_MAX: u64 = 1 << 20;
 /// How often a read plans again when its pages were dropped or came back late, before it gives up
 /// with `ESTALE` (bounded, P-D71).
 pub(crate) const MAX_REPLANS: usize = 16;
+
+/// How often of these before it has the uploads of the file wait.
+const REPLANS_BESIDE_UPLOADS: usize = 4;
 
 /// Content of a file, pinned: pieces in file order.
 pub type Slices = SmallVec<[Slice; 8]>;
@@ -74,6 +78,23 @@ impl Who {
             self.inode.learn_size(&self.remote, &self.cx).await?;
         }
         Err(Error::new(Errno::ESTALE, "the file changed, and no check says how large it is now"))
+    }
+
+    /// Before a read plans again that has done so `attempt` times: an answer that was put off until our own
+    /// changes have ended is waited for. Who is overtaken again and again by uploads has them wait, until
+    /// the guard is dropped.
+    pub(crate) async fn quiet(&self, attempt: usize) -> Result<Option<Turn<'_>>> {
+        let quiet = async {
+            let turn = self.inode.after_round().await;
+            if attempt < REPLANS_BESIDE_UPLOADS {
+                return Ok(None);
+            }
+            match turn {
+                Some(turn) => Ok(Some(turn)),
+                None => Ok(self.inode.turn_within(JUDGE_WAIT).await),
+            }
+        };
+        self.by_deadline(quiet).await
     }
 
     /// Waits for `work` no longer than until the caller's deadline. It is dropped then, so that MUST be

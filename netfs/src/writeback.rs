@@ -5,6 +5,7 @@
 //! | [`flush`](mod@flush) | rounds over one file: takes what is dirty, has it uploaded, settles it |
 //! | [`groups`] | in which order the bytes of write groups go |
 //! | [`upload`] | one upload: what [`request::write`](crate::request::write) decides, done |
+//! | [`copy`] | the disk cache's copy of what was uploaded |
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
 //! | [`conflict`] | what becomes of dirty bytes when somebody else has changed the file |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
@@ -21,6 +22,7 @@
 
 pub(crate) mod chain;
 pub(crate) mod conflict;
+mod copy;
 pub(crate) mod flush;
 pub(crate) mod flusher;
 pub(crate) mod groups;

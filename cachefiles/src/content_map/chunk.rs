@@ -106,9 +106,32 @@ impl Chunk {
         self.dirty_segments[block_of(segment)] |= 1 << (segment % 64);
     }
 
+    /// Takes another number of pages: those past it are forgotten, new ones are not known.
+    pub(super) fn resize(&mut self, pages: u64) {
+        if pages == self.pages {
+            return;
+        }
+        self.forget(pages..self.pages);
+        let blocks = usize::try_from(pages.div_ceil(BLOCK_PAGES)).unwrap_or(0);
+        for words in [&mut self.data, &mut self.zero] {
+            let mut longer = std::mem::take(words).into_vec();
+            longer.resize(blocks, 0);
+            *words = longer.into();
+        }
+        let mut seq = std::mem::take(&mut self.seq).into_vec();
+        seq.resize(blocks, 0);
+        self.seq = seq.into();
+        if !self.crcs.is_empty() {
+            self.crcs.resize(usize::try_from(pages).unwrap_or(0), 0);
+        }
+        self.pages = pages;
+        // Its encoding says how many there are.
+        self.dirty = true;
+    }
+
     /// Nothing is known of these pages any more.
     pub(super) fn forget(&mut self, pages: Range<u64>) {
-        for (block, mask) in blocks(pages) {
+        for (block, mask) in blocks(pages.start..pages.end.min(self.pages)) {
             if (self.data[block] | self.zero[block]) & mask != 0 {
                 self.data[block] &= !mask;
                 self.zero[block] &= !mask;
@@ -119,7 +142,7 @@ impl Chunk {
 
     /// These pages are zeros.
     pub(crate) fn mark_zero(&mut self, pages: Range<u64>) {
-        for (block, mask) in blocks(pages) {
+        for (block, mask) in blocks(pages.start..pages.end.min(self.pages)) {
             if self.zero[block] & mask != mask {
                 self.data[block] &= !mask;
                 self.zero[block] |= mask;

@@ -30,6 +30,8 @@ pub(crate) enum Call {
     Read(Wait),
     /// A write.
     Write,
+    /// Bringing what was written to the medium.
+    Sync,
 }
 
 /// Answers a call in the file system's stead with an error, or lets it through.
@@ -130,6 +132,11 @@ impl Io for HookedIo {
     ) -> IoResult<usize> {
         (self.0)(Call::Write)?;
         OsIo.write(file, from, offset, copy)
+    }
+
+    fn sync_data(&self, file: &File) -> IoResult<()> {
+        (self.0)(Call::Sync)?;
+        OsIo.sync_data(file)
     }
 }
 

@@ -138,4 +138,8 @@ impl Io for OsIo {
         let flags = read_flags(Wait::Yes, copy);
         rustix::io::pwritev2(file, &from[..from.len().min(IOV_MAX)], offset, flags)
     }
+
+    fn sync_data(&self, file: &File) -> IoResult<()> {
+        Ok(fs::fdatasync(file)?)
+    }
 }

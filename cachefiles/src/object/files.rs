@@ -4,7 +4,7 @@ use std::{fs::File, sync::Arc};
 
 use netfs::fscache::Refusal;
 
-use super::{Object, OnDisk};
+use super::{Label, Object, OnDisk};
 use crate::{
     descriptors::CountedFile,
     header::{OBJECT_XATTR, ObjectHeader},
@@ -31,14 +31,15 @@ impl Object {
             return Ok(Some(file));
         }
         let mut disk = self.slot.disk();
-        self.file_under_lock(&mut disk, create)
+        let label = create.then(|| self.label());
+        self.file_under_lock(&mut disk, label.as_ref())
     }
 
-    /// The same for who holds the slot's disk state already.
+    /// The same for who holds the slot's disk state already. A file that is made gets the label.
     pub(super) fn file_under_lock(
         self: &Arc<Self>,
         disk: &mut OnDisk,
-        create: bool,
+        create: Option<&Label>,
     ) -> Result<Option<Arc<CountedFile>>, Refusal> {
         if let Some(file) = self.cell.get() {
             return Ok(Some(file));
@@ -46,19 +47,25 @@ impl Object {
         // Under the lock: an incarnation that was cut over must not replace its successor's file.
         self.alive_or_withdrawing()?;
         let ours =
-            matches!(*disk, OnDisk::Ours { generation, .. } if generation == self.generation);
-        if !ours && !create {
-            return Ok(None);
-        }
+            matches!(*disk, OnDisk::Ours { generation, .. } if generation == self.incarnation);
+        let label = match (ours, create) {
+            (false, None) => return Ok(None),
+            (true, _) => None,
+            (false, Some(label)) => Some(label),
+        };
         let place = self.shared().descriptors.make_room();
-        let file = self
-            .with_descriptors(|| if ours { self.reopen(disk) } else { self.create_file(disk) })?;
+        let file = self.with_descriptors(|| match label {
+            Some(label) => self.create_file(disk, label),
+            None => self.reopen(disk),
+        })?;
         Ok(Some(self.shared().descriptors.adopt(self, file, place)))
     }
 
-    fn create_file(&self, disk: &mut OnDisk) -> IoResult<File> {
-        let header = self.header().encode(self.slot.volume_id());
-        self.slot.create(disk, self.generation, &header)
+    fn create_file(&self, disk: &mut OnDisk, label: &Label) -> IoResult<File> {
+        let header = self.header(label.clone()).encode(self.slot.volume_id());
+        let file = self.slot.create(disk, self.incarnation, &header)?;
+        *self.stored.lock() = Some(label.clone());
+        Ok(file)
     }
 
     /// Opens the file again after its descriptor was needed elsewhere. It must still be the same one;
@@ -71,7 +78,7 @@ impl Object {
             let header = io.get_xattr(&file, OBJECT_XATTR)?.unwrap_or_default();
             let same = io.id(&file)? == id
                 && ObjectHeader::decode(&header, self.slot.volume_id())
-                    .is_ok_and(|h| h.generation == self.generation && h.nonce == self.nonce);
+                    .is_ok_and(|h| h.generation == self.incarnation && h.nonce == self.nonce);
             if same { Ok(file) } else { Err(Errno::STALE) }
         });
         if let Err(e) = opened

@@ -8,15 +8,24 @@ use std::{
 
 use netfs::fscache::{Refusal, Relinquish};
 
-use super::{Object, OnDisk, files::refusal};
+use super::{Label, Object, OnDisk, files::refusal};
 use crate::{
     content_map::{CRC_SEGMENT_PAGES, DirtyChunk, MAP_AREA, side_offset},
-    header::OBJECT_XATTR,
+    descriptors::CountedFile,
+    header::MapPlace,
     io::{Errno, IoResult, KernelCopy, write_full},
 };
 
 /// The xattr that holds the content map of an object small enough.
 pub(crate) const MAP_XATTR: &str = "user.netfs.map";
+
+/// How far a write-back came.
+enum Flushed {
+    /// All is on disk.
+    All,
+    /// The map lives elsewhere from now on: once more.
+    MapMoved,
+}
 
 impl Object {
     /// The committer's turn. A failure is counted; the map counts as changed again and is written
@@ -38,51 +47,98 @@ impl Object {
         if self.is_dead() {
             return Ok(());
         }
-        let dirty = self.map.write().take_dirty(self.place());
-        if dirty.is_empty() {
-            return Ok(());
+        // What was forgotten in a chunk that is not loaded must be so on disk, too.
+        let postponed = self.map.read().postponed();
+        postponed.into_iter().try_for_each(|number| self.load_chunk(number))?;
+        loop {
+            let (dirty, label) = {
+                let mut map = self.map.write();
+                (map.take_dirty(self.place()), self.label())
+            };
+            let ours =
+                matches!(*disk, OnDisk::Ours { generation, .. } if generation == self.incarnation);
+            let named = !ours || self.stored.lock().as_ref() == Some(&label);
+            if dirty.is_empty() && named {
+                return Ok(());
+            }
+            match self.write_out(disk, dirty, &label) {
+                Ok(Flushed::All) => return Ok(()),
+                // Once at most: it does not move back.
+                Ok(Flushed::MapMoved) => {}
+                Err(why) => {
+                    self.map.write().redirty();
+                    tracing::warn!(
+                        name = self.slot.name().file,
+                        ?why,
+                        "cannot write a content map"
+                    );
+                    return Err(why);
+                }
+            }
         }
-        let written = self.write_map(disk, dirty);
-        if let Err(why) = written {
-            self.map.write().redirty();
-            tracing::warn!(name = self.slot.name().file, ?why, "cannot write a content map");
-        }
-        written
     }
 
-    fn write_map(
+    /// The map and the label of one moment, in the order that [`label`](super::label) gives.
+    fn write_out(
         self: &Arc<Self>,
         disk: &mut OnDisk,
         dirty: Vec<DirtyChunk>,
-    ) -> Result<(), Refusal> {
-        let file = self.file_under_lock(disk, true)?.ok_or(Refusal::IoError)?;
-        let io = &self.shared().io;
-        if self.side.load(Ordering::Acquire) {
-            return self.write_side(dirty);
+        label: &Label,
+    ) -> Result<Flushed, Refusal> {
+        let file = self.file_under_lock(disk, Some(label))?.ok_or(Refusal::IoError)?;
+        self.disown(&file, label).map_err(refusal)?;
+        let mut side = None;
+        if label.map == MapPlace::Side {
+            side = self.write_side(dirty)?;
+        } else if !self.write_inline(&file, &dirty, label)? {
+            return Ok(Flushed::MapMoved);
         }
-        let Some(chunk) = dirty.first() else { return Ok(()) };
-        match io.set_xattr(&file, MAP_XATTR, &chunk.map) {
-            Ok(()) => Ok(()),
-            // The attribute space is smaller than what was found at the start: move to a side file.
-            // The header goes first: a map that is looked for in the wrong place is an empty one.
+        let renamed = self.stored.lock().as_ref() != Some(label);
+        if label.modifying || !renamed {
+            return Ok(Flushed::All);
+        }
+        // An attribute may outrun the side file to the medium, and a power loss leave the new name with the
+        // old map, whose checksums the old pages match. Attributes of one file keep their order.
+        if let Some(side) = side {
+            self.shared().io.sync_data(&side).map_err(refusal)?;
+        }
+        self.put_header(&file, label.clone()).map_err(refusal)?;
+        Ok(Flushed::All)
+    }
+
+    /// False if the map has to go to a side file, everything of it: the attribute space is smaller than what
+    /// was found at the start.
+    fn write_inline(
+        &self,
+        file: &CountedFile,
+        dirty: &[DirtyChunk],
+        label: &Label,
+    ) -> Result<bool, Refusal> {
+        let Some(chunk) = dirty.first() else { return Ok(true) };
+        match self.shared().io.set_xattr(file, MAP_XATTR, &chunk.map) {
+            Ok(()) => Ok(true),
             Err(Errno::NOSPC | Errno::RANGE | Errno::TOOBIG) => {
-                self.side.store(true, Ordering::Release);
-                let header = self.header().encode(self.slot.volume_id());
-                if let Err(e) = io.set_xattr(&file, OBJECT_XATTR, &header) {
-                    // The header still says inline, so that is where the next try begins.
-                    self.side.store(false, Ordering::Release);
-                    return Err(refusal(e));
-                }
-                let dirty = self.take_everything();
-                self.write_side(dirty)
+                // The header goes first: a map that is looked for in the wrong place is an empty one.
+                let moved = Label { map: MapPlace::Side, modifying: true, ..label.clone() };
+                self.put_header(file, moved).map_err(refusal)?;
+                let mut map = self.map.write();
+                self.label.write().map = MapPlace::Side;
+                map.redirty();
+                Ok(false)
             }
             Err(e) => Err(refusal(e)),
         }
     }
 
     /// Checksums before the map that says they are there.
-    fn write_side(&self, dirty: Vec<DirtyChunk>) -> Result<(), Refusal> {
+    fn write_side(&self, dirty: Vec<DirtyChunk>) -> Result<Option<File>, Refusal> {
         let io = &*self.shared().io;
+        if dirty.is_empty() {
+            return match self.open_side_file() {
+                Err(Errno::NOENT | Errno::STALE) => Ok(None),
+                other => other.map(Some).map_err(refusal),
+            };
+        }
         let (side, fresh) = self.with_descriptors(|| match self.open_side_file() {
             Err(Errno::NOENT | Errno::STALE) => Ok((self.create_side_file()?, true)),
             other => Ok((other?, false)),
@@ -100,7 +156,7 @@ impl Object {
             }
             put(&chunk.map, base)?;
         }
-        Ok(())
+        Ok(Some(side))
     }
 
     fn take_everything(&self) -> Vec<DirtyChunk> {
@@ -141,7 +197,7 @@ impl Object {
             }
             self.dead.store(true, Ordering::Release);
             let ours =
-                matches!(*disk, OnDisk::Ours { generation, .. } if generation == self.generation);
+                matches!(*disk, OnDisk::Ours { generation, .. } if generation == self.incarnation);
             // An older incarnation's file may still be waiting for its removal.
             if how == Relinquish::Retire || !ours {
                 self.slot.remove(&mut disk);

@@ -338,7 +338,7 @@ impl Object {
             if !map.needs_load(number) {
                 return Ok(());
             }
-            map.pages_in(number)
+            map.pages_stored_in(number)
         };
         let chunk = match self.read_chunk(number, pages) {
             Ok(chunk) => chunk,

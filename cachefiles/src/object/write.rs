@@ -1,6 +1,9 @@
 //! Storing pages: data first, then bits and checksums in memory, the map on disk last.
 
-use std::{io::IoSlice, sync::Arc};
+use std::{
+    io::IoSlice,
+    sync::{Arc, atomic::Ordering},
+};
 
 use netfs::{
     folio::PAGE_SIZE,
@@ -33,7 +36,7 @@ impl Object {
 
     fn check_write(&self, sub: &CacheWrite) -> Result<(), Refusal> {
         self.alive()?;
-        if sub.generation() != self.generation {
+        if sub.generation() != self.generation.load(Ordering::Acquire) {
             return Err(Refusal::Stale);
         }
         let whole = sub.data().iter().all(|s| s.len() % PAGE_SIZE == 0);
@@ -51,7 +54,15 @@ impl Object {
             return Err(Refusal::Unsupported);
         }
         self.load_chunks(sub.offset()..sub.offset() + sub.len() as u64)?;
-        let ticket = self.map.write().begin_write(pages)?;
+        let ticket = {
+            let mut map = self.map.write();
+            // Under the lock that a new identity takes: what begins before it and is not cancelled by it is of
+            // pages that did not change.
+            if sub.generation() != self.generation.load(Ordering::Acquire) {
+                return Err(Refusal::Stale);
+            }
+            map.begin_write(pages)?
+        };
         let stored = self.store(sub);
         let crcs = stored.as_ref().ok().map(Vec::as_slice);
         let readable = {

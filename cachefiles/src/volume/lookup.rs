@@ -54,16 +54,16 @@ impl Volume {
         let place = self.shared.descriptors.make_room();
         let (object, found) = match look(&slot, &identity)? {
             AtName::Wanted(wanted) => (adopt(&slot, *wanted, place), Found::Existing),
-            AtName::Nothing => (Object::fresh(slot, identity, 0), Found::Created),
+            AtName::Nothing => (Object::fresh(slot, identity, 0, false), Found::Created),
             AtName::Stale(generation) => {
                 Counters::count(&self.shared.stats.stale_objects);
                 clear(&slot);
-                (Object::fresh(slot, identity, generation), Found::ReplacedStale)
+                (Object::fresh(slot, identity, generation, false), Found::ReplacedStale)
             }
             AtName::Corrupt => {
                 Counters::count(&self.shared.stats.corrupt_objects);
                 clear(&slot);
-                (Object::fresh(slot, identity, 0), Found::ReplacedCorrupt)
+                (Object::fresh(slot, identity, 0, false), Found::ReplacedCorrupt)
             }
         };
         Ok(Opened { object, found })
@@ -73,7 +73,7 @@ impl Volume {
 fn adopt(slot: &Arc<Slot>, wanted: Wanted, place: Budgeted) -> Arc<Object> {
     let Wanted { file, id, header, map } = wanted;
     *slot.disk() = OnDisk::Ours { generation: header.generation, id };
-    let object = Object::with_header(Arc::clone(slot), header, map);
+    let object = Object::found(Arc::clone(slot), header, map);
     slot.shared().descriptors.adopt(&object, file, place);
     // The first GiB at once: a reader that comes next finds it.
     // Not now is no reason to be refused: it is loaded when it is asked for.
@@ -118,7 +118,8 @@ fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Damag
     if !id.regular || header.key != slot.key() || header.generation >= GENERATION_END {
         return Err(Damaged);
     }
-    if header.identity != *identity {
+    // Nobody knows how far the change went that was under way.
+    if header.identity != *identity || header.modifying {
         return Ok(AtName::Stale(header.generation));
     }
     let map = match header.map {

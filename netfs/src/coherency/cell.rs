@@ -10,5 +10,5 @@ mod volume;
 
 #[cfg(test)]
 pub(super) use inode::DropToken;
-pub(crate) use inode::InodeCell;
+pub(crate) use inode::{InodeCell, Writing};
 pub(crate) use volume::VolumeCell;

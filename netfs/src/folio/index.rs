@@ -14,6 +14,7 @@ mod history;
 mod in_place;
 #[cfg(all(test, shuttle))]
 mod interleavings;
+mod known;
 mod lookup;
 #[cfg(all(test, not(shuttle)))]
 mod model;

@@ -227,7 +227,8 @@ pub trait CacheVolume: Send + Sync + 'static {
 /// After [`cut_over`](CacheObject::cut_over) the old object answers every call with
 /// [`Refusal::Stale`] or a miss, and I/O in flight on it ends without effect (row 106, N-C48).
 pub trait CacheObject: Send + Sync + 'static {
-    /// Grows with every cut-over. I/O started under another generation has no effect.
+    /// Grows with every cut-over and every [`set_identity`](CacheObject::set_identity). A write that has
+    /// not begun when it grows has no effect.
     fn generation(&self) -> u64;
 
     /// The identity the content belongs to.
@@ -269,12 +270,30 @@ pub trait CacheObject: Send + Sync + 'static {
     /// follows, and a crash in between is caught by the old identity.
     fn cut_over(&self, identity: Identity) -> Result<Arc<dyn CacheObject>, Refusal>;
 
-    /// Gives the content another identity: the owner itself changed the file and what it changed is
-    /// stored (row 108), or changed its size (row 107). A new size MUST forget the page that holds the
-    /// old end of file and every page that reaches past the new one, in memory at once. An object
-    /// that cannot do it refuses, and is cut over instead.
-    fn set_identity(&self, identity: Identity) -> Result<(), Refusal> {
-        drop(identity);
+    /// The owner is about to change the file (row 126). From when this has ended well until
+    /// [`end_modify`](CacheObject::end_modify), a restart MUST find nothing of the object, whatever it
+    /// is asked for: not even a version that does not move with every change may vouch for bytes from
+    /// before. Reads and writes go on as usual. What a [cut-over](CacheObject::cut_over) makes of the object
+    /// inherits it. Called again it answers at once. An object that cannot do it refuses, and is cut over
+    /// before the file is changed.
+    fn begin_modify(self: Arc<Self>) -> BoxFuture<'static, Result<(), Refusal>> {
+        Box::pin(async { Err(Refusal::Unsupported) })
+    }
+
+    /// The changes have ended: content and identity are of the file as it is. A restart finds the object
+    /// once the disk has followed.
+    fn end_modify(&self) {}
+
+    /// Gives the content another identity after the owner itself changed the file: `changed` are the bytes
+    /// that are not the stored ones any more (row 108). In memory at once and in one step: every page that
+    /// `changed` touches is forgotten, the identity moves, and the generation grows. Of the writes
+    /// under way, those that have begun and meet no forgotten page go on; all others have no effect.
+    ///
+    /// A new size (row 107) MUST forget the page that holds the old end of file and every page that
+    /// reaches past the new one, too. On disk the new identity MUST NOT be found before everything that was
+    /// forgotten is forgotten there. An object that cannot do it refuses, unchanged, and is cut over instead.
+    fn set_identity(&self, identity: Identity, changed: &[Range<u64>]) -> Result<(), Refusal> {
+        let _ = (identity, changed);
         Err(Refusal::Unsupported)
     }
 

@@ -12,6 +12,7 @@
 //! Lock order: cookie state, then the published object. Neither is held across a backend call or an
 //! await. The volume's lock is never taken under them.
 
+mod claims;
 mod drive;
 #[cfg(all(test, shuttle))]
 mod interleavings;
@@ -20,6 +21,8 @@ mod slot;
 use std::{fmt, ops::Range};
 
 use bytes::Bytes;
+pub(crate) use claims::Claim;
+use claims::Claims;
 pub(crate) use slot::{CookieSlot, CookieUse};
 use tokio::sync::Notify;
 
@@ -102,6 +105,9 @@ struct Inner {
     /// The key's last owner, until it is known to be closed (N-C47).
     before: Option<Arc<Cookie>>,
     n_modifying: u32,
+    claims: Claims,
+    /// What the own change under way wrote.
+    changed: Vec<Range<u64>>,
     since: BootTime,
     /// What the backend last refused with.
     refusal: Refusal,
@@ -143,6 +149,8 @@ impl Cookie {
             held: None,
             before,
             n_modifying: 0,
+            claims: Claims::default(),
+            changed: Vec::new(),
             since,
             refusal: Refusal::Disabled,
             aborted: false,
@@ -257,24 +265,62 @@ impl Cookie {
         self.step(Event::Invalidate { identity, dio }, |_| ());
     }
 
-    /// The owner changed the file itself and the object has what it changed: the same content under a
-    /// new identity (row 108). An object that is not open, or cannot take another name, loses its
-    /// content.
-    pub(crate) fn update(self: &Arc<Self>, identity: Identity) {
-        self.volume.fscache.counters().updates.inc();
-        self.step(Event::Update(identity), |_| ());
+    /// The owner is about to change the file (row 126): when this returns, the object is marked on disk as
+    /// being modified, or nothing of it is left. Waits no longer than `cache_wait` for a lookup and as
+    /// long for the mark; a lookup that takes longer finds out at the end of the change that it has found
+    /// nothing.
+    pub(crate) async fn begin_modify(self: &Arc<Self>) {
+        let Ok(access) = self.begin(None).await else { return };
+        let fscache = &self.volume.fscache;
+        let until = fscache.now() + fscache.config().cache_wait;
+        let mark = Arc::clone(access.object()).begin_modify();
+        let refusal = match fscache.until(until, mark).await {
+            Some(Ok(())) => return,
+            Some(Err(refusal)) => refusal,
+            None => Refusal::TimedOut,
+        };
+        let refusal = fscache.refused(refusal);
+        tracing::debug!(key = ?self.key, ?refusal, "cannot mark an object as being modified");
+        drop(access);
+        self.invalidate(self.identity(), false);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the cookie"))]
-    /// The owner changed the file's size (row 107): as [`update`](Cookie::update), and the pages at
-    /// the old and past the new end are forgotten.
-    pub(crate) fn resize(self: &Arc<Self>, identity: Identity) {
-        let counters = self.volume.fscache.counters();
-        counters.resizes.inc();
-        if !matches!(self.inner.lock().machine.state(), State::Active | State::Invalidating) {
-            counters.resizes_failed.inc();
+    /// The changes have ended.
+    pub(crate) fn end_modify(self: &Arc<Self>) {
+        if let Some(access) = self.try_begin() {
+            access.object().end_modify();
         }
-        self.step(Event::Update(identity), |_| ());
+    }
+
+    /// The owner has changed the file: all but the pages that `changed` touches is the same under its new
+    /// identity (rows 107 and 108). When this returns no older byte of those pages is given out any more
+    /// nor stored by a fill offered before. An object that is not open, or cannot take another name, loses
+    /// its content; so does one that has the name already, which then says nothing.
+    pub(crate) fn modified(self: &Arc<Self>, identity: Identity, changed: &[Range<u64>]) {
+        let before = self.identity();
+        if before == identity {
+            return self.invalidate(identity, false);
+        }
+        let counters = self.volume.fscache.counters();
+        counters.updates.inc();
+        if before.size != identity.size {
+            counters.resizes.inc();
+            if !matches!(self.inner.lock().machine.state(), State::Active | State::Invalidating) {
+                counters.resizes_failed.inc();
+            }
+        }
+        self.step(Event::Update(identity), |inner| {
+            inner.claims.void(changed);
+            inner.changed = changed.to_vec();
+        });
+    }
+
+    /// The same content under a new identity (row 108), as its user states it at the end.
+    #[cfg(test)]
+    pub(crate) fn update(self: &Arc<Self>, identity: Identity) {
+        if self.identity() != identity {
+            self.modified(identity, &[]);
+        }
     }
 
     /// Ends the cookie (row 109): the object is committed, or with `Retire` deleted, and closed in the
@@ -339,10 +385,7 @@ impl Cookie {
         }
     }
 
-    fn unuse(self: &Arc<Self>, identity: Option<Identity>, modifying: bool) {
-        if let Some(identity) = identity {
-            self.update(identity);
-        }
+    fn unuse(self: &Arc<Self>, modifying: bool) {
         let now = self.volume.fscache.now();
         self.step(Event::Unuse { now }, |inner| {
             inner.n_modifying = inner.n_modifying.saturating_sub(u32::from(modifying));

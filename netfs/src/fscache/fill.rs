@@ -3,10 +3,12 @@
 //! Bounded in bytes, because queued slices pin folios: when it is full, data is dropped (and counted)
 //! or the request that brought it waits, never without bound. Nothing here can fail a read.
 //!
-//! **A fill carries what it is true of** ([`FillTag`]): the identity its bytes were fetched under, the
-//! cookie's invalidation counter when the fetch was issued, and the core's own test (its epoch rule),
-//! asked right before the write. The write itself carries the object's generation, so one that is
-//! overtaken by a cut-over while it is on its way has no effect either.
+//! **A fill carries what it is true of** ([`FillTag`]): the identity its bytes were fetched or uploaded
+//! under, the cookie's invalidation counter when the fetch was issued, and the core's own test (its epoch
+//! rule), asked right before the write. When it is offered it claims its pages; an own change of the file
+//! moves the identity and voids the claims on what it wrote, so that fills of other pages go on under the new
+//! one. The write itself carries the object's generation, so one that is overtaken by a cut-over or
+//! an own change while it is on its way has no effect either; after an own change it is tried again.
 //!
 //! **What is queued is stored**, or an error says why not, and is counted. The fill holds its object
 //! open from the moment it is offered; a cache that is too busy for it is asked again. `store` has
@@ -84,15 +86,27 @@ impl Default for FillConfig {
     }
 }
 
+/// Whether a fill's bytes may be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StillOk {
+    /// They may.
+    Yes,
+    /// Nor will they.
+    No,
+    /// The file is just changing, and the object's name perhaps with it: to be asked again.
+    Later,
+}
+
 /// What a fill's bytes are true of.
 pub(crate) struct FillTag {
     /// The file's identity according to the reply that brought the bytes.
     pub(crate) identity: Identity,
     /// [`Cookie::inval_counter`] sampled before the fetch was issued.
     pub(crate) inval_counter: u64,
-    /// Asked right before each attempt to write: may these bytes be kept? (A fill whose epoch is old is
-    /// kept only if a validate issued after the event confirmed its version.)
-    pub(crate) still_ok: Box<dyn Fn() -> bool + Send>,
+    /// Asked right before each attempt to write: may these bytes be kept in an object of this identity
+    /// (theirs, or what an own change made of it)? (A fill whose epoch is old is kept only if a validate
+    /// issued after the event confirmed its version.)
+    pub(crate) still_ok: Box<dyn Fn(&Identity) -> StillOk + Send>,
 }
 
 /// What became of a fill offered to the queue.
@@ -179,8 +193,7 @@ impl FillQueue {
         }
     }
 
-    #[cfg(test)]
-    /// The same without ever waiting.
+    /// The same without ever waiting: what finds no room is dropped.
     pub(crate) fn try_push(
         &self,
         cookie: &Arc<Cookie>,

@@ -58,10 +58,14 @@ struct StoredVolume {
     files: HashMap<Bytes, StoredFile>,
 }
 
-/// One object's content. The generation says whose it is: an open object with another one is dead.
+/// One object's content. The incarnation says whose it is: an open object with another one is dead.
 struct StoredFile {
+    incarnation: u64,
+    /// What writes have to name: at least the incarnation.
     generation: u64,
     identity: Identity,
+    /// The owner is changing the file: not to be found after a restart.
+    modifying: bool,
     pages: BTreeMap<u64, Page>,
     open: bool,
 }
@@ -90,7 +94,7 @@ impl MemCache {
         for file in volumes.values_mut().flat_map(|v| v.files.values_mut()) {
             // Another generation: the dead process's objects find themselves out of date.
             *next_generation += 1;
-            file.generation = *next_generation;
+            (file.incarnation, file.generation) = (*next_generation, *next_generation);
             file.open = false;
         }
         store.stats.objects_open = 0;
@@ -136,6 +140,12 @@ impl MemCache {
             faults: MemFaults::default(),
             withdrawn: AtomicBool::new(false),
         })
+    }
+
+    fn next_generation(&self) -> u64 {
+        let mut store = self.store.lock();
+        store.next_generation += 1;
+        store.next_generation
     }
 
     fn admit(&self) -> Result<(), Refusal> {
@@ -199,13 +209,20 @@ impl MemVolume {
         let generation = *next_generation;
         let found = match volume.files.get_mut(key) {
             Some(file) if file.open => return Err(Refusal::InUse),
-            Some(file) if file.identity == identity => {
-                (file.generation, file.open) = (generation, true);
+            Some(file) if file.identity == identity && !file.modifying => {
+                (file.incarnation, file.generation, file.open) = (generation, generation, true);
                 Found::Existing
             }
             before => {
                 let found = if before.is_some() { Found::ReplacedStale } else { Found::Created };
-                let file = StoredFile { generation, identity, pages: BTreeMap::new(), open: true };
+                let file = StoredFile {
+                    incarnation: generation,
+                    generation,
+                    identity,
+                    modifying: false,
+                    pages: BTreeMap::new(),
+                    open: true,
+                };
                 volume.files.insert(key.clone(), file);
                 found
             }

@@ -10,6 +10,7 @@ use super::Inode;
 use crate::{
     folio::{GRANULE, PAGE_SIZE},
     remote::{Change, Facts, Version},
+    request::plan::page_out,
 };
 
 /// Most bytes of a new hole that are kept in memory as zeros; the disk cache notes all of it.
@@ -17,11 +18,16 @@ const ZEROS_MAX: u64 = 1 << 20;
 
 impl Inode {
     /// Takes over the reply to a change of data by this client, which found the file at `known` as far as is
-    /// known here. Says whether nobody else has written.
-    pub(crate) fn changed_data(&self, known: Option<&Version>, change: &Change) -> bool {
+    /// known here; it changed bytes of `range` and no others. Says whether nobody else has written.
+    pub(crate) fn changed_data(
+        &self,
+        known: Option<&Version>,
+        change: &Change,
+        range: Range<u64>,
+    ) -> bool {
         let alone = change.before.is_some() && change.before.as_ref() == known;
         if alone && change.after.version != change.before {
-            self.own_change(&change.after);
+            self.own_change_of(&change.after, None, &[page_out(&range)]);
         } else if alone {
             self.own_unversioned_change();
         } else {
@@ -44,7 +50,7 @@ impl Inode {
                 // The same content under a new identity (row 108).
                 let wanted = self.wanted_identity();
                 if cookie.identity() != wanted {
-                    cookie.update(wanted);
+                    cookie.modified(wanted, &[]);
                 }
             }
             self.end_change();
@@ -95,8 +101,10 @@ impl Inode {
         self.begin_change();
         // As in `cut`: the version first, so that what is published in between goes with the pages.
         let alone = adopt();
-        // Whatever becomes of a cache object when its file is changed by us: these bytes are not in it.
-        self.cut_over();
+        if !alone {
+            // Whatever its object is about now: these bytes are not in it.
+            self.cut_over();
+        }
         self.pages.cut(range.clone());
         if self.pages.dirty_bytes() == 0 {
             // What could not be uploaded was in the hole.
@@ -112,9 +120,11 @@ impl Inode {
     /// The server let the file grow to `size`, by zeros.
     pub(crate) fn grew(&self, size: u64, adopt: impl FnOnce()) {
         self.begin_change();
-        adopt();
+        // First, as in `cut`: the identity that is taken over with the reply has the new size.
         self.sizes.grew(size);
-        // The identity that was taken over with the reply was that of the size before.
+        adopt();
+        // A reply may have said otherwise in between.
+        self.sizes.grew(size);
         self.update_cookie();
         self.end_change();
     }

@@ -300,6 +300,7 @@ impl Mount {
             inode.core.counters.attr_hits.inc();
             return Ok(attr);
         }
+        let mut turn = None;
         for _ in 0..MAX_LATE {
             inode.check_exists()?;
             let epoch = self.sample();
@@ -307,7 +308,11 @@ impl Mount {
             match self.on_driver(reply).await {
                 // What is known may be from a reply that was asked for before this call: not good
                 // enough for a caller who came after a change.
-                Ok(facts) if inode.apply(&facts, &epoch, &[]) == Verdict::Late => {}
+                Ok(facts) if inode.apply(&facts, &epoch, &[]) == Verdict::Late => {
+                    if turn.is_none() {
+                        turn = inode.after_round().await;
+                    }
+                }
                 Ok(_) => {
                     return inode.attr().ok_or_else(|| {
                         Error::new(Errno::EIO, "the adapter's getattr reply had no attributes")

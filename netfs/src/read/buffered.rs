@@ -83,7 +83,8 @@ impl Reader<'_> {
     /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
     /// from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&mut self, offset: u64, len: u64) -> Result<Slices> {
-        for _ in 0..MAX_REPLANS {
+        let mut turn = None;
+        for attempt in 0..MAX_REPLANS {
             let mark = self.who.settled().await?;
             let sizes = self.inode().sizes.load();
             let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
@@ -93,6 +94,9 @@ impl Reader<'_> {
             match self.gather_once(offset..end, &sizes, mark).await? {
                 Gathered::Done(slices) => return Ok(slices),
                 Gathered::Changed => {}
+            }
+            if turn.is_none() {
+                turn = self.who.quiet(attempt).await?;
             }
         }
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
@@ -122,7 +126,9 @@ impl Reader<'_> {
                 // Also if a write or its upload has moved the sizes: what was planned for those of before
                 // is of no use any more.
                 Waited::LetGo
-                    if !self.inode().unchanged(mark) || self.inode().sizes.load() != *sizes =>
+                    if !self.inode().unchanged(mark)
+                        || self.inode().sizes.load() != *sizes
+                        || self.inode().cell.is_unjudged() =>
                 {
                     return Ok(Gathered::Changed);
                 }

@@ -27,7 +27,8 @@ impl Reader<'_> {
     /// has been validated by the caller.
     pub(crate) async fn bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let inode = &self.who.inode;
-        for _ in 0..MAX_REPLANS {
+        let mut turn = None;
+        for attempt in 0..MAX_REPLANS {
             let mark = self.who.settled().await?;
             let size = inode.sizes.load().i_size;
             let end = size.min(offset.saturating_add((buf.len() as u64).min(GATHER_MAX)));
@@ -39,6 +40,9 @@ impl Reader<'_> {
             if let Some(tally) = read.filter(|_| inode.unchanged(mark)) {
                 tally.count(inode);
                 return Ok(n);
+            }
+            if turn.is_none() {
+                turn = self.who.quiet(attempt).await?;
             }
         }
         Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))

@@ -29,7 +29,8 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
     let _mode = who.enter(Mode::Direct, offset..offset.saturating_add(len)).await?;
     inode.ensure_valid(&who.remote, &who.cx).await?;
     inode.core.counters.dio_reads.inc();
-    for _ in 0..MAX_REPLANS {
+    let mut turn = None;
+    for attempt in 0..MAX_REPLANS {
         let mark = who.settled().await?;
         let sizes = inode.sizes.load();
         let end = sizes.i_size.min(offset.saturating_add(len.min(DIRECT_MAX)));
@@ -42,6 +43,9 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
             let n: usize = slices.iter().map(|s| s.len()).sum();
             inode.core.counters.miss_bypass_bytes.add(n as u64);
             return Ok(slices);
+        }
+        if turn.is_none() {
+            turn = who.quiet(attempt).await?;
         }
     }
     Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::resize::{Call, grow, to_its_end};
+use super::resize::{Call, grow, modifying, to_its_end};
 use crate::{dirtylog::Entry, error::Result, read::Who, sync::Arc, writeback::flush::quiesce};
 
 /// What [`File::fallocate`](crate::File::fallocate) does with its range.
@@ -39,14 +39,18 @@ pub(crate) async fn allocate(
     let work = async move {
         let inode = &work.inode;
         let _quiet = quiesce(inode).await;
-        let call = Call::begin(inode);
-        let remote = Arc::clone(&work.remote);
-        let reply = remote.allocate(range.clone(), keep_size, work.cx.clone()).await;
-        let change = call.answered(&reply)?;
-        let size = if keep_size { 0 } else { range.end };
-        inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change));
-        call.end(change);
-        Ok(())
+        let changing = async {
+            let call = Call::begin(inode);
+            let remote = Arc::clone(&work.remote);
+            let changed = inode.sizes.load().remote_i_size..u64::MAX;
+            let reply = remote.allocate(range.clone(), keep_size, work.cx.clone()).await;
+            let change = call.answered(&reply)?;
+            let size = if keep_size { 0 } else { range.end };
+            inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+            call.end(change);
+            Ok(())
+        };
+        modifying(inode, changing).await
     };
     to_its_end(who, work, locks).await
 }
@@ -68,12 +72,17 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: impl Send + 'stat
             grow(&work, sizes.i_size).await?;
         }
         inode.log_change().await;
-        let call = Call::begin(inode);
-        let remote = Arc::clone(&work.remote);
-        let reply = remote.deallocate(range.clone(), work.cx.clone()).await;
-        let change = call.answered(&reply)?;
-        inode.punched(&range, || inode.changed_data(call.known.as_ref(), change));
-        call.end(change);
+        modifying(inode, async {
+            let call = Call::begin(inode);
+            let remote = Arc::clone(&work.remote);
+            let reply = remote.deallocate(range.clone(), work.cx.clone()).await;
+            let change = call.answered(&reply)?;
+            let known = call.known.as_ref();
+            inode.punched(&range, || inode.changed_data(known, change, range.clone()));
+            call.end(change);
+            Ok(())
+        })
+        .await?;
         inode.log_changed(Entry::Hole(range)).await
     };
     to_its_end(who, work, locks).await

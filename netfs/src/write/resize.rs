@@ -2,6 +2,7 @@
 //! nothing may be written around.
 
 use crate::{
+    coherency::Writing,
     dirtylog::Entry,
     error::{Errno, Error, Result},
     inode::Inode,
@@ -19,13 +20,20 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
     let work = who.clone();
     let work = async move {
         let _quiet = quiesce(&work.inode).await;
-        work.inode.log_change().await;
-        let call = Call::begin(&work.inode);
-        let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
-        let change = call.answered(&reply)?;
-        work.inode.cut(size, || _ = work.inode.changed_data(call.known.as_ref(), change));
-        call.end(change);
-        work.inode.log_changed(Entry::SetSize(size)).await
+        let inode = &work.inode;
+        inode.log_change().await;
+        modifying(inode, async {
+            let call = Call::begin(inode);
+            // What lay past the smaller end is gone for good, from both caches.
+            let changed = inode.sizes.load().remote_i_size.min(size)..u64::MAX;
+            let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
+            let change = call.answered(&reply)?;
+            inode.cut(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+            call.end(change);
+            Ok(())
+        })
+        .await?;
+        inode.log_changed(Entry::SetSize(size)).await
     };
     to_its_end(who, work, locks).await
 }
@@ -33,12 +41,27 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
 /// Lets the file grow to `size` on the server; here it may have it already. Its turn is held.
 pub(super) async fn grow(who: &Who, size: u64) -> Result<()> {
     let inode = &who.inode;
-    let call = Call::begin(inode);
-    let reply = Arc::clone(&who.remote).set_size(size, who.cx.clone()).await;
-    let change = call.answered(&reply)?;
-    inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change));
-    call.end(change);
-    Ok(())
+    modifying(inode, async {
+        let call = Call::begin(inode);
+        let changed = inode.sizes.load().remote_i_size..u64::MAX;
+        let reply = Arc::clone(&who.remote).set_size(size, who.cx.clone()).await;
+        let change = call.answered(&reply)?;
+        inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+        call.end(change);
+        Ok(())
+    })
+    .await
+}
+
+/// Changes the file on the server by `work`, with its cache object marked meanwhile (row 126). Its turn is held.
+pub(super) async fn modifying(
+    inode: &Arc<Inode>,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    inode.begin_modify().await;
+    let done = work.await;
+    inode.end_modify();
+    done
 }
 
 /// Runs `work` on the driver, to its end even if the caller goes away, and keeps `locks` (the write lock and
@@ -68,6 +91,8 @@ pub(super) async fn to_its_end(
 pub(crate) struct Call<'a> {
     inode: &'a Inode,
     own: OwnChanges<'a>,
+    /// Until its reply is taken over, another version may be ours.
+    _writing: Writing,
     /// The version before it, as far as is known here.
     pub(crate) known: Option<Version>,
 }
@@ -75,7 +100,8 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(crate) fn begin(inode: &'a Inode) -> Call<'a> {
         let own = inode.wb.conflicts.own_changes(inode);
-        Call { inode, own, known: inode.cell.version() }
+        let _writing = inode.cell.writing();
+        Call { inode, own, _writing, known: inode.cell.version() }
     }
 
     /// The reply's change, if there was one.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{
     chain::{Chain, Outcome},
     conflict,
+    copy::{Before, Copy},
     flusher::Flusher,
     groups::{Part, What, parts},
     is_gone, is_personal, is_transient,
@@ -13,6 +14,7 @@ use super::{
 use crate::{
     error::{Errno, Error, Result},
     folio::{Sent, Unit},
+    fscache::Identity,
     inode::Inode,
     remote::{Facts, Version},
     sync::Arc,
@@ -76,6 +78,7 @@ pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Re
         Err(error) if !is_transient(error) => inode.park(error),
         _ => {}
     }
+    inode.end_modify();
     result?;
     inode.log_settle(logged, &covered).await
 }
@@ -110,13 +113,18 @@ async fn one_pass(inode: &Arc<Inode>, part: Part, awaited: bool) -> Result<()> {
     let Part { range, which } = part;
     // What is written behind it is for the next one.
     let (mut at, mut lost) = (range.start, 0);
+    if inode.pages.dirty_bytes() > 0 {
+        inode.begin_modify().await;
+    }
     while at < range.end {
         conflict::before_upload(inode).await?;
+        let before = Before::new(inode);
         let rest = at..range.end;
-        let sent = inode.pages.take_dirty_of(&rest, ROUND_MAX, which, unit(inode));
+        let mut sent = inode.pages.take_dirty_of(&rest, ROUND_MAX, which, unit(inode));
         let Some(last) = sent.last() else { break };
         let end = last.range.end;
-        match round(inode, sent, awaited).await? {
+        let copy = before.taken(inode, &mut sent);
+        match round(inode, sent, copy, awaited).await? {
             Round::Done => (at, lost) = (end, 0),
             Round::Lost if lost < LOST_MAX => lost += 1,
             Round::Lost => {
@@ -184,10 +192,12 @@ impl Drop for OnTheirWay<'_> {
     }
 }
 
-async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Round> {
+async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, copy: Copy, awaited: bool) -> Result<Round> {
     let ranges = sent.iter().map(|piece| piece.range.clone()).collect();
     let mut on_their_way = OnTheirWay::new(inode, ranges);
     let own_changes = inode.wb.conflicts.own_changes(inode);
+    // Until the versions of its replies are known.
+    let _writing = inode.cell.writing();
     let known = inode.cell.version();
     let mut chain = Chain::default();
     let mut error = None;
@@ -206,11 +216,8 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Rou
     // In this order: the file's end and version first, so that no byte that has become clean and left
     // memory is looked for beyond a zero point of before, or under a version of before.
     let end = settled.iter().flat_map(|up| &up.stable).map(|r| r.end).max();
-    if let Some(end) = end {
-        inode.sizes.sent(end);
-    }
     let ours = chain.versions();
-    adopt(inode, chain, known.as_ref(), end.is_some(), |facts| inode.own_change(facts));
+    let identity = adopt(inode, chain, known.as_ref(), end, &copy.changed);
     own_changes.end(&ours);
     // From here on without an await.
     on_their_way.end();
@@ -218,27 +225,39 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, awaited: bool) -> Result<Rou
         up.stable.iter().for_each(|range| inode.pages.written(range));
         up.unwritten.iter().for_each(|range| inode.pages.redirty(range));
     }
-    let whole = settled.iter().all(|up| up.unwritten.is_empty());
+    let unwritten: Vec<_> = settled.iter().flat_map(|up| up.unwritten.iter().cloned()).collect();
+    let whole = unwritten.is_empty();
+    if let Some(identity) = identity {
+        copy.offer(inode, &identity, &unwritten);
+    }
     error.map_or(Ok(if whole { Round::Done } else { Round::Lost }), Err)
 }
 
-/// What the replies say of the file. `changed`: it has other bytes now. `ours`: what to do with a change that
-/// was ours alone.
+/// What the replies say of the file, of which the server has bytes up to `end` now, some of `changed`.
+/// Returns what the disk's object is about, if it is known to be the file as we left it.
 pub(crate) fn adopt(
     inode: &Inode,
     chain: Chain,
     known: Option<&Version>,
-    changed: bool,
-    ours: impl FnOnce(&Facts),
-) {
+    end: Option<u64>,
+    changed: &[Range<u64>],
+) -> Option<Identity> {
     let now = inode.cell.version();
     let told = chain.names_all();
     let ours_still = now.as_ref() == known || chain.leads_to(now.as_ref());
-    match chain.resolve(known) {
-        Outcome::Nothing if changed => inode.own_unversioned_change(),
+    let outcome = chain.resolve(known);
+    if let Outcome::Ours(facts) = &outcome
+        && ours_still
+    {
+        return inode.own_change_of(facts, end, changed);
+    }
+    if let Some(end) = end {
+        inode.sizes.sent(end);
+    }
+    match outcome {
+        Outcome::Nothing if end.is_some() => inode.own_unversioned_change(),
         Outcome::Nothing => {}
-        Outcome::Ours(facts) if ours_still => ours(&facts),
-        Outcome::Silent => ours(&Facts::default()),
+        Outcome::Silent => inode.own_change(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
             // With nothing known, nothing says that somebody did.
             match known {
@@ -249,6 +268,7 @@ pub(crate) fn adopt(
             inode.others_wrote();
         }
     }
+    None
 }
 
 /// Sends a batch with its writer's credentials, or those of another writer if the server does not

@@ -52,6 +52,7 @@ struct Dirty {
 impl Flusher {
     /// A file has dirty bytes.
     pub(crate) fn note(&self, inode: &Arc<Inode>) {
+        inode.pin();
         let mut files = self.files.lock();
         let new = !files.contains_key(&inode.id) && !self.over.load(Ordering::Relaxed);
         if new {

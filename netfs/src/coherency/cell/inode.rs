@@ -145,12 +145,38 @@ impl InodeCell {
         self.publish(&state.model);
     }
 
+    /// Own changes are on their way to the server until the guard is dropped: see
+    /// [`InodeCoherency::set_writing`].
+    pub(crate) fn writing(self: &Arc<Self>) -> Writing {
+        self.state.lock().model.set_writing(true);
+        Writing(Arc::clone(self))
+    }
+
+    /// Whether a reply was put off because own changes are on their way.
+    pub(crate) fn is_unjudged(&self) -> bool {
+        self.state.lock().model.is_unjudged()
+    }
+
+    /// Replies are judged from now on, whatever is on its way: it takes too long.
+    pub(crate) fn judge_anyway(&self) {
+        self.state.lock().model.set_writing(false);
+    }
+
     /// Whether bytes of a reply with this version and epoch may be published to the page cache now.
     /// See [`InodeCoherency::is_current`].
     pub(crate) fn is_current(&self, version: Option<&Version>, epoch: &Epoch) -> bool {
         let mut state = self.state.lock();
         let volume = self.volume.lock();
         state.model.is_current(&volume, version, epoch)
+    }
+
+    /// The same for bytes of a versioned reply that are kept under `aux` now: the reply's version, or what
+    /// own changes of other bytes have made of it.
+    pub(crate) fn vouches(&self, aux: &[u8], epoch: &Epoch) -> bool {
+        let mut state = self.state.lock();
+        let volume = self.volume.lock();
+        let known = state.model.version().filter(|version| version.as_bytes() == aux).cloned();
+        known.is_some() && state.model.is_current(&volume, known.as_ref(), epoch)
     }
 
     /// Whether nothing happened since `epoch` that could make an answer from then untrue: no event and
@@ -259,6 +285,16 @@ impl InodeCell {
         };
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Own changes on their way.
+#[must_use]
+pub(crate) struct Writing(Arc<InodeCell>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.state.lock().model.set_writing(false);
     }
 }
 

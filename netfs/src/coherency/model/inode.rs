@@ -36,6 +36,10 @@ pub(crate) struct InodeCoherency {
     /// A drop was abandoned: cached data may still be of an old version.
     unfinished: bool,
     deleted: bool,
+    /// Bytes of ours are on their way: the server may state versions of ours that we have not heard of.
+    writing: bool,
+    /// Since then a reply was put off for that.
+    unjudged: bool,
 }
 
 impl InodeCoherency {
@@ -57,6 +61,8 @@ impl InodeCoherency {
             dropping: 0,
             unfinished: false,
             deleted: false,
+            writing: false,
+            unjudged: false,
         }
     }
 
@@ -116,6 +122,21 @@ impl InodeCoherency {
         }
     }
 
+    /// This client's own changes are on their way to the server, or that has ended.
+    ///
+    /// Meanwhile a reply that states another version than the known one is late, whoever made that
+    /// version: nobody can tell yet whether it is ours. It is asked again when the replies to the changes
+    /// have told (P-D71: bounded by whoever asks).
+    pub(crate) fn set_writing(&mut self, writing: bool) {
+        self.writing = writing;
+        self.unjudged = false;
+    }
+
+    /// Whether a reply was put off because changes are on their way.
+    pub(crate) fn is_unjudged(&self) -> bool {
+        self.unjudged
+    }
+
     /// Decides what a reply means (A1.29: one call, one lock section).
     ///
     /// `now` is when the reply is processed, not when it was asked for.
@@ -130,7 +151,9 @@ impl InodeCoherency {
         if self.deleted {
             return Decision { action: Action::Deleted, adopt: false };
         }
-        if self.is_late(facts, epoch) {
+        let unjudged = self.writing && facts.version.is_some() && facts.version != self.version;
+        self.unjudged |= unjudged;
+        if unjudged || self.is_late(facts, epoch) {
             return Decision { action: Action::Late, adopt: false };
         }
         if let Some(said) = &facts.volume {

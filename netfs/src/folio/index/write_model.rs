@@ -86,6 +86,7 @@ impl World {
                     assert_eq!(bytes, self.view(range), "what is sent is what was written");
                     self.upload.push((sent, bytes));
                 }
+                self.check_known();
             }
             Op::EndUpload(ok) => self.end_upload(ok),
             Op::Read(at, n) => self.read(at, n.min(LEN - at)),
@@ -105,6 +106,25 @@ impl World {
         // More where neighbours were joined or a byte is both dirty and on its way.
         assert!(newest <= local, "{newest} {local}");
         assert_eq!(self.cache.room().dirty(), local as u64);
+    }
+
+    /// Pages that go to the disk cache are what the server will have once all this has been sent.
+    fn check_known(&self) {
+        let mut after = self.server.clone();
+        for (sent, bytes) in &self.upload {
+            after[sent.range.start as usize..sent.range.end as usize].copy_from_slice(bytes);
+        }
+        for (offset, slice) in self.upload.iter().flat_map(|(sent, _)| &sent.known) {
+            assert!(offset.is_multiple_of(PAGE_SIZE as u64) && slice.len() % PAGE_SIZE == 0);
+            let at = *offset as usize;
+            assert_eq!(slice[..], after[at..at + slice.len()], "the pages at {offset}");
+        }
+        for (sent, _) in &self.upload {
+            let whole = sent.range.start.is_multiple_of(PAGE_SIZE as u64)
+                && sent.range.end.is_multiple_of(PAGE_SIZE as u64);
+            let known: usize = sent.known.iter().map(|(_, slice)| slice.len()).sum();
+            assert!(!whole || known as u64 == sent.range.end - sent.range.start, "all of it");
+        }
     }
 
     fn write(&mut self, at: usize, n: usize) {

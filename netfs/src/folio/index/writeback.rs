@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
-use super::{Content, FolioIndex, Removed};
+use super::{
+    Content, FolioIndex, Removed,
+    known::{Known, known_of},
+};
 use crate::{
     clock::BootTime,
     folio::{
@@ -55,6 +58,8 @@ pub(crate) struct Sent {
     pub(crate) group: Option<Group>,
     /// Where its folio ends: a segment border.
     pub(crate) folio_end: u64,
+    /// The whole pages it touches, as far as they are known.
+    pub(crate) known: Known,
 }
 
 impl FolioIndex {
@@ -383,10 +388,11 @@ fn slices_of(
     for (r, writer) in part {
         into.push(Sent {
             range: folio.offset() + r.start as u64..folio.offset() + r.end as u64,
-            data: Slice::settled(Arc::clone(mem), r),
+            data: Slice::settled(Arc::clone(mem), r.clone()),
             writer,
             group: dirt.group,
             folio_end: folio.range().end,
+            known: known_of(folio, dirt, mem, &r),
         });
     }
 }

@@ -1,5 +1,7 @@
 //! What makes a cookie move: events through the machine, and the backend calls it asks for.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use super::{Cookie, Held, Inner, Live};
@@ -16,10 +18,10 @@ use crate::{
 /// What is left to do when the state lock has been released.
 enum Work {
     Lookup(Identity),
-    /// `keep`: try to keep the content under the new identity first.
+    /// `keep`: try to keep the content but these bytes under the new identity first.
     CutOver {
         identity: Identity,
-        keep: bool,
+        keep: Option<Vec<Range<u64>>>,
         object: Arc<dyn CacheObject>,
         attachment: Arc<Attachment>,
     },
@@ -116,8 +118,11 @@ impl Cookie {
         let counters = self.volume.fscache.counters();
         match action {
             Action::Lookup(identity) => todo.push(Work::Lookup(identity)),
-            Action::CutOver(identity) => todo.extend(inner.cut_over(identity, false)),
-            Action::Relabel(identity) => todo.extend(inner.cut_over(identity, true)),
+            Action::CutOver(identity) => todo.extend(inner.cut_over(identity, None)),
+            Action::Relabel(identity) => {
+                let changed = std::mem::take(&mut inner.changed);
+                todo.extend(inner.cut_over(identity, Some(changed)));
+            }
             Action::Close(how) => todo.extend(inner.held.take().map(|h| Work::Close(how, h))),
             Action::AddToLru(since) => todo.push(Work::AddToLru(since)),
             Action::LruRemoved => counters.lru_removed.inc(),
@@ -146,7 +151,7 @@ impl Cookie {
                 });
             }
             Work::CutOver { identity, keep, object, attachment } => {
-                self.cut_over(identity, keep, &object, &attachment);
+                self.cut_over(identity, keep.as_deref(), &object, &attachment);
             }
             Work::Close(how, held) => {
                 let answer = Answer::new(self, Event::Closed);
@@ -192,16 +197,21 @@ impl Cookie {
     fn cut_over(
         self: &Arc<Self>,
         identity: Identity,
-        keep: bool,
+        keep: Option<&[Range<u64>]>,
         object: &Arc<dyn CacheObject>,
         attachment: &Arc<Attachment>,
     ) {
         let answer = Answer::new(self, Event::CutOver(Err(Refusal::IoError)));
         let call = attachment.call();
-        let result = if keep && object.set_identity(identity.clone()).is_ok() {
-            Ok(Arc::clone(object))
-        } else {
-            object.cut_over(identity)
+        let kept = keep.map(|changed| object.set_identity(identity.clone(), changed));
+        let result = match kept {
+            Some(Ok(())) => Ok(Arc::clone(object)),
+            Some(Err(refusal)) => {
+                let refusal = self.volume.fscache.refused(refusal);
+                tracing::debug!(key = ?self.key, ?refusal, "an object keeps its name: cut over");
+                object.cut_over(identity)
+            }
+            None => object.cut_over(identity),
         };
         drop(call);
         answer.cut_over(result);
@@ -209,7 +219,7 @@ impl Cookie {
 }
 
 impl Inner {
-    fn cut_over(&self, identity: Identity, keep: bool) -> Option<Work> {
+    fn cut_over(&self, identity: Identity, keep: Option<Vec<Range<u64>>>) -> Option<Work> {
         let held = self.held.as_ref()?;
         let (object, attachment) = (Arc::clone(&held.object), Arc::clone(held.hold.attachment()));
         Some(Work::CutOver { identity, keep, object, attachment })

@@ -74,10 +74,10 @@ impl CookieSlot {
         }
     }
 
-    /// See [`Cookie::resize`].
-    pub(crate) fn resize(&self, identity: Identity) {
+    /// See [`Cookie::modified`].
+    pub(crate) fn modified(&self, identity: Identity, changed: &[std::ops::Range<u64>]) {
         if let Some(cookie) = &self.0 {
-            cookie.resize(identity);
+            cookie.modified(identity, changed);
         }
     }
 
@@ -118,11 +118,14 @@ impl CookieUse {
         CookieUse { cookie: None, modifying: false }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the write path's part of the cookie"))]
     /// Ends the use and states the content's identity as it is now (see [`Cookie::update`]).
+    #[cfg(test)]
     pub(crate) fn unuse(mut self, identity: Option<Identity>) {
         if let Some(cookie) = self.cookie.take() {
-            cookie.unuse(identity, self.modifying);
+            if let Some(identity) = identity {
+                cookie.update(identity);
+            }
+            cookie.unuse(self.modifying);
         }
     }
 }
@@ -130,7 +133,7 @@ impl CookieUse {
 impl Drop for CookieUse {
     fn drop(&mut self) {
         if let Some(cookie) = self.cookie.take() {
-            cookie.unuse(None, self.modifying);
+            cookie.unuse(self.modifying);
         }
     }
 }

@@ -394,7 +394,7 @@ async fn n_c54_every_call_on_no_cookie_does_nothing() {
     assert_eq!(slot.begin(None).await.map(drop), Err(Refusal::Disabled));
     slot.invalidate(ident(1), true);
     slot.update(ident(2));
-    slot.resize(ident(3));
+    slot.modified(ident(3), &[]);
     assert_eq!(slot.inval_counter(), 0);
     assert!(slot.describe().is_none());
     user.unuse(Some(ident(4)));
@@ -442,10 +442,10 @@ async fn n_c73_a_resize_forgets_the_pages_at_the_old_and_past_the_new_end() {
         (0..4).map(|page| read(&access, page).is_some()).collect::<Vec<_>>()
     };
     assert_eq!(there(&slot), [true; 4]);
-    slot.resize(size(4 * 4096));
+    slot.modified(size(4 * 4096), &[]);
     assert_eq!(there(&slot), [true, true, true, false], "growth: the old tail page is unknown");
-    slot.resize(size(4096 + 1));
-    slot.resize(size(4 * 4096));
+    slot.modified(size(4096 + 1), &[]);
+    slot.modified(size(4 * 4096), &[]);
     assert_eq!(there(&slot), [true, false, false, false], "shrunk and grown again");
     assert_eq!(rig.counters.snapshot().resizes, 3);
 }

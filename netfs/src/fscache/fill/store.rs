@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{FillTag, Shared, Ticket, ticket::End};
+use super::{FillTag, Shared, StillOk, Ticket, ticket::End};
 use crate::{
     folio::{PAGE_SIZE, Slice},
-    fscache::{Access, CacheWrite, Cookie, CookieUse, Refusal},
+    fscache::{Access, CacheWrite, Cookie, CookieUse, Refusal, cookie::Claim},
     sync::Arc,
 };
 
@@ -25,6 +25,7 @@ pub(super) struct Fill {
     /// Taken when the fill is offered, if the object is open: then not even the end of the cookie
     /// comes between the fill and its object.
     access: Option<Access>,
+    claim: Claim,
     offset: u64,
     data: Vec<Slice>,
     tag: FillTag,
@@ -40,7 +41,9 @@ impl Fill {
     ) -> Box<Fill> {
         let user = cookie.use_cookie(false);
         let access = cookie.try_begin();
-        Box::new(Fill { cookie: Arc::clone(cookie), user, access, offset, data, tag })
+        let len: u64 = data.iter().map(|s| s.len() as u64).sum();
+        let claim = cookie.claim(offset..offset.saturating_add(len), &tag.identity);
+        Box::new(Fill { cookie: Arc::clone(cookie), user, access, claim, offset, data, tag })
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -57,6 +60,7 @@ impl Fill {
 /// the object without it.
 struct Store {
     access: Access,
+    claim: Claim,
     _user: CookieUse,
     offset: u64,
     data: Vec<Slice>,
@@ -65,10 +69,20 @@ struct Store {
 }
 
 impl Store {
-    fn may_be_kept(&self) -> bool {
-        self.access.inval_counter() == self.tag.inval_counter
-            && self.access.object().identity() == self.tag.identity
-            && (self.tag.still_ok)()
+    fn may_be_kept(&self) -> StillOk {
+        if self.access.inval_counter() != self.tag.inval_counter {
+            return StillOk::No;
+        }
+        let still_ok = (self.tag.still_ok)(&self.access.object().identity());
+        // After the identity: an own change voids claims first.
+        if self.claim.is_void() { StillOk::No } else { still_ok }
+    }
+
+    /// Whether a write that was refused as out of date was only overtaken by an own change of other pages.
+    fn is_only_overtaken(&self, generation: u64) -> bool {
+        self.access.object().generation() != generation
+            && self.access.is_current()
+            && !self.claim.is_void()
     }
 }
 
@@ -97,7 +111,7 @@ impl Shared {
 
     /// Waits for the fill's object.
     async fn with_object(&self, fill: Box<Fill>, ticket: Ticket) -> Option<Store> {
-        let Fill { cookie, user, access, offset, data, tag } = *fill;
+        let Fill { cookie, user, access, claim, offset, data, tag } = *fill;
         let access = match access {
             Some(access) => access,
             None => match cookie.begin_by(self.fscache.now() + self.config.patience()).await {
@@ -108,25 +122,28 @@ impl Shared {
                 }
             },
         };
-        Some(Store { access, _user: user, offset, data, tag, ticket })
+        Some(Store { access, claim, _user: user, offset, data, tag, ticket })
     }
 
-    /// Hands a fill to the cache. It comes back if the cache is too busy for it.
+    /// Hands a fill to the cache. It comes back if it is to be tried again.
     async fn attempt(
         self: &Arc<Self>,
         mut store: Store,
         place: OwnedSemaphorePermit,
     ) -> Option<Store> {
         let counters = self.fscache.counters();
-        if !store.may_be_kept() {
-            store.ticket.set_end(End::Stale);
-            return None;
+        let object = Arc::clone(store.access.object());
+        // Before the questions: what comes after them, an own change or an invalidation, changes it.
+        let generation = object.generation();
+        match store.may_be_kept() {
+            StillOk::Yes => {}
+            StillOk::No => {
+                store.ticket.set_end(End::Stale);
+                return None;
+            }
+            StillOk::Later => return Some(store),
         }
         counters.cache_write.inc();
-        let object = Arc::clone(store.access.object());
-        let generation = object.generation();
-        // Asked again after the generation was read: an invalidation before this line is seen here,
-        // one after it changes the generation.
         if !store.access.is_current() {
             store.ticket.set_end(End::Stale);
             counters.cache_write_failed.inc();
@@ -136,7 +153,7 @@ impl Shared {
         let (shared, offset, data) = (Arc::clone(self), store.offset, store.data.clone());
         let sub = CacheWrite::new(offset, data, generation, move |result| {
             // The cache's thread: the access ends only now, so the object is not closed under it.
-            let again = shared.written(store, result);
+            let again = shared.written(store, generation, result);
             if let Err(Some(store)) = said.send(again) {
                 lost(&store, Refusal::Busy);
             }
@@ -153,8 +170,14 @@ impl Shared {
         }
     }
 
-    /// What the cache said to a write. A fill it was too busy for is given back.
-    fn written(&self, mut store: Store, result: Result<(), Refusal>) -> Option<Store> {
+    /// What the cache said to a write. A fill it was too busy for, or that an own change of other pages has
+    /// overtaken, is given back.
+    fn written(
+        &self,
+        mut store: Store,
+        generation: u64,
+        result: Result<(), Refusal>,
+    ) -> Option<Store> {
         let counters = self.fscache.counters();
         let Err(refusal) = result else {
             counters.cache_write_done.inc();
@@ -165,6 +188,7 @@ impl Shared {
         counters.cache_write_failed.inc();
         match self.fscache.refused(refusal) {
             Refusal::Busy => return Some(store),
+            Refusal::Stale if store.is_only_overtaken(generation) => return Some(store),
             Refusal::Stale => store.ticket.set_end(End::Stale),
             refusal => lost(&store, refusal),
         }

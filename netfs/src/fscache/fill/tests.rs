@@ -20,7 +20,11 @@ fn waiting(pages_max: u64, max: Duration) -> FillConfig {
 }
 
 fn tag(slot: &CookieSlot) -> FillTag {
-    FillTag { identity: ident(1), inval_counter: slot.inval_counter(), still_ok: Box::new(|| true) }
+    FillTag {
+        identity: ident(1),
+        inval_counter: slot.inval_counter(),
+        still_ok: Box::new(|_| StillOk::Yes),
+    }
 }
 
 /// A queue, and a cookie in use.
@@ -151,7 +155,7 @@ async fn n_c48_a_fill_from_before_a_change_is_not_stored() {
     let fetched_before = tag(&slot);
     slot.invalidate(ident(1), false);
     let other_version = FillTag { identity: ident(2), ..tag(&slot) };
-    let disowned = FillTag { still_ok: Box::new(|| false), ..tag(&slot) };
+    let disowned = FillTag { still_ok: Box::new(|_| StillOk::No), ..tag(&slot) };
     for (page, tag) in (0..).zip([fetched_before, other_version, disowned]) {
         queue.try_push(cookie(&slot), page * PAGE, page_of(5), tag);
         queue.drain().await;
@@ -177,6 +181,36 @@ async fn n_c48_a_fill_overtaken_by_an_invalidation_on_its_way_has_no_effect() {
     assert_eq!(rig.counters.snapshot().fill_stale_bytes, PAGE);
 }
 
+/// Of four fills two are on their way when the owner changes pages 1 and 3, and two are queued.
+#[tokio::test]
+async fn row_108_an_own_change_voids_the_fills_it_meets_and_the_others_go_on() {
+    let (rig, queue, slot, _user) = setup(FillConfig { writes_max: 2, ..config(64) }).await;
+    rig.cache.faults().hold(FaultPoint::Write);
+    (0..4).for_each(|page| assert_eq!(offer(&queue, &slot, page), Pushed::Queued));
+    until(|| rig.cache.faults().waiting(FaultPoint::Write) == 2).await;
+    let changed = [PAGE + 5..PAGE + 6, 3 * PAGE..u64::MAX];
+    let renamed = Identity { size: 9 * PAGE, ..ident(2) };
+    slot.modified(renamed.clone(), &changed);
+    // Of the version before, offered too late: nobody knows what it is about.
+    offer(&queue, &slot, 4);
+    let tag_of_now = FillTag { identity: renamed, ..tag(&slot) };
+    queue.try_push(cookie(&slot), 5 * PAGE, page_of(5), tag_of_now);
+    rig.cache.faults().release(FaultPoint::Write);
+    let ended = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.drain().await }
+    });
+    while !ended.is_finished() {
+        // Who was overtaken tries again after a pause.
+        rig.pass(10 * MS).await;
+    }
+    let there: Vec<bool> = (0..6).map(|page| stored(&slot, page)).collect();
+    assert_eq!(there, [true, false, true, false, false, true]);
+    let stats = rig.counters.snapshot();
+    assert_eq!((stats.fill_stale_bytes, stats.fill_dropped_bytes), (3 * PAGE, 0));
+    assert_eq!(stats.invalidates, 0);
+}
+
 #[tokio::test]
 async fn the_cores_test_is_asked_at_the_time_of_the_write() {
     let rig = Rig::new().await;
@@ -186,7 +220,11 @@ async fn the_cores_test_is_asked_at_the_time_of_the_write() {
     let _user = slot.use_cookie(false);
     let good = Arc::new(AtomicBool::new(true));
     let ask = Arc::clone(&good);
-    let still_ok = Box::new(move || ask.load(Ordering::SeqCst));
+    let still_ok = Box::new(
+        move |_: &Identity| {
+            if ask.load(Ordering::SeqCst) { StillOk::Yes } else { StillOk::No }
+        },
+    );
     queue.try_push(cookie(&slot), 0, page_of(5), FillTag { still_ok, ..tag(&slot) });
     settle().await;
     good.store(false, Ordering::SeqCst);

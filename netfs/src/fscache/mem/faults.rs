@@ -25,6 +25,8 @@ pub enum FaultPoint {
     CutOver,
     /// Changing an identity: it can refuse but not hang.
     SetIdentity,
+    /// Marking an object as being modified.
+    BeginModify,
     /// Closing an object: it can hang but not refuse.
     Close,
 }

@@ -22,7 +22,7 @@ pub(super) struct MemObject {
     cache: Arc<MemCache>,
     volume: VolumeId,
     key: Bytes,
-    generation: u64,
+    incarnation: u64,
     /// Kept apart because a dead object still has to answer.
     identity: Mutex<Identity>,
 }
@@ -32,11 +32,11 @@ impl MemObject {
         cache: Arc<MemCache>,
         volume: VolumeId,
         key: Bytes,
-        generation: u64,
+        incarnation: u64,
     ) -> Arc<MemObject> {
         let identity = Identity { aux: Bytes::new(), size: 0 };
         let identity = Mutex::new(identity);
-        let object = Arc::new(MemObject { cache, volume, key, generation, identity });
+        let object = Arc::new(MemObject { cache, volume, key, incarnation, identity });
         if let Some(identity) = object.with(|file| file.identity.clone()) {
             *object.identity.lock() = identity;
         }
@@ -47,7 +47,7 @@ impl MemObject {
     fn with<T>(&self, f: impl FnOnce(&mut StoredFile) -> T) -> Option<T> {
         let mut store = self.cache.store.lock();
         let file = store.volumes.get_mut(&self.volume)?.files.get_mut(&self.key)?;
-        (file.open && file.generation == self.generation).then(|| f(file))
+        (file.open && file.incarnation == self.incarnation).then(|| f(file))
     }
 
     fn copy_out(&self, offset: u64, into: &mut [u8]) -> Result<(), CacheMiss> {
@@ -77,10 +77,10 @@ impl MemObject {
         if !whole || !sub.offset().is_multiple_of(PAGE) {
             return Err(Refusal::Unsupported);
         }
-        if sub.generation() != self.generation {
-            return Err(Refusal::Stale);
-        }
         self.with(|file| {
+            if sub.generation() != file.generation {
+                return Err(Refusal::Stale);
+            }
             let first = sub.offset() / PAGE;
             let pages = sub.data().iter().flat_map(|s| s.chunks_exact(PAGE_SIZE));
             for (page, data) in (first..).zip(pages) {
@@ -88,10 +88,18 @@ impl MemObject {
                     file.pages.insert(page, Page::Data(data.into()));
                 }
             }
+            Ok(())
         })
-        .ok_or(Refusal::Stale)?;
+        .unwrap_or(Err(Refusal::Stale))?;
         self.cache.store.lock().stats.write_bytes += sub.len() as u64;
         Ok(())
+    }
+}
+
+fn forget(file: &mut StoredFile, range: &Range<u64>) {
+    if !range.is_empty() {
+        let touched = range.start / PAGE..range.end.div_ceil(PAGE);
+        file.pages.retain(|page, _| !touched.contains(page));
     }
 }
 
@@ -119,7 +127,7 @@ fn copy_pages(file: &mut StoredFile, offset: u64, mut into: &mut [u8]) -> Result
 
 impl CacheObject for MemObject {
     fn generation(&self) -> u64 {
-        self.generation
+        self.with(|file| file.generation).unwrap_or(self.incarnation)
     }
 
     fn identity(&self) -> Identity {
@@ -203,26 +211,16 @@ impl CacheObject for MemObject {
     }
 
     fn forget(&self, range: Range<u64>) {
-        self.with(|file| {
-            let touched = range.start / PAGE..range.end.div_ceil(PAGE);
-            if range.is_empty() {
-                return;
-            }
-            file.pages.retain(|page, _| !touched.contains(page));
-        });
+        self.with(|file| forget(file, &range));
     }
 
     fn cut_over(&self, identity: Identity) -> Result<Arc<dyn CacheObject>, Refusal> {
         self.cache.faults.block(FaultPoint::CutOver)?;
         self.cache.admit()?;
-        let generation = {
-            let mut store = self.cache.store.lock();
-            store.next_generation += 1;
-            store.next_generation
-        };
+        let generation = self.cache.next_generation();
         self.with(|file| {
-            // From here on this object's generation is nobody's.
-            file.generation = generation;
+            // From here on this object's incarnation is nobody's.
+            (file.incarnation, file.generation) = (generation, generation);
             file.identity = identity;
             file.pages.clear();
         })
@@ -231,16 +229,30 @@ impl CacheObject for MemObject {
         Ok(MemObject::new(Arc::clone(&self.cache), volume, key, generation))
     }
 
-    fn set_identity(&self, identity: Identity) -> Result<(), Refusal> {
+    fn begin_modify(self: Arc<Self>) -> BoxFuture<'static, Result<(), Refusal>> {
+        Box::pin(async move {
+            self.cache.faults.pass(FaultPoint::BeginModify).await?;
+            self.cache.admit()?;
+            self.with(|file| file.modifying = true).ok_or(Refusal::Stale)
+        })
+    }
+
+    fn end_modify(&self) {
+        self.with(|file| file.modifying = false);
+    }
+
+    fn set_identity(&self, identity: Identity, changed: &[Range<u64>]) -> Result<(), Refusal> {
         self.cache.faults.count(FaultPoint::SetIdentity)?;
         self.cache.admit()?;
+        let generation = self.cache.next_generation();
         self.with(|file| {
             let (before, after) = (file.identity.size, identity.size);
             if before != after {
                 let old_tail = (!before.is_multiple_of(PAGE)).then_some(before / PAGE);
                 file.pages.retain(|&page, _| (page + 1) * PAGE <= after && Some(page) != old_tail);
             }
-            file.identity = identity.clone();
+            changed.iter().for_each(|range| forget(file, range));
+            (file.identity, file.generation) = (identity.clone(), generation);
         })
         .ok_or(Refusal::Stale)?;
         *self.identity.lock() = identity;

@@ -215,7 +215,7 @@ proptest! {
                     zero.clear();
                 }
                 Op::Resize(to) => {
-                    object.set_identity(name(to)).expect("renamed");
+                    object.set_identity(name(to), &[]).expect("renamed");
                     let stays = |p: &u64| {
                         let tail = !size.is_multiple_of(PAGE) && *p == size / PAGE;
                         to == size || (!tail && (p + 1) * PAGE <= to)

@@ -106,11 +106,11 @@ impl Fetch {
         let end = span.range.end.min(plan::page_out(&(0..size)).end);
         let n = end.checked_sub(span.range.start).filter(|&n| n > 0)?;
         let aux = bytes::Bytes::copy_from_slice(version.as_bytes());
-        let (cell, epoch) = (Arc::clone(&self.who.inode.cell), tag.epoch);
+        let epoch = tag.epoch;
         let tag = FillTag {
             identity: Identity { aux, size: self.plan.sizes.remote_i_size },
             inval_counter: access.inval_counter(),
-            still_ok: Box::new(move || cell.is_current(Some(&version), &epoch)),
+            still_ok: self.who.inode.vouching(epoch),
         };
         Some(Fill { offset: span.range.start, data: span.slice(len_of(&(0..n))), tag })
     }
