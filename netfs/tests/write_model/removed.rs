@@ -156,13 +156,15 @@ impl World {
         match result {
             Ok(()) if lost || unheard => self.fail("bytes are lost and this opener was not told"),
             Ok(()) => {}
-            Err(_) if lost => {}
             Err(e) => {
+                // One answer may tell of both losses: then it is the later one's.
                 if e.errno() == Errno::ESTALE {
                     self.covered.note("removed: told of the loss");
                     self.removed[r].openers[o].unheard = false;
                 }
-                self.is_gone(r, "fsync", &e);
+                if !lost {
+                    self.is_gone(r, "fsync", &e);
+                }
             }
         }
     }
