@@ -99,7 +99,7 @@ impl World {
             1..4 if writable => self.write_removed(r, &file),
             4 if writable => {
                 let result = self.drive(file.set_len(100));
-                self.note(format!("set_len of a removed file: {result:?}"));
+                self.note(format!("set_len of removed {r}: {result:?}"));
                 match result {
                     Ok(()) => self.fail("a removed file was cut"),
                     Err(e) => self.is_gone(r, "set_len", &e),
@@ -112,13 +112,14 @@ impl World {
     fn read_removed(&mut self, r: usize, file: &File) {
         let (offset, len) = self.rng.span(self.removed[r].file.size());
         let mut buf = vec![0xaa; len as usize];
-        let claim = self.removed[r].file.claim(self.now());
+        let began = self.now();
+        let claim = self.removed[r].file.claim(began);
         let result = self.drive(file.read_at(offset, &mut buf));
-        self.note(format!("read of a removed file {offset}+{len}: {result:?}"));
+        self.note(format!("read of removed {r} {offset}+{len}: {result:?}"));
         match result {
             Ok(n) => {
                 if len > 0 {
-                    self.may_go_on(r, "read");
+                    self.may_go_on(r, "read", began);
                 }
                 buf.truncate(n);
                 let judged = self.removed[r].file.judge(claim, (offset, len), &Ok(buf), false);
@@ -132,11 +133,12 @@ impl World {
         let offset = self.rng.within(0..50_000);
         let len = self.rng.within(1..9000);
         let bytes = self.bytes(len);
+        let began = self.now();
         let result = self.drive(file.write_at(offset, &bytes));
-        self.note(format!("write to a removed file {offset}+{len}: {result:?}"));
+        self.note(format!("write to removed {r} {offset}+{len}: {result:?}"));
         match result {
             Ok(n) => {
-                self.may_go_on(r, "write");
+                self.may_go_on(r, "write", began);
                 self.covered.note("removed: written to");
                 let removed = &mut self.removed[r];
                 removed.file.wrote(offset, &bytes[..n]);
@@ -148,28 +150,32 @@ impl World {
 
     fn sync_removed(&mut self, r: usize, o: usize, file: &File) {
         let result = self.drive(file.fsync());
-        self.note(format!("fsync of a removed file: {result:?}"));
+        self.note(format!("fsync of removed {r}: {result:?}"));
         let opener = &mut self.removed[r].openers[o];
         let (lost, unheard) = (std::mem::take(&mut opener.lost), opener.unheard);
         match result {
             Ok(()) if lost || unheard => self.fail("bytes are lost and this opener was not told"),
             Ok(()) => {}
-            Err(_) if lost => {}
             Err(e) => {
+                // One answer may tell of both losses: then it is the later one's.
                 if e.errno() == Errno::ESTALE {
                     self.covered.note("removed: told of the loss");
                     self.removed[r].openers[o].unheard = false;
                 }
-                self.is_gone(r, "fsync", &e);
+                if !lost {
+                    self.is_gone(r, "fsync", &e);
+                }
             }
         }
     }
 
-    /// Whether a removed file may still look as if it were there.
-    fn may_go_on(&self, r: usize, what: &str) {
+    /// Whether, to a call of that time, a removed file may still look as if it were there.
+    fn may_go_on(&self, r: usize, what: &str, began: BootTime) {
         let removed = &self.removed[r];
-        if removed.known || !removed.file.life.covers(removed.at, self.now()) {
-            self.fail(&format!("{what} of a file that is known to be gone, or no promise covers"));
+        if removed.known || !removed.file.life.covers(removed.at, began) {
+            let (known, life, at) = (removed.known, removed.file.life, removed.at);
+            let why = format!("known {known}, {life:?} from {at:?}, now {began:?}");
+            self.fail(&format!("{what} of a file that should be known to be gone: {why}"));
         }
     }
 
@@ -178,7 +184,7 @@ impl World {
         match error.errno() {
             Errno::ESTALE => self.removed[r].known = true,
             _ if self.suspect => {}
-            _ => self.fail(&format!("{what} of a removed file: {error:?}")),
+            _ => self.fail(&format!("{what} of removed {r}: {error:?}")),
         }
     }
 }
