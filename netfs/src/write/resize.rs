@@ -63,7 +63,8 @@ async fn set_size_in_turn(who: &Who, size: u64) -> Result<()> {
     inode.cut(size, || {
         if change.before == known && change.before.is_some() {
             // What lay past the smaller end is gone for good, from both caches.
-            inode.own_change_of(&change.after, None, &[end..u64::MAX]);
+            let gone = end..u64::MAX;
+            inode.own_change_of(&change.after, None, std::slice::from_ref(&gone));
         } else {
             inode.others_wrote();
         }
