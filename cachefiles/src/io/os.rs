@@ -140,6 +140,6 @@ impl Io for OsIo {
     }
 
     fn sync_data(&self, file: &File) -> IoResult<()> {
-        Ok(fs::fdatasync(file)?)
+        fs::fdatasync(file)
     }
 }
