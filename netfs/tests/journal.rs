@@ -174,11 +174,9 @@ fn the_log_brings_nothing_back_over_a_later_upload_a_cut_or_a_discard() {
                 expected.truncate(12);
             }
             4 | 5 => {
-                let options = OpenOptions::new().write(true);
-                let direct = how == 4;
-                let options =
-                    if direct { options.direct(true) } else { options.sync(netfs::Sync::Data) };
-                let other = client.mount.blocking().open_with("f", &options, &cx()).expect("open");
+                let to = OpenOptions::new().write(true);
+                let to = if how == 4 { to.direct(true) } else { to.sync(netfs::Sync::Data) };
+                let other = client.mount.blocking().open_with("f", &to, &cx()).expect("open");
                 write(&other, 12, b"new");
                 expected[10..15].copy_from_slice(b"olnew");
             }

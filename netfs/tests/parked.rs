@@ -47,7 +47,7 @@ fn a_parked_file_throttles_no_other_writer() {
     let size = LIMIT as usize / 10 * 9;
     let fault = park(&fs, &full, size);
     let memory = bench.netfs().memory();
-    assert_eq!((memory.dirty, memory.parked), (0, size as u64));
+    assert_eq!((memory.dirty, memory.parked), (size as u64, size as u64));
     // All uploads hang: only room that is free now lets a write in.
     let gate = Gate::new();
     let hung = fs.inject(Fault::on(Op::Write).file("b").hold(&gate, SnapshotAt::Issue).always());

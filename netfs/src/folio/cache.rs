@@ -45,8 +45,8 @@ pub struct MemoryUsage {
     pub pinned: u64,
     /// Of `indexed`: written and not on the server yet, or on its way there.
     pub dirty: u64,
-    /// Of `indexed`, and apart from `dirty`: written bytes that the server refused for good, kept until an
-    /// upload succeeds or they are discarded.
+    /// Of `dirty`: what the server refused for good, kept until an upload succeeds or it is discarded. Writers
+    /// do not wait for it.
     pub parked: u64,
     /// Read past the cache because the budget was exhausted or the caller asked for it.
     pub transient: u64,
@@ -175,7 +175,7 @@ impl FolioCache {
             abandoned: self.accounts.bytes(Account::Abandoned),
             metadata: folios * FOLIO_OVERHEAD,
             pinned: self.accounts.bytes(Account::Pinned),
-            dirty: self.room.dirty(),
+            dirty: self.room.dirty() + self.room.parked(),
             parked: self.room.parked(),
             transient: self.accounts.bytes(Account::Transient),
             mapped: self.arena.usage().mapped,
