@@ -276,7 +276,7 @@ impl File {
         if self.how.durability == Durability::Journal && inode.log_fsync(&self.who).await {
             return Ok(());
         }
-        persist_as(&self.who, What::Range(0..u64::MAX)).await
+        persist(self, What::Range(0..u64::MAX)).await
     }
 
     /// The same for what was written to `len` bytes at `offset`.

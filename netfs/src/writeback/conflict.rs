@@ -205,6 +205,11 @@ impl Conflicts {
         self.0.lock().met.clone()
     }
 
+    /// Whether dirty bytes have met somebody else's change and must not be sent.
+    pub(crate) fn is_met(&self) -> bool {
+        self.0.lock().met.is_some()
+    }
+
     /// The conflict is over, one way or another.
     pub(crate) fn settle(&self) {
         self.0.lock().met = None;

@@ -65,6 +65,8 @@ pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Re
     let result = all_parts(inode, &what, awaited).await;
     if let Err(error) = &result
         && is_gone(error)
+        // The error of a conflict, too, is ESTALE.
+        && !inode.wb.conflicts.is_met()
     {
         give_up(inode, error).await;
     }

@@ -365,15 +365,16 @@ fn take_of(
     let within = within(folio, range);
     let part = dirt.dirty.within(&within);
     let exact = unit.bytes <= 1 || !folio.is_uptodate() || dirt.overlay.is_some();
-    if exact {
-        slices_of(folio, dirt, part.iter(), into);
-    } else {
+    let wide = (!exact).then(|| {
         let inside = self::within(folio, &(0..unit.size));
-        let wide = widen(&part, &dirt.all(), (folio.offset(), unit.bytes), &inside);
-        slices_of(folio, dirt, wide.into_iter(), into);
-    }
+        widen(&part, &dirt.all(), (folio.offset(), unit.bytes), &inside)
+    });
     dirt.dirty.remove(&within);
     dirt.sent.union(&part);
+    match wide {
+        Some(wide) => slices_of(folio, dirt, wide.into_iter(), into),
+        None => slices_of(folio, dirt, part.iter(), into),
+    }
     part.bytes() as u64
 }
 
