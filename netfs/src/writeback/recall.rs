@@ -23,9 +23,9 @@ use crate::{
     error::{Errno, Error},
     inode::Inode,
     read::Who,
-    remote::{Cx, DynFile, TimeSpec},
+    remote::{Cx, DynFile, RemoteFile, TimeSpec},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
     timer,
@@ -41,8 +41,9 @@ const ROUNDS_MAX: usize = 4;
 #[derive(Default)]
 pub(crate) struct Recalls {
     now: Mutex<Option<Arc<Recall>>>,
-    /// Through whom a promise is given back: the last opener.
-    opener: Mutex<Option<(DynFile, Cx)>>,
+    /// Through whom a promise is given back: the last opener. Weak, for the adapter's file may hold, in calls
+    /// that its server does not answer, this inode.
+    opener: Mutex<Option<(Weak<dyn RemoteFile>, Cx)>>,
     /// Boot time of the last write.
     wrote_at: AtomicU64,
 }
@@ -65,9 +66,8 @@ struct State {
 impl Recalls {
     /// Without the open's token or deadline: the promise outlives both.
     pub(crate) fn opened(&self, remote: &DynFile, cx: &Cx) {
-        let opener = (Arc::clone(remote), Cx::new(Arc::clone(cx.cred())));
-        // An adapter's file is dropped outside the lock.
-        let _old = self.opener.lock().replace(opener);
+        let opener = (Arc::downgrade(remote), Cx::new(Arc::clone(cx.cred())));
+        *self.opener.lock() = Some(opener);
     }
 
     pub(crate) fn wrote(&self, now: BootTime) {
@@ -194,7 +194,8 @@ impl Run {
     async fn release(&self, mut errors: Vec<Error>) -> Recalled {
         let inode = &self.inode;
         let opener = inode.wb.recalls.opener.lock().clone();
-        // What nobody has opened, nobody holds a promise of by a call.
+        // Whom the adapter itself has forgotten, it holds no promise of.
+        let opener = opener.and_then(|(remote, cx)| Some((remote.upgrade()?, cx)));
         let released = match opener {
             Some((remote, cx)) => inode.core.answered(remote.release_promise(cx)).await,
             None => Ok(()),

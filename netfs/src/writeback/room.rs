@@ -55,9 +55,9 @@ impl Room {
     }
 
     /// What a long write takes at a time: not so much that it would have to wait for all the others, one of
-    /// which may hang.
+    /// which may hang; but then uploads come in large pieces, too.
     pub(crate) fn step(&self) -> u64 {
-        (self.most() / 8).max(PAGE_SIZE as u64).min(self.most())
+        (self.most() / 2).max(PAGE_SIZE as u64).min(self.most())
     }
 
     /// Bytes that are dirty or on their way, without the parked ones.
