@@ -99,7 +99,7 @@ pub(crate) fn begin(inode: Arc<Inode>, zap: Ticket) -> RecallTicket {
     let ticket = RecallTicket::new(zap, Some(Arc::clone(&recall.end)));
     let driver = inode.core.driver.clone();
     let run = Run { inode, recall };
-    drop(driver.spawn(async move { run.to_the_end().await }));
+    drop(driver.spawn(async move { run.steps().await }));
     ticket
 }
 
@@ -120,7 +120,7 @@ impl Drop for Run {
 }
 
 impl Run {
-    async fn to_the_end(self) {
+    async fn steps(self) {
         let core = &self.inode.core;
         core.counters.recalls.inc();
         let deadline = core.clock.now() + core.options.recall_timeout;
@@ -223,7 +223,11 @@ impl Who {
         let round = std::pin::pin!(flush(&self.inode, range, Wait::Turn));
         let over = RecallTicket::new(Ticket::resolved(), Some(Arc::clone(&recall.end)));
         let either = futures_util::future::select(round, over);
-        let waited = self.by_deadline(async { Ok(drop(either.await)) }).await;
+        let waited = async {
+            let _ended = either.await;
+            Ok(())
+        };
+        let waited = self.by_deadline(waited).await;
         if let Err(error) = waited {
             tracing::debug!(%error, "a write into a recalled file did not wait for its upload");
         }
