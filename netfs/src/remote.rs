@@ -492,7 +492,8 @@ pub trait RemoteFile: Any + Send + Sync {
     }
 
     /// Gives back a promise that the server recalled (an NFS delegation): after everything that had to
-    /// be written was.
+    /// be written was. Called on the object that was opened last, if anybody has it any more: an adapter that
+    /// holds a promise SHOULD keep the file's object with it.
     fn release_promise(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<()>> {
         let _ = cx;
         Box::pin(async { Ok(()) })

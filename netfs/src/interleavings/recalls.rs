@@ -139,7 +139,9 @@ fn the_end_beside_a_recall(clean: bool) {
     };
     let writing = thread::spawn(move || {
         if let Err(error) = write(&file, 50, 100, B) {
-            assert!(matches!(error.errno(), Errno::ESHUTDOWN | Errno::ECANCELED), "{error:?}");
+            // The last one: a recall that ended with the driver has parked the file.
+            let over = [Errno::ESHUTDOWN, Errno::ECANCELED, Errno::ETIMEDOUT];
+            assert!(over.contains(&error.errno()), "{error:?}");
         }
     });
     let World { netfs, mount, clock, origin, ended } = world;

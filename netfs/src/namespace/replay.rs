@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::mount::{Mount, admit};
+use super::mount::{Mount, Node, admit};
 use crate::{
     context::Core,
     dirtylog::{DirtyLog, Entry, OwnerId, Position, Record},
@@ -240,14 +240,28 @@ impl Mount {
                 "a file has changed since the log's bytes were written"
             );
         }
+        self.write_again(core, &node, &fold, cx).await?;
+        // Not before all of it is in memory: an upload of the first half must not settle the second.
+        node.inode.log_replayed(fold.positions);
+        done.files += 1;
+        done.bytes += bytes;
+        core.counters.replayed_bytes.add(bytes);
+        Ok(())
+    }
+}
+
+impl Mount {
+    /// Through the page cache, as each piece's owner.
+    async fn write_again(&self, core: &Core, node: &Node, fold: &Fold, cx: &Cx) -> Result<()> {
+        let owners: BTreeSet<u32> = fold.pieces.values().map(|piece| piece.owner.0).collect();
         let mut files = BTreeMap::new();
+        for owner in owners {
+            let theirs = core.replay_as.as_ref().and_then(|of| of(OwnerId(owner)));
+            let cx = theirs.unwrap_or_else(|| cx.clone());
+            let how = OpenOptions::new().write(true);
+            files.insert(owner, self.open_any(node, &how, true, &cx).await?);
+        }
         for (offset, piece) in &fold.pieces {
-            if !files.contains_key(&piece.owner.0) {
-                let theirs = core.replay_as.as_ref().and_then(|of| of(piece.owner));
-                let cx = theirs.unwrap_or_else(|| cx.clone());
-                let how = OpenOptions::new().write(true);
-                files.insert(piece.owner.0, self.open_any(&node, &how, true, &cx).await?);
-            }
             let Some(file) = files.get(&piece.owner.0) else { continue };
             let (mut at, mut rest) = (*offset, &piece.data[..]);
             while !rest.is_empty() {
@@ -255,11 +269,6 @@ impl Mount {
                 (at, rest) = (at + n as u64, &rest[n..]);
             }
         }
-        // Not before all of it is in memory: an upload of the first half must not settle the second.
-        node.inode.log_replayed(fold.positions);
-        done.files += 1;
-        done.bytes += bytes;
-        core.counters.replayed_bytes.add(bytes);
         Ok(())
     }
 }

@@ -23,9 +23,9 @@ use crate::{
     error::{Errno, Error},
     inode::Inode,
     read::Who,
-    remote::{Cx, DynFile, TimeSpec},
+    remote::{Cx, DynFile, RemoteFile, TimeSpec},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
     timer,
@@ -41,8 +41,9 @@ const ROUNDS_MAX: usize = 4;
 #[derive(Default)]
 pub(crate) struct Recalls {
     now: Mutex<Option<Arc<Recall>>>,
-    /// Through whom a promise is given back: the last opener.
-    opener: Mutex<Option<(DynFile, Cx)>>,
+    /// Through whom a promise is given back: the last opener. Weak, for the adapter's file may hold, in calls
+    /// that its server does not answer, this inode.
+    opener: Mutex<Option<(Weak<dyn RemoteFile>, Cx)>>,
     /// Boot time of the last write.
     wrote_at: AtomicU64,
 }
@@ -65,9 +66,8 @@ struct State {
 impl Recalls {
     /// Without the open's token or deadline: the promise outlives both.
     pub(crate) fn opened(&self, remote: &DynFile, cx: &Cx) {
-        let opener = (Arc::clone(remote), Cx::new(Arc::clone(cx.cred())));
-        // An adapter's file is dropped outside the lock.
-        let _old = self.opener.lock().replace(opener);
+        let opener = (Arc::downgrade(remote), Cx::new(Arc::clone(cx.cred())));
+        *self.opener.lock() = Some(opener);
     }
 
     pub(crate) fn wrote(&self, now: BootTime) {
@@ -99,7 +99,7 @@ pub(crate) fn begin(inode: Arc<Inode>, zap: Ticket) -> RecallTicket {
     let ticket = RecallTicket::new(zap, Some(Arc::clone(&recall.end)));
     let driver = inode.core.driver.clone();
     let run = Run { inode, recall };
-    drop(driver.spawn(async move { run.to_the_end().await }));
+    drop(driver.spawn(async move { run.steps().await }));
     ticket
 }
 
@@ -120,7 +120,7 @@ impl Drop for Run {
 }
 
 impl Run {
-    async fn to_the_end(self) {
+    async fn steps(self) {
         let core = &self.inode.core;
         core.counters.recalls.inc();
         let deadline = core.clock.now() + core.options.recall_timeout;
@@ -194,7 +194,8 @@ impl Run {
     async fn release(&self, mut errors: Vec<Error>) -> Recalled {
         let inode = &self.inode;
         let opener = inode.wb.recalls.opener.lock().clone();
-        // What nobody has opened, nobody holds a promise of by a call.
+        // Whom the adapter itself has forgotten, it holds no promise of.
+        let opener = opener.and_then(|(remote, cx)| Some((remote.upgrade()?, cx)));
         let released = match opener {
             Some((remote, cx)) => inode.core.answered(remote.release_promise(cx)).await,
             None => Ok(()),
@@ -222,7 +223,11 @@ impl Who {
         let round = std::pin::pin!(flush(&self.inode, range, Wait::Turn));
         let over = RecallTicket::new(Ticket::resolved(), Some(Arc::clone(&recall.end)));
         let either = futures_util::future::select(round, over);
-        let waited = self.by_deadline(async { Ok(drop(either.await)) }).await;
+        let waited = async {
+            let _ended = either.await;
+            Ok(())
+        };
+        let waited = self.by_deadline(waited).await;
         if let Err(error) = waited {
             tracing::debug!(%error, "a write into a recalled file did not wait for its upload");
         }
