@@ -106,7 +106,7 @@ counters! {
     write_conflicts: Counter,
     /// Written bytes that were saved elsewhere and given up, because they met somebody else's change.
     write_kept_bytes: Counter,
-    /// Written bytes given up because their file was removed and nobody had it open.
+    /// Written bytes given up because their file was removed.
     write_removed_bytes: Counter,
     /// Promises that were recalled by the server and given back.
     recalls: Counter,

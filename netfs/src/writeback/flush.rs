@@ -100,6 +100,7 @@ async fn give_up(inode: &Inode, error: &Error) {
         tracing::debug!(%error, "the log of dirty bytes keeps those of a deleted file");
     }
     inode.discard_dirty();
+    inode.core.counters.write_removed_bytes.add(bytes);
     inode.wb.note_lost(error.clone());
 }
 

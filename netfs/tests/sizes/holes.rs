@@ -242,7 +242,7 @@ fn bad_ranges_and_failures_change_nothing() {
     fs.send_deleted(file.node().key());
     fails(file.blocking().punch_hole(0, 1), Errno::ESTALE);
     file.blocking().fsync().expect_err("it is gone");
-    assert_eq!(file.blocking().discard_dirty().expect("nothing hangs"), 4);
+    assert_eq!(file.blocking().discard_dirty().expect("nothing hangs"), 0, "given up already");
     drop((file, reader));
     bench.shutdown();
 }
