@@ -40,6 +40,10 @@ impl Ahead {
         cookie: Option<&Arc<Cookie>>,
         window: Range<u64>,
     ) {
+        // A reader may have got beyond it while it waited.
+        if window.is_empty() {
+            return;
+        }
         let mut queue = self.0.lock();
         if queue.windows.len() == QUEUED {
             queue.windows.pop_front();

@@ -1,9 +1,9 @@
 //! One run: what is done, and what must come of it.
 
-use netfs::{MemoryUse, ReadOptions};
+use netfs::{FallocateMode, MemoryUse, ReadOptions, Sync, WriteOptions};
 
 use crate::{
-    op::{How, Op},
+    op::{How, Op, Space, Way},
     origin::Origin,
     rng::Rng,
     subject::{Style, Subject, open},
@@ -48,10 +48,16 @@ impl Exerciser {
     /// One operation of the seed's sequence.
     pub(crate) fn random(&mut self) {
         let op = match self.rng.within(0..1000) {
-            0..=349 => self.a_read(),
+            0..=299 => self.a_read(),
+            300..=349 => self.a_space(),
             350..=699 => {
                 let (offset, len) = self.span(self.style.max_size);
-                Op::Write { offset, len }
+                let how = match self.rng.within(0..20) {
+                    0 => Way::Sync,
+                    1 => Way::Direct,
+                    _ => Way::Buffered,
+                };
+                Op::Write { how, offset, len }
             }
             700..=749 => Op::Append { len: self.aligned(self.style.max_len) },
             750..=849 => Op::Truncate { size: self.a_size() },
@@ -61,7 +67,11 @@ impl Exerciser {
             }
             900..=929 => Op::Fsync,
             930..=959 => Op::CloseOpen,
-            960..=989 => Op::DropMemory,
+            960..=979 => Op::DropMemory,
+            980..=989 => {
+                let (offset, len) = self.span(self.good.len() as u64);
+                Op::Evict { offset, len }
+            }
             990..=997 => Op::CheckAll,
             _ => Op::Restart,
         };
@@ -78,6 +88,18 @@ impl Exerciser {
             _ => How::Copy,
         };
         Op::Read { how, offset, len }
+    }
+
+    fn a_space(&mut self) -> Op {
+        let what = match self.rng.within(0..8) {
+            0..=2 => Space::Punch,
+            3 | 4 => Space::Zero,
+            5 => Space::ZeroKeepSize,
+            6 => Space::Allocate,
+            _ => Space::AllocateKeepSize,
+        };
+        let (offset, len) = self.span(self.style.max_size);
+        Op::Space { what, offset, len }
     }
 
     /// As often down, and to the end or a page's edge, as anywhere.
@@ -107,12 +129,11 @@ impl Exerciser {
         self.done.push(op);
         match op {
             Op::Read { how, offset, len } => self.read(how, offset, len),
-            Op::Write { offset, len } => {
-                let bytes = self.pattern(offset, len);
-                let file = &self.subject().file;
-                let wrote = file.blocking().write_at(offset, &bytes);
-                self.right(wrote.as_ref().ok() == Some(&bytes.len()), || format!("{wrote:?}"));
-                self.put(offset, &bytes);
+            Op::Write { how, offset, len } => self.write(how, offset, len),
+            Op::Space { what, offset, len } => self.space(what, offset, len),
+            Op::Evict { offset, len } => {
+                let result = self.subject().file.blocking().evict(offset, len);
+                self.right(result.is_ok(), || format!("{result:?}"));
             }
             Op::Append { len } => {
                 let end = self.good.len() as u64;
@@ -146,6 +167,44 @@ impl Exerciser {
         let size = self.subject().file.sizes().i_size;
         let good = self.good.len() as u64;
         self.right(size == good, || format!("the size is {size}, not {good}"));
+    }
+
+    fn write(&mut self, how: Way, offset: u64, len: u64) {
+        let bytes = self.pattern(offset, len);
+        let options = match how {
+            Way::Buffered => WriteOptions::default(),
+            Way::Sync => WriteOptions { sync: Sync::Data, ..WriteOptions::default() },
+            Way::Direct => WriteOptions::unbuffered(),
+        };
+        let wrote = self.subject().file.blocking().write_at_with(offset, &bytes, options);
+        self.right(wrote.as_ref().ok() == Some(&bytes.len()), || format!("{wrote:?}"));
+        self.put(offset, &bytes);
+        if how != Way::Buffered {
+            self.flushed(offset, len);
+        }
+    }
+
+    fn space(&mut self, what: Space, offset: u64, len: u64) {
+        let (mode, zeros, grows) = match what {
+            Space::Punch => (FallocateMode::PunchHole, true, false),
+            Space::Zero => (FallocateMode::ZeroRange { keep_size: false }, true, true),
+            Space::ZeroKeepSize => (FallocateMode::ZeroRange { keep_size: true }, true, false),
+            Space::Allocate => (FallocateMode::Allocate { keep_size: false }, false, true),
+            Space::AllocateKeepSize => (FallocateMode::Allocate { keep_size: true }, false, false),
+        };
+        if len == 0 {
+            return;
+        }
+        let result = self.subject().file.blocking().fallocate(offset, len, mode);
+        self.right(result.is_ok(), || format!("{result:?}"));
+        let (start, end) = (offset as usize, (offset + len) as usize);
+        if grows && self.good.len() < end {
+            self.good.resize(end, 0);
+        }
+        let size = self.good.len();
+        if zeros {
+            self.good[start.min(size)..end.min(size)].fill(0);
+        }
     }
 
     /// Bytes that say where they are and which operation wrote them.
