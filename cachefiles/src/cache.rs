@@ -25,7 +25,6 @@ use netfs::{
     remote::VolumeId,
 };
 use parking_lot::Mutex;
-use rustix::fs::FlockOperation;
 use tokio::sync::oneshot;
 
 pub use builder::{Builder, OpenError};
@@ -75,7 +74,7 @@ pub(crate) struct Shared {
     /// Set for good by the beginning of a withdrawal; deletions under way look at it too.
     withdrawn: Arc<AtomicBool>,
     /// Held locked while we own the directory. The mutex is held while shutting down.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<superblock::DirLock>>,
     /// Source of names, generations and nonces.
     last: AtomicU64,
     seed: u64,
@@ -192,11 +191,7 @@ impl Shared {
         self.workers.stop();
         self.committer.stop();
         self.descriptors.close_all();
-        if let Some(file) = lock.take() {
-            // By name, because a process that was forked meanwhile holds a copy of the descriptor, and
-            // closing ours alone would leave the directory locked. On failure closing has to do.
-            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
-        }
+        drop(lock.take());
     }
 
     fn acquire_now(self: &Arc<Self>, id: &VolumeId, aux: &[u8]) -> Result<Arc<Volume>, Refusal> {
@@ -287,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let cache = CacheDir::builder(dir.path()).open().expect("opens");
         // The same open file, as after a fork.
-        let copy = cache.shared.lock.lock().as_ref().map(File::try_clone);
+        let copy = cache.shared.lock.lock().as_ref().map(superblock::DirLock::try_clone);
         pollster::block_on(Arc::clone(&cache).withdraw());
         CacheDir::builder(dir.path()).open().expect("given up");
         assert!(copy.is_some_and(|c| c.is_ok()));

@@ -94,7 +94,8 @@ impl Writeback {
         let mut state = self.state.lock();
         let writer = Writer(state.next_writer);
         state.next_writer = state.next_writer.wrapping_add(1);
-        let (remote, cx) = (Arc::clone(remote), cx.clone());
+        // Uploads outlast the call that wrote, and its deadline: who waits for one keeps to its own.
+        let (remote, cx) = (Arc::clone(remote), cx.without_deadline());
         state.owners.push(Owner { writer, remote, cx, open: Arc::downgrade(&open) });
         drop(state);
         *own = Some((writer, open));

@@ -34,7 +34,7 @@ struct RawSuperblock {
 }
 
 /// Opens and locks the directory, and makes it a cache if it is empty.
-pub(super) fn claim(io: &dyn Io, path: &Path) -> Result<(File, File), OpenError> {
+pub(super) fn claim(io: &dyn Io, path: &Path) -> Result<(File, DirLock), OpenError> {
     let error =
         |what| move |source: std::io::Error| OpenError::Io { what, path: path.to_owned(), source };
     match DirBuilder::new().mode(0o700).create(path) {
@@ -72,7 +72,26 @@ fn check_contents(io: &dyn Io, root: &File, path: &Path) -> Result<(), OpenError
     if ours || empty { Ok(()) } else { Err(OpenError::NotACache { path: path.to_owned() }) }
 }
 
-fn lock(io: &dyn Io, root: &File, path: &Path) -> Result<File, OpenError> {
+/// The directory is ours as long as this lives.
+pub(super) struct DirLock(File);
+
+impl DirLock {
+    /// Another descriptor of the lock, as a process that is forked has one.
+    #[cfg(test)]
+    pub(super) fn try_clone(&self) -> std::io::Result<File> {
+        self.0.try_clone()
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // By name, because a process that was forked meanwhile holds a copy of the descriptor, and closing
+        // ours alone would leave the directory locked. On failure closing has to do.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn lock(io: &dyn Io, root: &File, path: &Path) -> Result<DirLock, OpenError> {
     let error = |source: Errno| OpenError::Io {
         what: "lock the directory",
         path: path.to_owned(),
@@ -102,8 +121,9 @@ fn lock(io: &dyn Io, root: &File, path: &Path) -> Result<File, OpenError> {
         }
         Err(e) => return Err(error(e)),
     }
+    let file = DirLock(file);
     let text = format!("{:<20}\n", std::process::id());
-    match write_full(io, &file, &mut [IoSlice::new(text.as_bytes())], 0, KernelCopy::Keep) {
+    match write_full(io, &file.0, &mut [IoSlice::new(text.as_bytes())], 0, KernelCopy::Keep) {
         // On a full disk the lock holds all the same; only the message to others lacks our number.
         Ok(()) | Err(Errno::NOSPC | Errno::DQUOT) => Ok(file),
         Err(e) => Err(error(e)),

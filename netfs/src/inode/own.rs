@@ -25,7 +25,7 @@ impl Inode {
         change: &Change,
         range: Range<u64>,
     ) -> bool {
-        let alone = change.before.is_some() && change.before.as_ref() == known;
+        let alone = self.is_alone(known, change);
         if alone && change.after.version != change.before {
             self.own_change_of(&change.after, None, &[page_out(&range)]);
         } else if alone {
@@ -39,11 +39,19 @@ impl Inode {
         alone
     }
 
+    /// Whether a change of ours found the version known before it, and nobody has told of a later one since:
+    /// replies overtake each other.
+    fn is_alone(&self, known: Option<&Version>, change: &Change) -> bool {
+        let now = self.cell.version();
+        let ours_still = now.as_ref() == known || now == change.after.version;
+        change.before.is_some() && change.before.as_ref() == known && ours_still
+    }
+
     /// Takes over the reply to a change of attributes or names of this file by this client: the data are
     /// what they were, under another version perhaps.
     pub(crate) fn changed_attributes(&self, known: Option<&Version>, change: &Change) {
         let Change { before, after } = change;
-        if after.version.is_some() && (before.is_some() && before.as_ref() == known) {
+        if after.version.is_some() && self.is_alone(known, change) {
             self.begin_change();
             self.cell.own_write(after.version.clone(), || self.commit_attr(after));
             if let Some(cookie) = self.live_cookie() {
@@ -54,7 +62,10 @@ impl Inode {
                 }
             }
             self.end_change();
-        } else if after.version.is_some() && after.version.as_ref() == known {
+        } else if after.version.is_some()
+            && after.version.as_ref() == known
+            && self.cell.version().as_ref() == known
+        {
             // No version moved: the attributes are all that is new.
             self.cell.own_write(after.version.clone(), || self.commit_attr(after));
         } else {
@@ -68,7 +79,7 @@ impl Inode {
     /// Takes over the reply to a change of this directory's names by this client. Says whether nobody else
     /// has changed any: then names known under `known` are still so, but for those that were changed.
     pub(crate) fn changed_names(&self, known: Option<&Version>, change: Option<&Change>) -> bool {
-        let told = change.filter(|c| c.before.is_some() && c.before.as_ref() == known);
+        let told = change.filter(|c| self.is_alone(known, c));
         let told = told.filter(|c| c.after.version.is_some() && c.after.version != c.before);
         let Some(Change { after, .. }) = told else {
             self.others_wrote();

@@ -109,6 +109,11 @@ impl Cx {
         self
     }
 
+    /// The same for work that outlasts whoever asked for it.
+    pub(crate) fn without_deadline(&self) -> Cx {
+        Cx { deadline: None, ..self.clone() }
+    }
+
     /// Who asks.
     #[must_use]
     pub fn cred(&self) -> &Arc<Cred> {

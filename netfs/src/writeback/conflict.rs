@@ -205,11 +205,6 @@ impl Conflicts {
         self.0.lock().met.clone()
     }
 
-    /// Whether dirty bytes have met somebody else's change and must not be sent.
-    pub(crate) fn is_met(&self) -> bool {
-        self.0.lock().met.is_some()
-    }
-
     /// The conflict is over, one way or another.
     pub(crate) fn settle(&self) {
         self.0.lock().met = None;
@@ -320,6 +315,7 @@ pub(super) async fn before_upload(inode: &Arc<Inode>) -> Result<()> {
 }
 
 async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) -> Result<()> {
+    let logged = inode.log_mark();
     // Taken as for an upload: what is written from here on is not the hook's, and stays.
     let mut sent = inode.pages.take_dirty_of(&(0..u64::MAX), u64::MAX, Which::All, Unit::EXACT);
     sent.sort_by_key(|piece| piece.range.start);
@@ -337,5 +333,6 @@ async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) ->
     inode.gave_up(&ranges);
     inode.wb.conflicts.settle();
     inode.core.counters.write_kept_bytes.add(bytes);
-    Ok(())
+    // All of it is given up, whatever range this flush is about: a crash must not bring it back.
+    inode.log_settle(logged, &(0..u64::MAX)).await
 }

@@ -12,6 +12,7 @@ use super::{
     upload::{How, Uploaded, upload},
 };
 use crate::{
+    coherency::Validity,
     error::{Errno, Error, Result},
     folio::{Sent, Unit},
     fscache::Identity,
@@ -63,10 +64,9 @@ pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Re
     let (what, covered) = inode.log_covers(what);
     let logged = inode.log_mark();
     let result = all_parts(inode, &what, awaited).await;
+    // Not by the error alone: that of a conflict, too, is ESTALE.
     if let Err(error) = &result
-        && is_gone(error)
-        // The error of a conflict, too, is ESTALE.
-        && !inode.wb.conflicts.is_met()
+        && inode.cell.valid_now() == Validity::Deleted
     {
         give_up(inode, error).await;
     }
@@ -89,7 +89,6 @@ pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Re
 /// after a [discard](Inode::discard_dirty), and nothing more can be written. (Who is in the middle of a
 /// write may still bring some in: the flusher comes for those.)
 async fn give_up(inode: &Inode, error: &Error) {
-    inode.mark_deleted();
     let bytes = inode.pages.dirty_bytes();
     if bytes == 0 {
         return;
@@ -127,7 +126,12 @@ async fn one_pass(inode: &Arc<Inode>, part: Part, awaited: bool) -> Result<()> {
         let Some(last) = sent.last() else { break };
         let end = last.range.end;
         let copy = before.taken(inode, &mut sent);
-        match round(inode, sent, copy, awaited).await? {
+        let ended = round(inode, sent, copy, awaited).await;
+        // The server itself has refused the bytes so.
+        if ended.as_ref().err().is_some_and(is_gone) {
+            inode.mark_deleted();
+        }
+        match ended? {
             Round::Done => (at, lost) = (end, 0),
             Round::Lost if lost < LOST_MAX => lost += 1,
             Round::Lost => {

@@ -105,7 +105,9 @@ impl Journal {
         for at in gone {
             live.needed.remove(at);
         }
-        let upto = live.needed.first().map_or(live.last, |first| Position(first.0 - 1));
+        let before = |first: &Position| first.0.checked_sub(1).map(Position);
+        // Nothing is before the first record of all.
+        let Some(upto) = live.needed.first().map_or(Some(live.last), before) else { return };
         if let Err(error) = self.log.checkpoint(upto) {
             tracing::warn!(%error, "the log of dirty bytes was not checkpointed");
         }
@@ -323,7 +325,11 @@ impl Inode {
         }
         let entry = Entry::Settled { upto: self.log_mark(), range: WHOLE };
         let at = journal.append(self.record(OwnerId(0), entry))?;
-        journal.durable(&self.core, at, None).await?;
+        if let Err(error) = journal.durable(&self.core, at, None).await {
+            // The record may yet become durable: what it voids must not be taken for logged.
+            self.wb.logged.0.lock().unsettled = true;
+            return Err(error);
+        }
         let gone = std::mem::take(&mut self.wb.logged.0.lock().live);
         journal.forget(&gone);
         Ok(())

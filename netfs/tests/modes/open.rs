@@ -2,6 +2,7 @@
 
 use netfs::{
     Errno, OpenOptions,
+    clock::{Clock, SystemClock},
     remote::{Cred, Cx},
 };
 use netfs_memory::{Fault, MemoryFs, Op};
@@ -198,5 +199,31 @@ fn on_a_directory_as_on_the_memory_origin() {
     let cut = mount.blocking().open_with("there", &rw().truncate(true), &me).expect("cut");
     assert_eq!(std::fs::read(dir.path().join("there")).expect("there"), b"");
     drop((cut, mount));
+    assert!(netfs.blocking_shutdown(std::time::Duration::from_secs(20)).is_nothing());
+}
+
+#[test]
+fn what_was_written_before_a_deadline_is_uploaded_after_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("f"), "a long line").expect("a file");
+    let local = netfs_local::LocalFs::builder(dir.path()).writable(true).open().expect("local");
+    let netfs = netfs::Netfs::builder().memory_bytes(16 << 20).build().expect("build");
+    let me = Cx::new(Cred::current());
+    let mount = netfs.blocking_mount(local, &me).expect("mount");
+    let later = |millis| SystemClock.now() + std::time::Duration::from_millis(millis);
+    // As soon as it is open and written to, its time is over: the adapter does nothing more for it.
+    let deadline = later(2000);
+    let hasty = me.clone().with_deadline(deadline);
+    let file = mount.blocking().open_with("f", &rw(), &hasty).expect("open");
+    file.blocking().write_at(2, b"short").expect("write");
+    while SystemClock.now() <= deadline {
+        std::thread::yield_now();
+    }
+    drop(file);
+    let patient = me.clone().with_deadline(later(30_000));
+    let other = mount.blocking().open_with("f", &rw(), &patient).expect("open");
+    other.blocking().fsync().expect("nobody has withdrawn it");
+    assert_eq!(std::fs::read(dir.path().join("f")).expect("f"), b"a shortline");
+    drop((other, mount));
     assert!(netfs.blocking_shutdown(std::time::Duration::from_secs(20)).is_nothing());
 }

@@ -187,6 +187,25 @@ fn with_keep_both_what_the_hook_has_saved_is_the_servers_again_and_newer_bytes_s
 }
 
 #[test]
+fn merge_chosen_while_a_hook_fails_loses_nothing() {
+    let copies = Arc::<Copies>::default();
+    let (fs, bench, file) = bed(ConflictPolicy::KeepBoth(Arc::clone(&copies) as _));
+    let file = Arc::new(file);
+    write(&file, 100, b"ours");
+    fs.change("f").rewrite().expect("theirs");
+    *copies.broken.lock().expect("lock") = true;
+    let owner = Arc::clone(&file);
+    let work = move || owner.set_conflict_policy(Some(ConflictPolicy::Merge));
+    *copies.meanwhile.lock().expect("lock") = Some(Box::new(work));
+    fails(file.blocking().fsync(), Errno::ESTALE);
+    assert_eq!(bench.netfs().memory().dirty, 4, "the error of a conflict is no deleted file's");
+    file.blocking().fsync().expect("merged");
+    assert_eq!(server(&fs, "f")[100..104], *b"ours");
+    drop(file);
+    bench.shutdown();
+}
+
+#[test]
 fn what_is_written_while_the_hook_saves_is_not_given_up() {
     let copies = Arc::<Copies>::default();
     let (fs, bench, file) = bed(ConflictPolicy::default());

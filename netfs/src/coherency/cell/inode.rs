@@ -146,9 +146,9 @@ impl InodeCell {
     }
 
     /// Own changes are on their way to the server until the guard is dropped: see
-    /// [`InodeCoherency::set_writing`].
+    /// [`InodeCoherency::begin_writing`].
     pub(crate) fn writing(self: &Arc<Self>) -> Writing {
-        self.state.lock().model.set_writing(true);
+        self.state.lock().model.begin_writing();
         Writing(Arc::clone(self))
     }
 
@@ -159,7 +159,7 @@ impl InodeCell {
 
     /// Replies are judged from now on, whatever is on its way: it takes too long.
     pub(crate) fn judge_anyway(&self) {
-        self.state.lock().model.set_writing(false);
+        self.state.lock().model.judge_anyway();
     }
 
     /// Whether bytes of a reply with this version and epoch may be published to the page cache now.
@@ -294,7 +294,7 @@ pub(crate) struct Writing(Arc<InodeCell>);
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.0.state.lock().model.set_writing(false);
+        self.0.state.lock().model.end_writing();
     }
 }
 

@@ -37,7 +37,9 @@ pub(crate) struct InodeCoherency {
     unfinished: bool,
     deleted: bool,
     /// Bytes of ours are on their way: the server may state versions of ours that we have not heard of.
-    writing: bool,
+    writing: u32,
+    /// Replies are judged all the same until there are none.
+    impatient: bool,
     /// Since then a reply was put off for that.
     unjudged: bool,
 }
@@ -61,7 +63,8 @@ impl InodeCoherency {
             dropping: 0,
             unfinished: false,
             deleted: false,
-            writing: false,
+            writing: 0,
+            impatient: false,
             unjudged: false,
         }
     }
@@ -127,8 +130,21 @@ impl InodeCoherency {
     /// Meanwhile a reply that states another version than the known one is late, whoever made that
     /// version: nobody can tell yet whether it is ours. It is asked again when the replies to the changes
     /// have told (P-D71: bounded by whoever asks).
-    pub(crate) fn set_writing(&mut self, writing: bool) {
-        self.writing = writing;
+    pub(crate) fn begin_writing(&mut self) {
+        self.writing += 1;
+    }
+
+    /// See [`begin_writing`](InodeCoherency::begin_writing).
+    pub(crate) fn end_writing(&mut self) {
+        self.writing = self.writing.saturating_sub(1);
+        if self.writing == 0 {
+            (self.impatient, self.unjudged) = (false, false);
+        }
+    }
+
+    /// Judges replies from now on although changes are on their way, until none is.
+    pub(crate) fn judge_anyway(&mut self) {
+        self.impatient = self.writing > 0;
         self.unjudged = false;
     }
 
@@ -151,7 +167,8 @@ impl InodeCoherency {
         if self.deleted {
             return Decision { action: Action::Deleted, adopt: false };
         }
-        let unjudged = self.writing && facts.version.is_some() && facts.version != self.version;
+        let waits = self.writing > 0 && !self.impatient;
+        let unjudged = waits && facts.version.is_some() && facts.version != self.version;
         self.unjudged |= unjudged;
         if unjudged || self.is_late(facts, epoch) {
             return Decision { action: Action::Late, adopt: false };
