@@ -66,6 +66,7 @@ pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Re
     let result = all_parts(inode, &what, awaited).await;
     // Not by the error alone: that of a conflict, too, is ESTALE.
     if let Err(error) = &result
+        && is_gone(error)
         && inode.cell.valid_now() == Validity::Deleted
     {
         give_up(inode, error).await;
