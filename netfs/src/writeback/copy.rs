@@ -12,6 +12,7 @@ use crate::{
     folio::{PAGE_SIZE, Sent, Slice},
     fscache::{FillTag, Identity},
     inode::Inode,
+    remote::Version,
     request::plan::page_out,
     sync::Arc,
 };
@@ -21,12 +22,15 @@ const FILL_MAX: u64 = 1 << 20;
 
 /// What the file was when its dirt was about to be taken.
 pub(super) struct Before {
+    known: Option<Version>,
     mark: Option<u64>,
     epoch: Epoch,
 }
 
 /// Whole pages of a round.
 pub(super) struct Copy {
+    /// The version the dirt was taken over. Later it may be another one already.
+    pub(super) known: Option<Version>,
     /// Ascending by offset, of whole pages.
     pages: Vec<(u64, Slice)>,
     /// What the round touches, in whole pages, ascending.
@@ -36,7 +40,7 @@ pub(super) struct Copy {
 
 impl Before {
     pub(super) fn new(inode: &Inode) -> Before {
-        Before { mark: inode.stable(), epoch: inode.cell.sample() }
+        Before { known: inode.cell.version(), mark: inode.stable(), epoch: inode.cell.sample() }
     }
 
     /// `sent` has been taken, in file order.
@@ -63,7 +67,7 @@ impl Before {
         if !self.mark.is_some_and(|mark| inode.unchanged(mark)) || inode.live_cookie().is_none() {
             pages.clear();
         }
-        Copy { pages, changed, epoch: self.epoch }
+        Copy { known: self.known, pages, changed, epoch: self.epoch }
     }
 }
 

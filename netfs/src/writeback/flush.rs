@@ -206,7 +206,7 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, copy: Copy, awaited: bool) -
     let own_changes = inode.wb.conflicts.own_changes(inode);
     // Until the versions of its replies are known.
     let _writing = inode.cell.writing();
-    let known = inode.cell.version();
+    let known = copy.known.clone();
     let mut chain = Chain::default();
     let mut error = None;
     let mut settled = Vec::new();
