@@ -11,6 +11,7 @@ mod ahead;
 mod changes;
 mod direct;
 mod ending;
+mod logs;
 mod origin;
 mod readers;
 mod recalls;

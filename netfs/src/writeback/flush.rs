@@ -95,9 +95,9 @@ async fn give_up(inode: &Inode, error: &Error) {
         return;
     }
     tracing::warn!(bytes, "a file was deleted on the server while it had bytes to upload");
-    if let Err(error) = inode.log_discard().await {
-        // A replay will find that the file is gone.
-        tracing::debug!(%error, "the log of dirty bytes keeps those of a deleted file");
+    if let Err(error) = inode.log_removed().await {
+        // The flusher tries again; a replay would find that the file is gone.
+        tracing::warn!(%error, "the log of dirty bytes keeps those of a deleted file for now");
     }
     inode.discard_dirty();
     inode.core.counters.write_removed_bytes.add(bytes);
