@@ -13,6 +13,7 @@ mod direct;
 mod ending;
 mod logs;
 mod origin;
+mod overtaken;
 mod readers;
 mod recalls;
 mod writers;

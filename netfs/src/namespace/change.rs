@@ -18,7 +18,7 @@ use crate::{
     coherency::Epoch,
     error::{Errno, Error, Result},
     file::Evicted,
-    inode::{Inode, JUDGE_WAIT},
+    inode::Inode,
     remote::{Change, Cx, NewFile, RenameHow, SetAttr, Version},
     sync::{Arc, atomic::Ordering},
     timer,
@@ -170,7 +170,7 @@ impl Mount {
         let name = Bytes::copy_from_slice(name);
         self.change(cx.clone(), async move {
             // Its uploads move the same version. A file that goes need not wait long for them.
-            let _quiet = file.inode.turn_within(JUDGE_WAIT).await;
+            let _quiet = file.inode.turn_in_time().await;
             let parents = mount.parents(&[&dir]).await;
             let call = Call::begin(&file.inode);
             let reply = mount.fs().remove(&dir.remote, name.clone(), is_dir, cx);
@@ -229,7 +229,7 @@ impl Mount {
         // Not for ever: somebody may be exchanging the two the other way round.
         let second = other.as_ref().filter(|other| !Arc::ptr_eq(&other.inode, &file.inode));
         let _others_quiet = match second {
-            Some(other) => other.inode.turn_within(JUDGE_WAIT).await,
+            Some(other) => other.inode.turn_in_time().await,
             None => None,
         };
         let parents = self.parents(&[&from.0, &to.0]).await;
