@@ -157,7 +157,7 @@ impl File {
     /// Dropping the future only detaches: the fetch goes on for other readers.
     ///
     /// # Errors
-    /// `EBADF` if the file was not opened for reading, `ESTALE` if it was deleted on the server (or changes faster than it can be read),
+    /// `EBADF` if the file was not opened for reading, `ESTALE` if it was deleted on the server (or somebody else changes it faster than it can be read),
     /// `ETIMEDOUT` at the deadline of the opener's [`Cx`], `EINVAL` for a range past the largest
     /// offset, or what the server returned for the bytes asked for.
     pub async fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {

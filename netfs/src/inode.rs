@@ -19,7 +19,6 @@ mod own;
 
 use bytes::Bytes;
 use disk_misses::DiskMisses;
-pub(crate) use object::JUDGE_WAIT;
 use tokio::sync::Notify;
 
 use crate::{
@@ -38,7 +37,7 @@ use crate::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     waits::{Wait, WaitInfo, WaitKind},
-    writeback::{Writeback, is_gone},
+    writeback::{Writeback, is_gone, quiet::Overtaken},
 };
 
 /// Replies in a row that may be older than what is known before a validation gives up (P-D71).
@@ -198,6 +197,11 @@ impl Inode {
     fn end_change(&self) {
         self.change_end.fetch_add(1, Ordering::Release);
         self.change_over.notify_waiters();
+    }
+
+    /// How many content changes have begun.
+    pub(crate) fn changes(&self) -> u64 {
+        self.change_begin.load(Ordering::Acquire)
     }
 
     /// Whether nothing changed since `mark` was taken.
@@ -445,15 +449,24 @@ impl Inode {
         }
         self.core.check_open()?;
         let (inode, remote, call_cx) = (Arc::clone(self), Arc::clone(remote), cx.clone());
-        let check = move || async move { inode.validate(&remote, call_cx).await };
+        let check = move || async move { inode.validate(&remote, call_cx, Overtaken::Check).await };
         let dropping = || self.waiting(WaitKind::Change, 0..0);
         self.cell.validate(&self.core.driver, cx.deadline(), check, dropping).await
     }
 
-    async fn validate(&self, remote: &DynFile, cx: Cx) -> Result<()> {
+    /// One check of our own, for who has the file's turn of writeback: one that is shared may wait for the turn.
+    pub(crate) async fn ensure_valid_in_turn(&self, remote: &DynFile, cx: Cx) -> Result<()> {
+        match self.cell.valid_now() {
+            Validity::Valid => Ok(()),
+            Validity::Deleted => Err(deleted_error()),
+            Validity::Stale(_) => self.validate(remote, cx, Overtaken::InTurn).await,
+        }
+    }
+
+    async fn validate(&self, remote: &DynFile, cx: Cx, who: Overtaken) -> Result<()> {
         let _wait = self.waiting(WaitKind::Validate, 0..0);
-        let mut turn = None;
-        for _ in 0..MAX_LATE {
+        let mut quiet = self.quiet(who, MAX_LATE);
+        loop {
             let epoch = self.cell.sample();
             let check = self.core.answered(Arc::clone(remote).validate(cx.clone()));
             match check.await {
@@ -468,11 +481,13 @@ impl Inode {
                 }
                 Err(e) => return Err(e),
             }
-            if turn.is_none() {
-                turn = self.after_round().await;
+            if !quiet.again().await {
+                break;
             }
         }
-        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
+        // An upload is tried again by itself.
+        let errno = if who == Overtaken::InTurn { Errno::EAGAIN } else { Errno::ESTALE };
+        Err(Error::new(errno, "the file changes faster than it can be checked; try again"))
     }
 
     /// Whether the size is that of another version than the current one.
@@ -484,7 +499,8 @@ impl Inode {
     pub(crate) async fn learn_size(self: &Arc<Self>, remote: &DynFile, cx: &Cx) -> Result<()> {
         self.core.check_open()?;
         let (inode, remote, cx) = (Arc::clone(self), Arc::clone(remote), cx.clone());
-        let check = self.core.driver.spawn(async move { inode.validate(&remote, cx).await });
+        let check = async move { inode.validate(&remote, cx, Overtaken::Check).await };
+        let check = self.core.driver.spawn(check);
         check.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
     }
 

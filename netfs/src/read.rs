@@ -32,13 +32,13 @@ use smallvec::SmallVec;
 use crate::{
     error::{Errno, Error, Result},
     folio::Slice,
-    inode::{Inode, JUDGE_WAIT},
+    inode::Inode,
     iomode::{Mode, ModeGuard},
     remote::{Cx, DynFile},
     sync::Arc,
     timer,
     waits::WaitKind,
-    writeback::flush::Turn,
+    writeback::quiet::{Overtaken, Quiet},
 };
 
 /// Most bytes gathered at a time: bounds what one read pins.
@@ -47,9 +47,6 @@ pub(crate) const GATHER_MAX: u64 = 1 << 20;
 /// How often a read plans again when its pages were dropped or came back late, before it gives up
 /// with `ESTALE` (bounded, P-D71).
 pub(crate) const MAX_REPLANS: usize = 16;
-
-/// How often of these before it has the uploads of the file wait.
-const REPLANS_BESIDE_UPLOADS: usize = 4;
 
 /// Content of a file, pinned: pieces in file order.
 pub type Slices = SmallVec<[Slice; 8]>;
@@ -80,21 +77,17 @@ impl Who {
         Err(Error::new(Errno::ESTALE, "the file changed, and no check says how large it is now"))
     }
 
-    /// Before a read plans again that has done so `attempt` times: an answer that was put off until our own
-    /// changes have ended is waited for. Who is overtaken again and again by uploads has them wait, until
-    /// the guard is dropped.
-    pub(crate) async fn quiet(&self, attempt: usize) -> Result<Option<Turn<'_>>> {
-        let quiet = async {
-            let turn = self.inode.after_round().await;
-            if attempt < REPLANS_BESIDE_UPLOADS {
-                return Ok(None);
-            }
-            match turn {
-                Some(turn) => Ok(Some(turn)),
-                None => Ok(self.inode.turn_within(JUDGE_WAIT).await),
-            }
-        };
-        self.by_deadline(quiet).await
+    /// The read's way past our own uploads.
+    pub(crate) fn quiet(&self) -> Quiet<'_> {
+        self.inode.quiet(Overtaken::Read, MAX_REPLANS)
+    }
+
+    /// Before a read plans again; fails if it has done so too often (bounded, P-D71).
+    pub(crate) async fn again(&self, quiet: &mut Quiet<'_>) -> Result<()> {
+        if self.by_deadline(async { Ok(quiet.again().await) }).await? {
+            return Ok(());
+        }
+        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
     }
 
     /// Waits for `work` no longer than until the caller's deadline. It is dropped then, so that MUST be

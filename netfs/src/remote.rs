@@ -248,7 +248,9 @@ pub trait RemoteFs: Send + Sync + Sized + 'static {
     fn root(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Found<Self::File>>>;
 
     /// The file whose [`RemoteFile::key`] is `key`, without a name (NFS: by its handle), with fresh facts.
-    /// `ESTALE` if there is none any more.
+    /// `ESTALE` if there is none any more. A key MUST NOT find another file than the one it was of (NFS: the
+    /// handle's generation tells them apart): what a crash left in the log of a file that is removed by then
+    /// would be laid over the other one.
     ///
     /// By default there is no such call. Then a [log](crate::dirtylog) is of no use: after a restart nobody
     /// could find the file again, so an fsync uploads.

@@ -13,6 +13,7 @@
 //! | [`log`] | the log of dirty bytes on this machine's storage |
 //! | [`recall`] | giving a promise back that the server recalls |
 //! | [`park`] | files whose upload failed for good |
+//! | [`quiet`] | reads and checks that uploads overtake |
 //!
 //! One round of a file at a time, in order of arrival (B11, N-C36). What is taken is a snapshot: slices,
 //! whose bytes no later write changes. A range comes back clean only when the server has acknowledged it
@@ -28,6 +29,7 @@ pub(crate) mod flusher;
 pub(crate) mod groups;
 pub(crate) mod log;
 pub(crate) mod park;
+pub(crate) mod quiet;
 pub(crate) mod recall;
 pub(crate) mod room;
 pub(crate) mod upload;

@@ -180,3 +180,40 @@ fn age_is_that_of_the_oldest_bytes_that_are_left() {
     drop(file);
     bench.shutdown();
 }
+
+/// A write that is longer than there is room and memory for gets the error once it is known that nothing makes
+/// room any more: first it is short, and what it says is in is in.
+#[test]
+fn a_write_that_waits_for_room_gets_the_error_of_the_upload_that_was_to_make_it() {
+    let fs = origin();
+    let clock = StepClock::new();
+    let bench = Bench::with(&fs, None, |b| {
+        b.memory_bytes(4 << 20)
+            .fill_queue(0, netfs::FillWhenFull::Drop)
+            .dirty_bytes(MIB as u64 / 2, MIB as u64)
+            .clock(Arc::new(clock.clone()))
+    });
+    let fault = fs.inject(Fault::on(Op::Write).errno(Errno::ENOSPC).always());
+    let file = open(&bench, "full");
+    let bytes = vec![7; 12 * MIB];
+    let written = std::thread::scope(|s| {
+        let writing = s.spawn(|| file.blocking().write_at(0, &bytes));
+        while !writing.is_finished() {
+            clock.advance(Duration::from_millis(100));
+            assert!(fs.counts().calls(Op::Write) < 1000, "tried in vain again and again");
+            std::thread::yield_now();
+        }
+        writing.join().expect("no panic")
+    });
+    let n = written.expect("short");
+    assert!(n > 0 && n < bytes.len(), "{n}");
+    let error = file.blocking().write_at(n as u64, b"more").expect_err("refused");
+    assert_eq!(error.errno(), Errno::ENOSPC);
+    assert_eq!(file.sizes().i_size, n as u64);
+    fs.remove_fault(&fault);
+    file.blocking().fsync().expect("there is space again");
+    assert_eq!(fs.size("full").expect("full"), n as u64);
+    assert!(fs.expected("full", 0, n).expect("full") == bytes[..n], "other bytes");
+    drop(file);
+    bench.shutdown();
+}

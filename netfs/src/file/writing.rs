@@ -344,6 +344,8 @@ impl File {
         let bytes = inode.pages.dirty_bytes();
         inode.discard_dirty();
         inode.wb.note_lost(error);
+        // What another opener's fsync has logged meanwhile.
+        inode.log_discard().await?;
         Ok(bytes)
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Whatever goes wrong with the object costs its content, never a write (rows 81, N-C34, N-C35).
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -20,13 +20,7 @@ use crate::{
     fscache::{CookieUse, Identity, StillOk},
     remote::Facts,
     sync::{Arc, Mutex},
-    timer,
-    writeback::flush::{Turn, quiesce},
 };
-
-/// How long an answer waits for the end of our own changes: much longer than a round over a link that is
-/// not slow; a reader should not wait longer for a server that does not answer writes.
-pub(crate) const JUDGE_WAIT: Duration = Duration::from_secs(1);
 
 /// The use of the cookie that dirty bytes make (N-C40).
 #[derive(Default)]
@@ -76,28 +70,6 @@ impl Inode {
             cookie.end_modify();
         }
         drop(used);
-    }
-
-    /// For who asked the server and could not use the answer: if that named a version that may be one of
-    /// those we are making, waits until the replies to our changes have told, and keeps further ones off
-    /// until the guard is dropped, so that the next answer can be judged. After [`JUDGE_WAIT`] it will be,
-    /// whatever is on its way. Nobody who has the file's turn may call this.
-    pub(crate) async fn after_round(&self) -> Option<Turn<'_>> {
-        if !self.cell.is_unjudged() {
-            return None;
-        }
-        let turn = self.turn_within(JUDGE_WAIT).await;
-        if turn.is_none() {
-            self.cell.judge_anyway();
-        }
-        turn
-    }
-
-    /// The file's turn, if it comes in time.
-    pub(crate) async fn turn_within(&self, patience: Duration) -> Option<Turn<'_>> {
-        let core = &self.core;
-        let until = self.now() + patience.min(core.options.remote_timeout);
-        timer::until(&core.driver, &*core.clock, until, quiesce(self)).await
     }
 
     /// The core's test of a fill whose bytes were asked for, or taken from memory, at `epoch`.

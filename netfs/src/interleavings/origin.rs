@@ -48,6 +48,8 @@ struct State {
     hanging: bool,
     hung: Vec<WriteSub>,
     refusing: bool,
+    /// Replies to changes name the version they found.
+    states_before: bool,
     /// What the file held whenever its promise was given back.
     releases: Vec<Vec<u8>>,
 }
@@ -76,6 +78,7 @@ impl Origin {
             hanging: false,
             hung: Vec::new(),
             refusing: false,
+            states_before: true,
             releases: Vec::new(),
         };
         Arc::new(Origin { state: Mutex::new(state), rsize, answers })
@@ -127,6 +130,10 @@ impl Origin {
         hung.into_iter().for_each(|sub| self.apply(sub));
     }
 
+    pub(super) fn states_before(&self, states: bool) {
+        self.state.lock().states_before = states;
+    }
+
     pub(super) fn refuse_writes(&self, refuse: bool) {
         self.state.lock().refusing = refuse;
     }
@@ -152,11 +159,11 @@ impl Origin {
     /// A client changes the file. Nobody is told: it knows.
     fn modify(&self, change: impl FnOnce(&mut Vec<u8>)) -> Change {
         let mut state = self.state.lock();
-        let before = Version::from_u64(state.version);
+        let before = state.states_before.then(|| Version::from_u64(state.version));
         change(&mut state.bytes);
         state.version += 1;
         drop(state);
-        Change::new(Some(before), self.snapshot().2)
+        Change::new(before, self.snapshot().2)
     }
 
     /// Whoever waits in [`Answers::Never`] is answered now.

@@ -38,22 +38,22 @@ fn holds(bytes: &[u8], offset: u64, len: u64, byte: u8) -> bool {
 }
 
 /// Time passes until the guard is dropped.
-struct Passing(Arc<AtomicBool>, Option<thread::JoinHandle<()>>);
+pub(super) struct Passing(Arc<AtomicBool>, Option<thread::JoinHandle<()>>);
 
 impl Passing {
-    fn begin(clock: &StepClock) -> Passing {
+    pub(super) fn begin(clock: &StepClock, step: Duration) -> Passing {
         let over = Arc::new(AtomicBool::new(false));
         let (ended, clock) = (Arc::clone(&over), clock.clone());
         let passing = thread::spawn(move || {
             while !ended.load(Ordering::SeqCst) {
-                clock.advance(Duration::from_secs(5));
+                clock.advance(step);
                 thread::yield_now();
             }
         });
         Passing(over, Some(passing))
     }
 
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         self.0.store(true, Ordering::SeqCst);
         self.1.take().expect("once").join().expect("no panic");
     }
@@ -106,7 +106,7 @@ fn recalls_of_a_file_whose_upload_hangs_end_and_keep_its_bytes() {
         let file = world.open();
         write(&file, 0, 100, A).expect("nothing fails");
         world.origin.hang_writes(true);
-        let time = Passing::begin(&world.clock);
+        let time = Passing::begin(&world.clock, Duration::from_secs(5));
         let writing = {
             let file = world.open();
             // The recall may have parked the file by then.
@@ -188,7 +188,7 @@ fn parked_bytes_that_exhaust_the_budget_hold_up_nobody_for_ever() {
         };
         let reader = world.open();
         block_on(reader.read_at(7 * PAGE, &mut [0; 100])).expect("readers go on");
-        let time = Passing::begin(&world.clock);
+        let time = Passing::begin(&world.clock, Duration::from_secs(5));
         let written = writers.map(|writer| writer.join().expect("no panic"));
         syncing.join().expect("no panic");
         time.end();

@@ -18,7 +18,7 @@ use crate::{
     coherency::Epoch,
     error::{Errno, Error, Result},
     file::Evicted,
-    inode::{Inode, JUDGE_WAIT},
+    inode::Inode,
     remote::{Change, Cx, NewFile, RenameHow, SetAttr, Version},
     sync::{Arc, atomic::Ordering},
     timer,
@@ -146,10 +146,11 @@ impl Mount {
 
     /// Removes the name of anything but a directory. With its last name a file is gone, unless the adapter
     /// keeps it for those who have it open; what was written to it and is not on the server is given up if
-    /// nobody has.
+    /// nobody has, and is in no [log](crate::Builder::dirty_log) any more.
     ///
     /// # Errors
-    /// `ENOENT`, `EISDIR`; as [`create`](Mount::create).
+    /// `ENOENT`, `EISDIR`; as [`create`](Mount::create). The log's, though the name is gone, if it failed to
+    /// forget the file.
     pub async fn unlink(&self, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
         self.remove(dir, name, false, cx).await
     }
@@ -169,18 +170,21 @@ impl Mount {
         let name = Bytes::copy_from_slice(name);
         self.change(cx.clone(), async move {
             // Its uploads move the same version. A file that goes need not wait long for them.
-            let _quiet = file.inode.turn_within(JUDGE_WAIT).await;
+            let _quiet = file.inode.turn_in_time().await;
             let parents = mount.parents(&[&dir]).await;
             let call = Call::begin(&file.inode);
             let reply = mount.fs().remove(&dir.remote, name.clone(), is_dir, cx);
             let reply = mount.answered(reply).await;
             let done = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], Some(&file)))?;
             mount.learned(&dir, done.dir.as_ref(), &parents, [(name, None)]);
+            drop(parents);
             match &done.gone {
-                Some(key) => mount.gone(key),
-                None => renamed(call, &file, done.file.as_ref()),
+                Some(key) => mount.gone(key).await,
+                None => {
+                    renamed(call, &file, done.file.as_ref());
+                    Ok(())
+                }
             }
-            Ok(())
         })
         .await
     }
@@ -225,7 +229,7 @@ impl Mount {
         // Not for ever: somebody may be exchanging the two the other way round.
         let second = other.as_ref().filter(|other| !Arc::ptr_eq(&other.inode, &file.inode));
         let _others_quiet = match second {
-            Some(other) => other.inode.turn_within(JUDGE_WAIT).await,
+            Some(other) => other.inode.turn_in_time().await,
             None => None,
         };
         let parents = self.parents(&[&from.0, &to.0]).await;
@@ -248,10 +252,12 @@ impl Mount {
             self.learned(&to.0, done.dir.as_ref(), &parents, [new]);
             self.learned(&from.0, done.from.as_ref(), &parents, [old]);
         }
+        drop(parents);
         renamed(call, &file, done.file.as_ref());
         if let Some(key) = &done.gone {
-            self.gone(key);
-        } else if let (Some(other), Some(call), false) = (&other, others_call, one) {
+            return self.gone(key).await;
+        }
+        if let (Some(other), Some(call), false) = (&other, others_call, one) {
             renamed(call, other, done.other.as_ref());
         }
         Ok(())
@@ -347,9 +353,13 @@ impl Mount {
     }
 
     /// A file has lost its last name by our doing.
-    fn gone(&self, key: &[u8]) {
-        if let Some(inode) = self.volume().find(key) {
-            inode.unlinked();
+    ///
+    /// # Errors
+    /// The log of dirty bytes may bring back what it has of it.
+    async fn gone(&self, key: &[u8]) -> Result<()> {
+        match self.volume().find(key) {
+            Some(inode) => inode.unlinked().await,
+            None => Ok(()),
         }
     }
 }
@@ -357,13 +367,23 @@ impl Mount {
 impl Inode {
     /// The server says that the last name is gone. Who has the file open may go on as long as the server lets
     /// them (an adapter may have renamed it for them), and is told if not; the last one takes it along.
-    fn unlinked(&self) {
+    async fn unlinked(&self) -> Result<()> {
         self.unlinked.store(true, Ordering::Release);
+        // Now, and not when it is closed: nobody can find it after a crash, and the server may use its key for
+        // another file as soon as it is gone (L6).
+        let forgotten = self.log_removed().await;
         if self.is_open() {
             self.others_wrote();
         } else {
             self.remove();
         }
+        forgotten.map_err(|error| {
+            let told = "the file is removed, but the log of dirty bytes failed";
+            Error::new(
+                error.errno(),
+                format!("{told}, and may bring back what it has of it: {error}"),
+            )
+        })
     }
 
     /// Nobody can read this file any more.

@@ -20,6 +20,7 @@ use crate::{
         AccessMask, Attr, Cx, DynFile, DynFound, DynRemoteFs, Facts, FileKind, StatFs, VolumeId,
     },
     sync::{Arc, atomic::Ordering},
+    writeback::quiet::Overtaken,
 };
 
 /// An inode seen through a mount: cheap to clone, good for as long as it is held.
@@ -300,8 +301,8 @@ impl Mount {
             inode.core.counters.attr_hits.inc();
             return Ok(attr);
         }
-        let mut turn = None;
-        for _ in 0..MAX_LATE {
+        let mut quiet = inode.quiet(Overtaken::Check, MAX_LATE);
+        loop {
             inode.check_exists()?;
             let epoch = self.sample();
             let reply = self.0.fs.getattr(&node.remote, cx.clone());
@@ -309,8 +310,8 @@ impl Mount {
                 // What is known may be from a reply that was asked for before this call: not good
                 // enough for a caller who came after a change.
                 Ok(facts) if inode.apply(&facts, &epoch, &[]) == Verdict::Late => {
-                    if turn.is_none() {
-                        turn = inode.after_round().await;
+                    if !quiet.again().await {
+                        break;
                     }
                 }
                 Ok(_) => {

@@ -58,8 +58,14 @@ struct Table {
 
 /// An inode's place in the table: its id, itself while it lives, and its coherency cell.
 type Known = (u64, Weak<Inode>, Arc<InodeCell>);
-/// What a new inode took the place of: a deleted one, and the table's entry.
-type Displaced = (Option<Arc<Inode>>, Option<Known>);
+
+/// What a new inode took the place of.
+struct Displaced {
+    /// It is to void records of the deleted file's.
+    logged: bool,
+    /// A deleted one and the table's entry, to be dropped outside the table's lock.
+    _gone: (Option<Arc<Inode>>, Option<Known>),
+}
 
 impl Table {
     fn live(&self, key: &[u8]) -> Option<Arc<Inode>> {
@@ -146,7 +152,7 @@ impl Volume {
         self.replayable.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_replayable(&self) {
+    pub(crate) fn set_replayable(&self) {
         self.replayable.store(true, Ordering::Release);
     }
 
@@ -186,6 +192,9 @@ impl Volume {
     /// The inode of `key`, made if need be.
     pub(crate) fn inode(self: &Arc<Self>, key: &[u8]) -> Arc<Inode> {
         let (inode, gone) = self.find_or_insert(key);
+        if gone.as_ref().is_some_and(|displaced| displaced.logged) {
+            self.core.flusher.note(&inode);
+        }
         // Outside the table lock: a last reference's drop takes it too.
         drop(gone);
         self.keep.insert(inode.id, Arc::clone(&inode));
@@ -203,9 +212,11 @@ impl Volume {
         };
         let key = Bytes::copy_from_slice(key);
         let inode = Inode::new(Arc::clone(self), key.clone());
+        // Before anybody can write to it.
+        let logged = deleted.as_ref().is_some_and(|deleted| inode.log_inherit(deleted));
         let entry = (inode.id, Arc::downgrade(&inode), Arc::clone(&inode.cell));
         let before = inodes.insert(key, entry);
-        (inode, Some((deleted, before)))
+        (inode, Some(Displaced { logged, _gone: (deleted, before) }))
     }
 
     /// A mount is gone; with the last one goes everything nobody else holds.

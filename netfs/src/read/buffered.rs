@@ -83,9 +83,10 @@ impl Reader<'_> {
     /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
     /// from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&mut self, offset: u64, len: u64) -> Result<Slices> {
-        let mut turn = None;
-        for attempt in 0..MAX_REPLANS {
-            let mark = self.who.settled().await?;
+        let who = self.who;
+        let mut quiet = who.quiet();
+        loop {
+            let mark = who.settled().await?;
             let sizes = self.inode().sizes.load();
             let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
             if offset >= end {
@@ -95,11 +96,8 @@ impl Reader<'_> {
                 Gathered::Done(slices) => return Ok(slices),
                 Gathered::Changed => {}
             }
-            if turn.is_none() {
-                turn = self.who.quiet(attempt).await?;
-            }
+            who.again(&mut quiet).await?;
         }
-        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
     }
 
     async fn gather_once(

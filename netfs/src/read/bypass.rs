@@ -6,7 +6,7 @@ use std::{ops::Range, sync::OnceLock};
 use tokio::sync::oneshot;
 
 use super::{
-    GATHER_MAX, MAX_REPLANS,
+    GATHER_MAX,
     buffered::{Reader, trim},
     fetch::len_of,
     tally::Tally,
@@ -27,8 +27,8 @@ impl Reader<'_> {
     /// has been validated by the caller.
     pub(crate) async fn bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let inode = &self.who.inode;
-        let mut turn = None;
-        for attempt in 0..MAX_REPLANS {
+        let mut quiet = self.who.quiet();
+        loop {
             let mark = self.who.settled().await?;
             let size = inode.sizes.load().i_size;
             let end = size.min(offset.saturating_add((buf.len() as u64).min(GATHER_MAX)));
@@ -41,11 +41,8 @@ impl Reader<'_> {
                 tally.count(inode);
                 return Ok(n);
             }
-            if turn.is_none() {
-                turn = self.who.quiet(attempt).await?;
-            }
+            self.who.again(&mut quiet).await?;
         }
-        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
     }
 
     /// Says where the bytes came from; `None`: plan again.

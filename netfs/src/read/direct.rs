@@ -4,12 +4,12 @@
 use std::ops::Range;
 
 use super::{
-    MAX_REPLANS, Slices, Who,
+    Slices, Who,
     buffered::{Reader, run_transient},
     fetch::{Fetch, Plan, Span, Target, Transient, len_of},
 };
 use crate::{
-    error::{Errno, Error, Result},
+    error::Result,
     folio::{Origin, memory::FillBuf},
     iomode::Mode,
     request::plan,
@@ -29,8 +29,8 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
     let _mode = who.enter(Mode::Direct, offset..offset.saturating_add(len)).await?;
     inode.ensure_valid(&who.remote, &who.cx).await?;
     inode.core.counters.dio_reads.inc();
-    let mut turn = None;
-    for attempt in 0..MAX_REPLANS {
+    let mut quiet = who.quiet();
+    loop {
         let mark = who.settled().await?;
         let sizes = inode.sizes.load();
         let end = sizes.i_size.min(offset.saturating_add(len.min(DIRECT_MAX)));
@@ -44,11 +44,8 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
             inode.core.counters.miss_bypass_bytes.add(n as u64);
             return Ok(slices);
         }
-        if turn.is_none() {
-            turn = who.quiet(attempt).await?;
-        }
+        who.again(&mut quiet).await?;
     }
-    Err(Error::new(Errno::ESTALE, "the file changes faster than it can be read; try again"))
 }
 
 async fn once(who: &Who, range: Range<u64>) -> Result<Transient> {

@@ -69,6 +69,8 @@ impl Buffered<'_> {
         let taken = self.take_room(bytes.len() as u64).await?;
         let before = inode.pages.dirtied_ever();
         let mut chunk = Chunk { inode, taken, before, offset, done: 0 };
+        // It may be because uploads failed for good that there is room.
+        inode.check_not_parked()?;
         let result = self.who.by_deadline(self.copy_in(&mut chunk, bytes)).await;
         let done = chunk.done;
         drop(chunk);
@@ -176,11 +178,13 @@ impl Buffered<'_> {
             return Ok(window);
         }
         let pressed = core.flusher.press();
-        // As long as a call to the server may take, from the last upload that ended.
+        // As long as a call to the server may take, from the last upload that brought something there.
         let patience = core.options.remote_timeout;
         let mut until = core.clock.now() + patience;
+        let mut before = core.folios.room().cleaned_ever();
         while core.clock.now() < until {
             core.check_open()?;
+            self.inode().check_not_parked()?;
             let cleaned = core.flusher.cleaned.notified();
             if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
                 return Ok(window);
@@ -194,7 +198,9 @@ impl Buffered<'_> {
                 }
             }
             let soon = core.clock.now() + A_WHILE;
-            if timer::until(&core.driver, &*core.clock, soon, cleaned).await.is_some() {
+            timer::until(&core.driver, &*core.clock, soon, cleaned).await;
+            let cleaned_ever = core.folios.room().cleaned_ever();
+            if std::mem::replace(&mut before, cleaned_ever) != cleaned_ever {
                 until = core.clock.now() + patience;
             }
         }

@@ -36,9 +36,35 @@ impl Chain {
         self.changes.iter().filter_map(|(_, after)| after.version.clone()).collect()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
     /// Whether every reply named the version its call found: only then a gap is a sign of somebody else.
     pub(crate) fn names_all(&self) -> bool {
         self.changes.iter().all(|(before, _)| before.is_some())
+    }
+
+    /// Nobody else has written, whatever the replies say: what they do not say can be told. False: of several
+    /// changes without a version before the last one cannot be told; the server has to be asked.
+    pub(crate) fn all_ours(&mut self, known: Option<&Version>) -> bool {
+        if self.names_all() {
+            return true;
+        }
+        match self.changes.as_mut_slice() {
+            [(before, after)] if after.version.is_some() => {
+                *before = known.cloned();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The same, where the file is as `facts` say after all of them.
+    pub(crate) fn lead_to(&mut self, known: Option<&Version>, facts: Facts) {
+        if facts.version.is_some() {
+            self.changes = vec![(known.cloned(), facts)];
+        }
     }
 
     /// Whether one of the changes led to `version`.
@@ -117,6 +143,25 @@ mod tests {
         assert!(matches!(c.clone().resolve(Some(&v(0))), Outcome::Ours(_)));
         c.add(Some(v(3)), Facts::version(v(3)));
         assert!(matches!(c.resolve(Some(&v(0))), Outcome::Others(_)));
+    }
+
+    #[test]
+    fn under_a_write_promise_a_reply_need_not_say_what_it_found() {
+        let one = |after| {
+            let mut c = Chain::default();
+            c.add(None, after);
+            c
+        };
+        let mut c = one(Facts::version(v(1)));
+        assert!(c.all_ours(Some(&v(0))));
+        assert_eq!(c.resolve(Some(&v(0))), Outcome::Ours(Facts::version(v(1))));
+        let mut silent = one(Facts::default());
+        assert!(!silent.all_ours(Some(&v(0))));
+        let mut two = one(Facts::version(v(1)));
+        two.add(None, Facts::version(v(2)));
+        assert!(!two.all_ours(Some(&v(0))), "which came last?");
+        two.lead_to(Some(&v(0)), Facts::version(v(2)));
+        assert_eq!(two.resolve(Some(&v(0))), Outcome::Ours(Facts::version(v(2))));
     }
 
     #[test]

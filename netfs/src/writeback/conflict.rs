@@ -11,7 +11,6 @@ use bytes::Bytes;
 
 use super::flush::OnTheirWay;
 use crate::{
-    coherency::Validity,
     error::{Errno, Error, Result},
     folio::{Sent, Slice, Unit, Which},
     inode::Inode,
@@ -302,10 +301,9 @@ pub(super) async fn before_upload(inode: &Arc<Inode>) -> Result<()> {
         inode.wb.conflicts.settle();
         return Ok(());
     }
-    if inode.cell.valid_now() != Validity::Valid
-        && let Some((remote, cx)) = inode.wb.any_owner()
-    {
-        inode.ensure_valid(&remote, &cx).await?;
+    if let Some((remote, cx)) = inode.wb.any_owner() {
+        // Not by way of the check that readers share: that one may be waiting for the turn.
+        inode.ensure_valid_in_turn(&remote, cx).await?;
     }
     let Some(met) = inode.wb.conflicts.current() else { return Ok(()) };
     match policy {

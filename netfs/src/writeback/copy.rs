@@ -35,7 +35,7 @@ pub(super) struct Copy {
     pages: Vec<(u64, Slice)>,
     /// What the round touches, in whole pages, ascending.
     pub(super) changed: Vec<Range<u64>>,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
 }
 
 impl Before {

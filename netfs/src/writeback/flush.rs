@@ -12,7 +12,7 @@ use super::{
     upload::{How, Uploaded, upload},
 };
 use crate::{
-    coherency::Validity,
+    coherency::{Epoch, Validity},
     error::{Errno, Error, Result},
     folio::{Sent, Unit},
     fscache::Identity,
@@ -95,9 +95,9 @@ async fn give_up(inode: &Inode, error: &Error) {
         return;
     }
     tracing::warn!(bytes, "a file was deleted on the server while it had bytes to upload");
-    if let Err(error) = inode.log_discard().await {
-        // A replay will find that the file is gone.
-        tracing::debug!(%error, "the log of dirty bytes keeps those of a deleted file");
+    if let Err(error) = inode.log_removed().await {
+        // The flusher tries again; a replay would find that the file is gone.
+        tracing::warn!(%error, "the log of dirty bytes keeps those of a deleted file for now");
     }
     inode.discard_dirty();
     inode.core.counters.write_removed_bytes.add(bytes);
@@ -221,6 +221,7 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, copy: Copy, awaited: bool) -
         error = error.or(up.error.clone());
         settled.push(up);
     }
+    know_ours(inode, &mut chain, known.as_ref(), &copy.epoch).await;
     // In this order: the file's end and version first, so that no byte that has become clean and left
     // memory is looked for beyond a zero point of before, or under a version of before.
     let end = settled.iter().flat_map(|up| &up.stable).map(|r| r.end).max();
@@ -239,6 +240,26 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, copy: Copy, awaited: bool) -
         copy.offer(inode, &identity, &unwritten);
     }
     error.map_or(Ok(if whole { Round::Done } else { Round::Lost }), Err)
+}
+
+/// Under the server's promise that nobody else writes, what replies do not say of the version they found is no
+/// sign of anybody: then all that is missing is what they led to. A break that comes later is no harm, for
+/// nobody else has written by then; one that came before ends it.
+async fn know_ours(inode: &Inode, chain: &mut Chain, known: Option<&Version>, epoch: &Epoch) {
+    let before = chain.clone();
+    if known.is_none() || chain.is_empty() || chain.names_all() || !inode.cell.is_alone_since(epoch)
+    {
+        return;
+    }
+    if !chain.all_ours(known)
+        && let Some((remote, cx)) = inode.wb.any_owner()
+        && let Ok(facts) = inode.core.answered(remote.validate(cx)).await
+    {
+        chain.lead_to(known, facts);
+    }
+    if !inode.cell.is_alone_since(epoch) {
+        *chain = before;
+    }
 }
 
 /// What the replies say of the file, of which the server has bytes up to `end` now, some of `changed`.

@@ -1,6 +1,6 @@
 //! Which files are flushed when nobody asks.
 //!
-//! A file stays listed, and alive, as long as it has dirty bytes. The flusher goes round the files while
+//! A file stays listed, and alive, as long as it has dirty bytes, or the log has records of it. The flusher goes round the files while
 //! more than the background limit is dirty, or somebody waits for memory, and takes those whose oldest bytes
 //! are over age. A file whose upload failed is left alone for a while, longer each time.
 
@@ -98,12 +98,14 @@ impl Flusher {
         files.values().map(|d| d.inode.pages.dirty_bytes()).sum()
     }
 
-    /// A file that is clean is listed no longer.
+    /// A file that is clean, and of which nothing is in the log, is listed no longer.
     fn tidy(&self, inode: &Arc<Inode>, ended_well: bool, now: BootTime) {
         let mut files = self.files.lock();
-        let clean = inode.pages.dirty_bytes() == 0;
-        let gone = if clean { files.remove(&inode.id) } else { None };
+        let done = inode.owes_nothing();
+        let gone = if done { files.remove(&inode.id) } else { None };
         if let Some(dirty) = files.get_mut(&inode.id) {
+            // A log that did not void the records of a clean file is left alone for a while, too.
+            let ended_well = ended_well && inode.pages.dirty_bytes() > 0;
             dirty.failed = if ended_well { 0 } else { dirty.failed + 1 };
             let pause = BACK_OFF.0 * 2u32.pow(dirty.failed.min(10)) / 2;
             dirty.not_before =
@@ -112,7 +114,7 @@ impl Flusher {
         drop(files);
         drop(gone);
         // Written to between the look and the removal.
-        if clean && inode.pages.dirty_bytes() > 0 {
+        if done && !inode.owes_nothing() {
             self.note(inode);
         }
     }
@@ -129,7 +131,8 @@ impl Flusher {
         drop(files);
         let expire = core.options.dirty_expire;
         let old = |inode: &Arc<Inode>| inode.pages.dirty_for(expire, now);
-        // What has become clean without an upload (it was cut) is only to be taken off the list.
+        // What has become clean without an upload (it was cut) is only to be taken off the list, and out of
+        // the log.
         let clean = |inode: &Arc<Inode>| inode.pages.dirty_bytes() == 0;
         let due = |inode: &Arc<Inode>| {
             // Somebody else is at it: it would be passed by, again and again.
@@ -225,7 +228,10 @@ pub(crate) async fn flush_all(core: &Arc<Core>, deadline: BootTime) {
         };
         let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
         if errors.is_empty() {
-            // What came in meanwhile; soon nothing does any more.
+            // What came in meanwhile; soon nothing does any more. A log that does not forget is not waited for.
+            if core.flusher.dirty_files().iter().all(|inode| inode.pages.dirty_bytes() == 0) {
+                return;
+            }
             continue;
         }
         if !errors.iter().any(is_transient) {

@@ -9,6 +9,10 @@
 //! - **L3** A record is appended under the file's lock here, together with the look at what is dirty. So an
 //!   upload that makes the file clean either comes first, and nothing is appended, or finds the record.
 //! - **L4** The log is checkpointed up to the first record of any file that is still needed.
+//! - **L5** Records that are not voided have an owner: the inode stays on the flusher's list, and so alive, and
+//!   the flusher tries again. A deleted file's inode leaves them to the one that takes its key's place.
+//! - **L6** Of a file without a name nothing is logged: nobody could want it after a crash, and its key may be
+//!   another file's by then.
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
@@ -130,6 +134,8 @@ struct State {
     /// Something was written since the first of `live` was made. Until then what comes back is what is on
     /// the server.
     stale: bool,
+    /// Nothing is logged any more (L6).
+    over: bool,
 }
 
 /// Memory of the page cache as the log gets it.
@@ -184,7 +190,7 @@ impl Inode {
     /// `None`: that is not all; records of what is clean by now are still to be voided, which an upload does.
     fn log_dirty(&self, journal: &Journal) -> Result<Option<(Vec<Range<u64>>, Position)>> {
         let mut state = self.wb.logged.0.lock();
-        if state.unsettled || self.pages.dirty_bytes() == 0 {
+        if state.over || state.unsettled || self.pages.dirty_bytes() == 0 {
             return Ok(None);
         }
         let had_live = !state.live.is_empty();
@@ -240,11 +246,30 @@ impl Inode {
     /// They might, after a crash, and something was written over them since.
     pub(crate) async fn log_settle(&self, mark: Position, range: &Range<u64>) -> Result<()> {
         let Some(journal) = &self.core.journal else { return Ok(()) };
+        let Err(error) = self.void(journal, Some(mark), range).await else { return Ok(()) };
+        let mut state = self.wb.logged.0.lock();
+        if !state.stale {
+            return Ok(());
+        }
+        state.unsettled = true;
+        drop(state);
+        let told = "the server has the bytes, but the log of dirty bytes failed";
+        let told = format!("{told}, and may bring back older ones: {error}");
+        Err(Error::new(error.errno(), told))
+    }
+
+    /// Voids what records up to `mark` (`None`: all there are) say of `range`; if nothing is dirty, all of them.
+    async fn void(
+        &self,
+        journal: &Journal,
+        mark: Option<Position>,
+        range: &Range<u64>,
+    ) -> Result<()> {
         let (gone, voided) = {
             let mut state = self.wb.logged.0.lock();
             let clean = self.pages.dirty_bytes() == 0;
             // L3: what was appended meanwhile had bytes that have become clean.
-            let mark = if clean { state.last } else { mark };
+            let mark = mark.filter(|_| !clean).unwrap_or(state.last);
             if clean {
                 state.unlogged = Ranges::default();
             }
@@ -262,18 +287,7 @@ impl Inode {
             }
             (gone, voided)
         };
-        let settled = async { journal.durable(&self.core, voided?, None).await };
-        if let Err(error) = settled.await {
-            let mut state = self.wb.logged.0.lock();
-            if !state.stale {
-                return Ok(());
-            }
-            state.unsettled = true;
-            drop(state);
-            let told = "the server has the bytes, but the log of dirty bytes failed";
-            let told = format!("{told}, and may bring back older ones: {error}");
-            return Err(Error::new(error.errno(), told));
-        }
+        journal.durable(&self.core, voided?, None).await?;
         let mut state = self.wb.logged.0.lock();
         state.live.retain(|at| gone.binary_search(at).is_err());
         state.stale &= !state.live.is_empty();
@@ -281,6 +295,11 @@ impl Inode {
         drop(state);
         journal.forget(&gone);
         Ok(())
+    }
+
+    /// Whether neither memory nor the log has anything of the file that is still to be dealt with.
+    pub(super) fn owes_nothing(&self) -> bool {
+        self.pages.dirty_bytes() == 0 && !self.is_logged()
     }
 
     /// Whether the log has bytes of the file.
@@ -310,8 +329,11 @@ impl Inode {
         if !self.is_logged() {
             return Ok(());
         }
-        let at = journal.append(self.record(OwnerId(0), entry))?;
-        journal.durable(&self.core, at, None).await
+        let noted = async {
+            let at = journal.append(self.record(OwnerId(0), entry))?;
+            journal.durable(&self.core, at, None).await
+        };
+        noted.await.inspect_err(|_| self.log_failed_to_void())
     }
 
     /// All that the log has of the file is about to be given up.
@@ -320,19 +342,39 @@ impl Inode {
     /// The log may bring it back: then it is not to be given up.
     pub(crate) async fn log_discard(&self) -> Result<()> {
         let Some(journal) = &self.core.journal else { return Ok(()) };
-        if !self.is_logged() {
-            return Ok(());
-        }
-        let entry = Entry::Settled { upto: self.log_mark(), range: WHOLE };
-        let at = journal.append(self.record(OwnerId(0), entry))?;
-        if let Err(error) = journal.durable(&self.core, at, None).await {
-            // The record may yet become durable: what it voids must not be taken for logged.
-            self.wb.logged.0.lock().unsettled = true;
-            return Err(error);
-        }
-        let gone = std::mem::take(&mut self.wb.logged.0.lock().live);
-        journal.forget(&gone);
-        Ok(())
+        self.void(journal, None, &WHOLE).await.inspect_err(|_| self.log_failed_to_void())
+    }
+
+    /// The file has lost its last name: nothing of it is logged from here on. Returns when nothing comes back.
+    ///
+    /// # Errors
+    /// It might, after a crash, should the server use the file's key for another one. The flusher goes on trying.
+    pub(crate) async fn log_removed(&self) -> Result<()> {
+        self.wb.logged.0.lock().over = true;
+        self.log_discard().await
+    }
+
+    /// A record that voids others may or may not be in the log: what it voids must not be taken for logged, and
+    /// what is acknowledged later has to wait until it has been voided.
+    fn log_failed_to_void(&self) {
+        let mut state = self.wb.logged.0.lock();
+        state.unsettled = !state.live.is_empty();
+        state.stale = state.unsettled;
+    }
+
+    /// Takes the place of `before`, whose file is deleted, under the same key: what could not be voided of its
+    /// records would come back as bytes of this file (L5). Says whether there is anything.
+    pub(crate) fn log_inherit(&self, before: &Inode) -> bool {
+        let (live, last) = {
+            let mut theirs = before.wb.logged.0.lock();
+            theirs.over = true;
+            (std::mem::take(&mut theirs.live), theirs.last)
+        };
+        let mut state = self.wb.logged.0.lock();
+        (state.live, state.last) = (live, last);
+        state.unsettled = !state.live.is_empty();
+        state.stale = state.unsettled;
+        state.unsettled
     }
 
     /// The records at `live`, from before a restart, are dirty bytes of the file again. Its next upload

@@ -5,7 +5,8 @@
 //! never come. Their memory stays in the byte budget; past half of it the volumes that have any take no
 //! more writes ([`park`](super::park)).
 
-use tokio::sync::Semaphore;
+use futures_util::future::{Either, select};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     error::{Errno, Error, Result},
@@ -20,7 +21,11 @@ use crate::{
 pub(crate) struct Room {
     limit: AtomicU64,
     free: Semaphore,
+    /// The limit has become smaller.
+    less: Notify,
     dirty: AtomicU64,
+    /// Bytes that ever became clean, not those that were parked.
+    cleaned_ever: AtomicU64,
     /// Dirtied without having been asked for: taken off what comes back.
     debt: Mutex<u64>,
     /// Dirty bytes of parked files.
@@ -41,7 +46,9 @@ impl Room {
         Room {
             limit: AtomicU64::new(limit),
             free,
+            less: Notify::new(),
             dirty: AtomicU64::new(0),
+            cleaned_ever: AtomicU64::new(0),
             debt: Mutex::new(0),
             parked: AtomicU64::new(0),
             parked_memory: Arc::default(),
@@ -65,6 +72,8 @@ impl Room {
             let less = before - limit;
             let taken = self.free.forget_permits(usize::try_from(less).unwrap_or(usize::MAX));
             *self.debt.lock() += less - taken as u64;
+            // Who waits for more than there can be now would wait for ever.
+            self.less.notify_waiters();
         }
     }
 
@@ -102,17 +111,23 @@ impl Room {
 
     /// Takes `bytes` if they are free and nobody waits.
     pub(crate) fn try_take(&self, bytes: u64) -> Option<Taken> {
-        let permit = self.free.try_acquire_many(self.count(bytes)).ok()?;
-        permit.forget();
-        Some(Taken(self.count(bytes).into()))
+        let wanted = self.count(bytes);
+        self.free.try_acquire_many(wanted).ok()?.forget();
+        Some(Taken(wanted.into()))
     }
 
-    /// The same after whoever came before.
+    /// The same after whoever came before. A smaller limit puts everybody to the end of the queue.
     pub(crate) async fn take(&self, bytes: u64) -> Result<Taken> {
-        let permit = self.free.acquire_many(self.count(bytes)).await;
-        let over = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
-        permit.map_err(over)?.forget();
-        Ok(Taken(self.count(bytes).into()))
+        loop {
+            let less = self.less.notified();
+            let wanted = self.count(bytes);
+            let taking = self.free.acquire_many(wanted);
+            if let Either::Left((permit, _)) = select(Box::pin(taking), Box::pin(less)).await {
+                let over = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
+                permit.map_err(over)?.forget();
+                return Ok(Taken(wanted.into()));
+            }
+        }
     }
 
     /// Nothing will be uploaded any more: who waits has waited in vain.
@@ -138,6 +153,16 @@ impl Room {
     }
 
     pub(crate) fn cleaned(&self, bytes: u64) {
+        self.cleaned_ever.fetch_add(bytes, Ordering::Relaxed);
+        self.less_dirty(bytes);
+    }
+
+    /// How many bytes ever became clean.
+    pub(crate) fn cleaned_ever(&self) -> u64 {
+        self.cleaned_ever.load(Ordering::Relaxed)
+    }
+
+    fn less_dirty(&self, bytes: u64) {
         self.dirty.fetch_sub(bytes, Ordering::Relaxed);
         self.give_back(bytes);
     }
@@ -150,13 +175,14 @@ impl Room {
 
     /// Nothing goes back: that was done when it was parked.
     pub(crate) fn cleaned_parked(&self, bytes: u64) {
+        self.cleaned_ever.fetch_add(bytes, Ordering::Relaxed);
         self.parked.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Dirty bytes of a file are parked from now on.
     pub(crate) fn park(&self, bytes: u64) {
         self.parked.fetch_add(bytes, Ordering::Relaxed);
-        self.cleaned(bytes);
+        self.less_dirty(bytes);
     }
 
     /// They are not any more, and still dirty.
@@ -205,6 +231,23 @@ mod tests {
         room.settle(&taken, 0);
         assert!(small.now_or_never().is_some());
         assert_eq!(room.dirty(), 40);
+    }
+
+    #[test]
+    fn who_waits_for_more_than_a_smaller_limit_has_gets_what_there_is() {
+        let room = Room::new(100, 50);
+        let first = room.try_take(90).expect("free");
+        room.dirtied(90);
+        room.settle(&first, 90);
+        let mut large = Box::pin(room.take(80));
+        assert!((&mut large).now_or_never().is_none());
+        room.set_limit(50, 25);
+        assert!((&mut large).now_or_never().is_none());
+        room.cleaned(90);
+        let taken = large.now_or_never().expect("there is no more").expect("open");
+        assert!(room.try_take(1).is_none());
+        room.settle(&taken, 0);
+        assert!(room.try_take(50).is_some());
     }
 
     #[test]

@@ -7,3 +7,4 @@ mod hints;
 mod holes;
 mod shrink;
 mod tools;
+mod turns;

@@ -21,9 +21,7 @@
 //!   leave only the newest state.
 //! - Errors need a fault of the origin that explains them; once faults are gone one `sync` succeeds, and
 //!   then everything else does. After a permanent failure of an fsync writes fail with the same error until
-//!   then. (One more: beside many uploads of a file whose version is not known, because replies do not state
-//!   the version before or somebody else has just changed it, a read may give up with `ESTALE`.) Whoever had
-//!   the file open hears of discarded bytes once.
+//!   then. Whoever had the file open hears of discarded bytes once.
 //! - A file that somebody removed answers `ESTALE` as soon as this context was told or has asked; what was
 //!   written to it after that reaches nobody, every opener hears of it once, and nothing else suffers.
 //! - Faults of the cache explain nothing: they never show.

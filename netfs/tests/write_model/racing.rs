@@ -65,9 +65,6 @@ impl World {
         let reads: Vec<_> =
             (0..self.rng.within(1..4)).map(|_| self.rng.span(self.files[of].size())).collect();
         let (before, netfs) = (self.files[of].views(), self.netfs());
-        // Each of our uploads may look like somebody else's change.
-        let stated = self.fs.settings().states_before && !self.odd_versions;
-        let tangled = !stated || !self.files[of].version_known;
         let drop_memory = self.journal.step.is_multiple_of(3);
         let upload = async {
             let done = netfs.sync().await;
@@ -105,9 +102,6 @@ impl World {
             self.note(format!("burst read {offset}+{len}: {:?}", got.as_ref().map(Vec::len)));
             match got {
                 Ok(got) => self.judge_mixed(&before, &writes, (*offset as usize, *len), &got, of),
-                Err(e) if e.errno() == Errno::ESTALE && tangled => {
-                    self.covered.note("burst read: overtaken too often");
-                }
                 Err(e) => self.excuse("read", &e),
             }
         }

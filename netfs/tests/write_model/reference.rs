@@ -22,8 +22,6 @@ pub(crate) struct FileRef {
     pub(crate) unsent: Ranges,
     /// Bytes were given up here that the server may have, uncommitted: its restart may take them.
     pub(crate) given_up: bool,
-    /// This context knows the newest version, and no upload of its own can meet anything else.
-    pub(crate) version_known: bool,
 }
 
 /// Taken when a read starts.
@@ -36,15 +34,7 @@ impl FileRef {
     pub(crate) fn new(path: &str, life: Life, bytes: Vec<u8>) -> FileRef {
         let views = vec![(View::of(bytes), None)];
         let path = path.to_owned();
-        FileRef {
-            path,
-            life,
-            views,
-            forgotten: 0,
-            unsent: Ranges::default(),
-            given_up: false,
-            version_known: false,
-        }
+        FileRef { path, life, views, forgotten: 0, unsent: Ranges::default(), given_up: false }
     }
 
     pub(crate) fn newest(&self) -> &View {
@@ -103,7 +93,6 @@ impl FileRef {
     /// Somebody else made `after` of `before`. Bytes of ours that were not on the server are laid over;
     /// of those that were there it is open whether we know.
     pub(crate) fn theirs(&mut self, before: &[u8], after: Vec<u8>, now: BootTime) {
-        self.version_known = false;
         let ours = self.newest();
         let mut view = View::of(after.clone());
         view.bytes.resize(after.len().max(self.unsent.end()), 0);
@@ -177,7 +166,7 @@ impl FileRef {
     /// What was not on the server is lost.
     pub(crate) fn lost(&mut self, origin: Vec<u8>) {
         self.ask_again();
-        (self.given_up, self.version_known) = (true, false);
+        self.given_up = true;
         *self.newest_mut() = View::of(origin);
         self.unsent = Ranges::default();
     }
@@ -200,7 +189,6 @@ impl FileRef {
         self.match_view(claim, fits).map_err(|why| {
             format!("{}: {} bytes at {offset} (asked {len}): {why}", self.path, bytes.len())
         })?;
-        self.version_known |= !bytes.is_empty() && self.unsent.is_empty() && self.views.len() == 1;
         Ok(())
     }
 

@@ -42,7 +42,6 @@ impl World {
         if self.suspect && self.rng.chance(60) {
             return self.calm();
         }
-        self.files.iter_mut().for_each(|f| f.version_known = false);
         match self.rng.within(0..10) {
             0..4 => self.harmless(),
             4..7 => self.failing(),
@@ -101,7 +100,6 @@ impl World {
         };
         let n = self.rng.within(1..4);
         self.note(format!("{n} times {op:?} {effect:?}"));
-        self.odd_versions |= matches!(effect, Effect::Bump | Effect::Before(_));
         self.covered.note(format!("fault, harmless: {op:?}"));
         let idle = matches!(effect, Effect::Retry(0));
         let injected = self.fs.inject(Fault::on(op).effect(effect).times(n));
@@ -168,8 +166,7 @@ impl World {
         for _ in 0..3 {
             let _ = self.drive(self.mounts[0].statfs(&cx()));
         }
-        (self.suspect, self.odd_versions) = (false, false);
-        self.files.iter_mut().for_each(|f| f.version_known = false);
+        self.suspect = false;
         self.note("the origin behaves");
         self.sync();
     }
@@ -207,7 +204,7 @@ impl World {
             }
             self.files[of].lost(origin);
         }
-        (self.suspect, self.odd_versions) = (false, false);
+        self.suspect = false;
     }
 
     /// At the end everything must be readable and on the server.

@@ -59,8 +59,6 @@ pub(crate) struct World {
     pub(crate) covered: Covered,
     /// A fault that can fail calls is in force, or its traces may be: errors are no surprise.
     pub(crate) suspect: bool,
-    /// Replies may state versions that no chain can be made of.
-    pub(crate) odd_versions: bool,
     /// The server asks to be asked again, without having done anything.
     pub(crate) idle_retries: Option<Injected>,
     /// A call may be held there.
@@ -94,7 +92,6 @@ impl Model for World {
             kept: Kept::default(),
             covered: Covered::default(),
             suspect: false,
-            odd_versions: false,
             idle_retries: None,
             gate: None,
         };

@@ -187,6 +187,14 @@ impl InodeCell {
         state.model.quiet_since(&volume, epoch)
     }
 
+    /// Whether nobody else can have changed the file since `epoch`.
+    pub(crate) fn is_alone_since(&self, epoch: &Epoch) -> bool {
+        let now = self.volume.clock().now();
+        let state = self.state.lock();
+        let volume = self.volume.lock();
+        state.model.is_alone_since(&volume, epoch, now)
+    }
+
     /// Takes the promise back as a break would, for a change of mind inside this client.
     pub(crate) fn expire(&self) {
         let mut state = self.state.lock();

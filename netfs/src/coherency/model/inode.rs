@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     clock::BootTime,
-    remote::{Facts, Promise, Version},
+    remote::{Facts, Promise, PromiseKind, Version},
 };
 
 /// The file half of the model. Each `*_at` is a number of the volume's sequence, 0 = never.
@@ -215,6 +215,19 @@ impl InodeCoherency {
         !self.deleted && self.applied_at <= epoch.seq && !self.event_since(volume, epoch)
     }
 
+    /// Whether nobody else can have changed the file since `epoch`: the server has promised so before, and nothing
+    /// came that takes the promise back. It does not let anybody else write before it has had that taken back.
+    pub(crate) fn is_alone_since(
+        &self,
+        volume: &VolumeCoherency,
+        epoch: &Epoch,
+        now: BootTime,
+    ) -> bool {
+        let held = self.promise.filter(|held| volume.check(held, now) == Validity::Valid);
+        let since = held.and_then(|held| held.alone_since);
+        !self.deleted && since.is_some_and(|since| since <= epoch.seq)
+    }
+
     /// A drop has ended: its pages are gone and its cookie is cut over.
     pub(crate) fn drop_done(&mut self) {
         self.dropping = self.dropping.saturating_sub(1);
@@ -348,7 +361,11 @@ impl InodeCoherency {
         let own = deadline(&facts.promise, epoch.issued_at, &mut self.interval);
         // Under a volume promise a file needs none of its own (A1.36).
         let Some(deadline) = own.or(covered.then_some(BootTime::NEVER)) else { return false };
-        self.promise = Some(Held { seq: epoch.seq, deadline, covered });
+        // Without a gap: nothing has voided the one before.
+        let write = Promise::UntilBroken { kind: PromiseKind::Write };
+        let since = self.promise.and_then(|held| held.alone_since).unwrap_or(epoch.seq);
+        let alone_since = (facts.promise == write).then_some(since);
+        self.promise = Some(Held { seq: epoch.seq, deadline, covered, alone_since });
         true
     }
 

@@ -13,6 +13,8 @@ pub(in crate::coherency) struct Held {
     pub(in crate::coherency) deadline: BootTime,
     /// It holds only while the volume's own promise holds, too.
     pub(in crate::coherency) covered: bool,
+    /// Nobody else may touch the file, since the reply of this epoch.
+    pub(in crate::coherency) alone_since: Option<u64>,
 }
 
 /// The running interval of an adaptive promise (A6.06).

@@ -90,6 +90,43 @@ impl Bench {
     }
 }
 
+/// Under a write promise nobody else writes before it is taken back: from the reply that brought it until an
+/// event, however often it is renewed meanwhile.
+#[test]
+fn p_d78_nobody_else_writes_while_a_write_promise_stands() {
+    let write = Promise::UntilBroken { kind: PromiseKind::Write };
+    let mut b = Bench::promised();
+    let before = b.sample();
+    assert!(!b.inode.is_alone_since(&b.volume, &before, b.now), "a read promise");
+    b.check(&facts(1, write));
+    assert!(!b.inode.is_alone_since(&b.volume, &before, b.now), "from before it was given");
+    let round = b.sample();
+    let alone = |b: &Bench| b.inode.is_alone_since(&b.volume, &round, b.now);
+    assert!(alone(&b));
+    b.check(&facts(1, write));
+    assert!(alone(&b), "renewed");
+    b.inode.on_own_write(&mut b.volume, Some(Version::from_u64(2)));
+    assert!(alone(&b), "our own change");
+    // A reply that was asked for before the break and comes after it brings nothing back.
+    let overtaken = b.sample();
+    b.server_break();
+    assert!(!alone(&b), "the server wants it back");
+    b.apply(&facts(2, write), &overtaken, ReplyKind::Other);
+    assert!(!alone(&b));
+    b.check(&facts(2, write));
+    assert!(!alone(&b), "given again, after somebody else may have written");
+    let later = b.sample();
+    assert!(b.inode.is_alone_since(&b.volume, &later, b.now));
+    b.check(&facts(2, STANDING));
+    assert!(!b.inode.is_alone_since(&b.volume, &later, b.now), "given for reading only");
+    for volume_wide in [BreakReason::Callback, BreakReason::Disconnected] {
+        b.check(&facts(2, write));
+        let round = b.sample();
+        b.volume.on_break_all(volume_wide);
+        assert!(!b.inode.is_alone_since(&b.volume, &round, b.now), "{volume_wide:?}");
+    }
+}
+
 #[test]
 fn a_file_never_asked_about_is_stale() {
     assert_eq!(Bench::new().stale(), Some(StaleReason::NoPromise));

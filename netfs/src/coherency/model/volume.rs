@@ -125,7 +125,8 @@ impl VolumeCoherency {
         }
         // A whole volume has no "found unchanged": an adaptive promise stays at its minimum.
         if let Some(deadline) = deadline(&facts.promise, epoch.issued_at, &mut None) {
-            self.promise = Some(Held { seq: epoch.seq, deadline, covered: false });
+            self.promise =
+                Some(Held { seq: epoch.seq, deadline, covered: false, alone_since: None });
         }
     }
 

@@ -1,84 +1,22 @@
 //! Durability levels: what an fsync, a close and a crash leave, with a log that fails in every way it can.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod removed;
+mod tools;
+mod voided;
 
 use std::{sync::Arc, time::Duration};
 
 use common::cx;
 use netfs::{
-    Durability, Errno, File, Mount, Netfs, OpenOptions,
-    clock::StepClock,
+    Durability, Errno, Netfs, OpenOptions,
     dirtylog::{DirtyLog, LogFault, MemLog},
     remote::{Cred, Cx},
 };
-use netfs_memory::{Fault, Injected, MemoryFs, Op};
-
-/// A client with a log. Dropped without more ado it has crashed.
-struct Client {
-    mount: Mount,
-    netfs: Netfs,
-    clock: StepClock,
-}
-
-fn origin() -> Arc<MemoryFs> {
-    let fs = MemoryFs::builder().file("f", 100_000).file("g", 50_000).bytes("empty", "");
-    fs.build().expect("build")
-}
-
-impl Client {
-    fn new(fs: &Arc<MemoryFs>, log: &Arc<MemLog>) -> Client {
-        Client::try_new(fs, log).expect("mount")
-    }
-
-    fn try_new(fs: &Arc<MemoryFs>, log: &Arc<MemLog>) -> netfs::Result<Client> {
-        let clock = StepClock::new();
-        let log: Arc<dyn DirtyLog> = log.clone();
-        // Nothing is uploaded by itself: the clock stands.
-        let builder = Netfs::builder().memory_bytes(16 << 20).dirty_log(log);
-        let netfs = builder.clock(Arc::new(clock.clone())).build()?;
-        let mount = netfs.blocking_mount(Arc::clone(fs), &cx())?;
-        Ok(Client { mount, netfs, clock })
-    }
-
-    fn open(&self, path: &str, durability: Durability) -> File {
-        self.open_as(path, durability, &cx())
-    }
-
-    fn open_as(&self, path: &str, durability: Durability, cx: &Cx) -> File {
-        let how = OpenOptions::new().read(true).write(true).durability(durability);
-        self.mount.blocking().open_with(path, &how, cx).expect("open")
-    }
-
-    fn crash(self, log: &MemLog) {
-        drop(self);
-        log.restart();
-    }
-
-    fn shutdown(self) {
-        drop(self.mount);
-        assert!(self.netfs.blocking_shutdown(Duration::from_secs(20)).is_nothing());
-    }
-}
-
-fn write(file: &File, offset: u64, bytes: &[u8]) {
-    let n = file.blocking().write_at(offset, bytes).expect("write");
-    assert_eq!(n, bytes.len());
-}
-
-fn read(file: &File, offset: u64, len: usize) -> Vec<u8> {
-    let mut buf = vec![0; len];
-    let n = file.blocking().read_at(offset, &mut buf).expect("read");
-    buf.truncate(n);
-    buf
-}
-
-fn fsync(file: &File) {
-    pollster::block_on(file.fsync()).expect("fsync");
-}
-
-fn no_writes(fs: &MemoryFs) -> Injected {
-    fs.inject(Fault::on(Op::Write).errno(Errno::EIO).always())
-}
+use netfs_memory::{Fault, Op};
+use tools::*;
 
 #[test]
 fn every_byte_fsynced_at_level_journal_survives_a_crash() {
