@@ -39,8 +39,16 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
 }
 
 /// Lets the file grow to `size` on the server; here it may have it already. Its turn is held.
+///
+/// What the server is told is a size: a promise that it has not kept, or that still runs, must not make that a
+/// cut of what somebody else has appended. So it is asked first.
 pub(super) async fn grow(who: &Who, size: u64) -> Result<()> {
     let inode = &who.inode;
+    inode.cell.expire();
+    inode.ensure_valid(&who.remote, &who.cx).await?;
+    if inode.sizes.load().remote_i_size >= size {
+        return Ok(());
+    }
     modifying(inode, async {
         let call = Call::begin(inode);
         let changed = inode.sizes.load().remote_i_size..u64::MAX;
