@@ -9,7 +9,7 @@ use crate::{
     read::Who,
     remote::{Change, Version},
     sync::Arc,
-    writeback::{conflict::OwnChanges, flush::quiesce, is_gone, is_transient},
+    writeback::{conflict::OwnChanges, flush::quiesce, is_gone, perhaps_done},
 };
 
 /// Cuts the file at `size`, or extends it by zeros, on the server and here; `locks` as in [`to_its_end`].
@@ -115,8 +115,7 @@ impl<'a> Call<'a> {
     /// The reply's change, if there was one.
     pub(super) fn answered<'r>(&self, reply: &'r Result<Change>) -> Result<&'r Change> {
         reply.as_ref().map_err(|error| {
-            // The reply was lost, or the server's disk failed half-way: perhaps it was done.
-            if is_transient(error) || error.errno() == Errno::EIO {
+            if perhaps_done(error) {
                 self.inode.others_wrote();
             }
             if is_gone(error) {
