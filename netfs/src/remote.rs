@@ -209,7 +209,7 @@ pub struct IoLimits {
     pub align: u32,
     /// Writes should cover whole multiples of this, a power of two; 1 = exactly what was written. A hint, for
     /// servers that would read the rest of a block first: bytes around dirty ones are sent along where
-    /// they are known here, clean, and inside the file. With more than 1, what somebody else writes at the same time into
+    /// they are known here, vouched for, clean, and inside the file. With more than 1, what somebody else writes at the same time into
     /// the same block may be overwritten, as with any client that writes whole pages.
     pub upload_unit: u32,
 }

@@ -229,6 +229,12 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     )
 }
 
+/// Whether a call that failed so may have been done all the same: the reply was lost, or the server's disk failed
+/// half-way.
+pub(crate) fn perhaps_done(error: &Error) -> bool {
+    is_transient(error) || error.errno() == Errno::EIO
+}
+
 /// Whether the error says that the file does not exist any more.
 pub(crate) fn is_gone(error: &Error) -> bool {
     matches!(error.errno(), Errno::ESTALE | Errno::ENOENT)

@@ -146,6 +146,27 @@ fn names_that_somebody_else_changes_in_between_are_looked_up_again() {
     bench.shutdown();
 }
 
+/// `EIO` says no more about what a server has done than no answer.
+#[test]
+fn what_failed_with_eio_may_have_been_done_and_every_mount_asks() {
+    let (fs, bench) = bed();
+    let other = bench.netfs().blocking_mount(fs.client(), &cx()).expect("mount");
+    let there = other.blocking().walk("d", &cx()).expect("walk");
+    let (dir, names) = (walk(&bench, "d"), bench.mount.blocking());
+    assert!(other.blocking().lookup(&there, b"new", &cx()).expect("lookup").is_none());
+    fs.inject(Fault::on(Op::Create).done_but(Errno::EIO).times(1));
+    names.create(&dir, b"new", 0o600, &cx()).expect_err("so it says");
+    assert!(other.blocking().lookup(&there, b"new", &cx()).expect("lookup").is_some());
+    let file = walk(&bench, "d/a");
+    names.getattr(&file, &cx()).expect("getattr");
+    fs.inject(Fault::on(Op::SetAttr).done_but(Errno::EIO).times(1));
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    names.set_attr(&file, set, &cx()).expect_err("so it says");
+    assert_eq!(names.getattr(&file, &cx()).expect("getattr").mode & 0o7777, 0o600);
+    drop((there, other, file, dir));
+    bench.shutdown();
+}
+
 #[test]
 fn another_mount_of_the_volume_sees_what_was_changed() {
     let (fs, bench) = bed();

@@ -112,6 +112,33 @@ fn uploads_come_in_the_servers_unit_where_the_rest_of_it_is_known() {
     assert_eq!(fs.size("empty").expect("empty"), 10);
 }
 
+/// What is known around written bytes goes along only as long as nobody has said that it is old.
+#[test]
+fn an_upload_in_the_servers_unit_brings_back_nothing_that_somebody_else_has_changed() {
+    let fs = origin();
+    fs.configure(|s| s.limits.upload_unit = 4096);
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    read(&file, 0, 8192);
+    write(&file, 1100, &[7; 30]);
+    fs.change("f").rewrite_range(0..1000).expect("theirs, and everybody is told");
+    let mut expected = fs.expected("f", 0, 8192).expect("f");
+    expected[1100..1130].fill(7);
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 0, 8192).expect("f"), expected);
+    // A hole of ours that nobody can tell of.
+    read(&file, 0, 8192);
+    write(&file, 1100, &[8; 30]);
+    fs.inject(Fault::on(Op::Deallocate).done_but(Errno::EIO).times(1));
+    file.blocking().punch_hole(0, 8192).expect_err("so it says");
+    expected.fill(0);
+    expected[1100..1130].fill(8);
+    pollster::block_on(file.fsync()).expect("fsync");
+    assert_eq!(fs.expected("f", 0, 8192).expect("f"), expected);
+    drop(file);
+    bench.shutdown();
+}
+
 #[test]
 fn n_c19_a_read_of_a_partly_written_page_keeps_what_was_written() {
     let fs = origin();

@@ -5,14 +5,14 @@ use std::{fmt, sync::Arc};
 use netfs::{
     Errno, Error, Result,
     coherency::{BreakReason, LocalState, RecallTicket, Ticket},
-    remote::PromiseKind,
+    remote::{FileKind, PromiseKind},
 };
 use parking_lot::Mutex;
 
 use crate::{
     builder::Builder,
     change::Change,
-    content::Mismatch,
+    content::{Content, Mismatch},
     fault::{Fault, FaultPlan, Injected},
     file::MemoryFile,
     ledger::{Call, Counts, Event, Opens},
@@ -92,6 +92,14 @@ impl MemoryFs {
         self.node(path.as_ref(), |node| node.version(version).map(Arc::clone))
     }
 
+    /// What a restart of the server would leave of a file: what is on its stable storage.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn durable(&self, path: impl AsRef<[u8]>) -> Result<Content> {
+        self.node(path.as_ref(), Node::durable)
+    }
+
     /// The content a file should have in a range; zeros past its end.
     ///
     /// # Errors
@@ -131,7 +139,15 @@ impl MemoryFs {
         self.node(path.as_ref(), |node| node.key.to_vec())
     }
 
-    /// The paths of all regular files, sorted.
+    /// What kind of file `path` is.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn kind(&self, path: impl AsRef<[u8]>) -> Result<FileKind> {
+        self.node(path.as_ref(), |node| node.kind)
+    }
+
+    /// The paths of all regular files, sorted: of a file with several names the first one it had.
     #[must_use]
     pub fn files(&self) -> Vec<Vec<u8>> {
         let files = self.origin.state.lock().tree.files();

@@ -203,8 +203,10 @@ impl Origin {
         });
         // One of the two was made. (A server that did neither would say so.)
         let made = early.or(late).unwrap_or_else(|| Err(fault(Errno::EIO, &site)));
-        let answer =
-            if arrived.verdict.lost_reply { Err(fault(Errno::ETIMEDOUT, &site)) } else { made };
+        let answer = match arrived.verdict.lost_reply {
+            Some(errno) => Err(fault(errno, &site)),
+            None => made,
+        };
         Reply { answer, verdict: arrived.verdict, in_flight: arrived.in_flight }
     }
 

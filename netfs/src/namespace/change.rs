@@ -23,7 +23,7 @@ use crate::{
     sync::{Arc, atomic::Ordering},
     timer,
     write::resize::Call,
-    writeback::{conflict::ConflictPolicy, flush::quiesce, is_transient},
+    writeback::{conflict::ConflictPolicy, flush::quiesce, perhaps_done},
 };
 
 /// Directories whose names are being changed: locked, and their versions before.
@@ -337,9 +337,9 @@ impl Mount {
     }
 
     /// What a failed change leaves unknown: the names it was about, for they may not be what they were taken for;
-    /// and all, if it may have been made and the reply was lost.
+    /// and all, if it may have been made.
     fn failed(&self, error: Error, names: &[(&Node, &Bytes)], file: Option<&Node>) -> Error {
-        let lost = is_transient(&error);
+        let lost = perhaps_done(&error);
         for (dir, name) in names {
             if lost {
                 dir.inode.changed_names(None, None);

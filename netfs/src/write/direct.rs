@@ -30,7 +30,7 @@ use crate::{
         chain::Chain,
         flush::{LOST_MAX, adopt, in_turn, quiesce},
         groups::What,
-        is_transient,
+        perhaps_done,
         upload::{How, Uploaded, upload},
     },
 };
@@ -169,9 +169,4 @@ fn drop_pages(inode: &Arc<Inode>, pages: &Range<u64>) {
     inode.drop_range(pages.clone());
     // Nobody waits for the fronts: a page that is faulted in again is read after the write.
     drop(inode.cell.zap(pages, None));
-}
-
-/// Whether a call that failed so may have been done all the same.
-fn perhaps_done(error: &Error) -> bool {
-    is_transient(error) || error.errno() == Errno::EIO
 }

@@ -62,14 +62,16 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: impl Send + 'stat
     let work = async move {
         let inode = &work.inode;
         let _quiet = quiesce(inode).await;
+        let inside = |end: u64| range.start..range.end.min(end);
         let sizes = inode.sizes.load();
-        let range = range.start..range.end.min(sizes.i_size);
-        if range.is_empty() {
-            return Ok(());
-        }
-        if range.end >= inode.pages.dirty_end() && sizes.i_size > sizes.remote_i_size {
+        let last = inside(sizes.i_size).end >= inode.pages.dirty_end();
+        if last && sizes.i_size > sizes.remote_i_size && range.start < sizes.i_size {
             // The dirty bytes that were to make the server's file as long will not be sent any more.
             grow(&work, sizes.i_size).await?;
+        }
+        let range = inside(inode.sizes.load().i_size);
+        if range.is_empty() {
+            return Ok(());
         }
         inode.log_change().await;
         modifying(inode, async {

@@ -9,7 +9,7 @@ use crate::{
     read::Who,
     remote::{Change, Version},
     sync::Arc,
-    writeback::{conflict::OwnChanges, flush::quiesce, is_gone, is_transient},
+    writeback::{conflict::OwnChanges, flush::quiesce, is_gone, perhaps_done},
 };
 
 /// Cuts the file at `size`, or extends it by zeros, on the server and here; `locks` as in [`to_its_end`].
@@ -39,8 +39,16 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
 }
 
 /// Lets the file grow to `size` on the server; here it may have it already. Its turn is held.
+///
+/// What the server is told is a size: a promise that it has not kept, or that still runs, must not make that a
+/// cut of what somebody else has appended. So it is asked first.
 pub(super) async fn grow(who: &Who, size: u64) -> Result<()> {
     let inode = &who.inode;
+    inode.cell.expire();
+    inode.ensure_valid(&who.remote, &who.cx).await?;
+    if inode.sizes.load().remote_i_size >= size {
+        return Ok(());
+    }
     modifying(inode, async {
         let call = Call::begin(inode);
         let changed = inode.sizes.load().remote_i_size..u64::MAX;
@@ -107,8 +115,7 @@ impl<'a> Call<'a> {
     /// The reply's change, if there was one.
     pub(super) fn answered<'r>(&self, reply: &'r Result<Change>) -> Result<&'r Change> {
         reply.as_ref().map_err(|error| {
-            // The reply was lost, or the server's disk failed half-way: perhaps it was done.
-            if is_transient(error) || error.errno() == Errno::EIO {
+            if perhaps_done(error) {
                 self.inode.others_wrote();
             }
             if is_gone(error) {

@@ -144,9 +144,12 @@ async fn one_pass(inode: &Arc<Inode>, part: Part, awaited: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the server of a file likes to be sent: any writer's handle knows.
+/// What the server of a file likes to be sent: any writer's handle knows. Bytes around written ones go along only
+/// while what is in memory is vouched for: somebody has changed them, perhaps, and then ours are old.
 fn unit(inode: &Inode) -> Unit {
-    let bytes = inode.wb.limits().map_or(1, |limits| u64::from(limits.upload_unit));
+    let vouched = inode.cell.valid_now() == Validity::Valid;
+    let limits = inode.wb.limits().filter(|_| vouched);
+    let bytes = limits.map_or(1, |limits| u64::from(limits.upload_unit));
     Unit { bytes, size: inode.sizes.load().i_size }
 }
 

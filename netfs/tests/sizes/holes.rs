@@ -264,6 +264,32 @@ fn a_lost_reply_leaves_nothing_vouched_for_and_what_somebody_else_changed_is_fou
     bench.shutdown();
 }
 
+/// A server is told of growth by a size, which may be smaller than what it has by now.
+#[test]
+fn letting_a_file_grow_cuts_off_nothing_that_somebody_else_has_appended_unheard() {
+    let fs = MemoryFs::builder().file("f", 10_000).build().expect("build");
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f");
+    read(&file, 0, 10);
+    fs.change("f").silently().append(20_000).expect("append");
+    let mut expected = server(&fs, "f");
+    file.blocking().zero_range(9000, 3000).expect("zeros");
+    expected[9000..10_000].fill(0);
+    assert_eq!(server(&fs, "f"), expected, "zeros to where the file ended, as far as was known");
+    assert_eq!(read(&file, 0, SIZE), expected);
+    // Dirty bytes that were to make the file longer, in the hole.
+    write(&file, 30_000, &[7; 5000]);
+    fs.change("f").silently().append(20_000).expect("append");
+    let mut expected = server(&fs, "f");
+    punch(&file, &(29_000..35_000)).expect("punch");
+    expected[29_000..35_000].fill(0);
+    assert_eq!(server(&fs, "f"), expected);
+    assert_eq!(read(&file, 0, SIZE), expected);
+    assert_eq!(fs.counts().calls(Op::SetSize), 0, "it was long enough");
+    drop(file);
+    bench.shutdown();
+}
+
 #[test]
 fn holes_of_a_local_file_are_the_kernels() {
     let dir = tempfile::tempdir().expect("a directory");

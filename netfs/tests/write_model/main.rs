@@ -24,20 +24,35 @@
 //!   then. Whoever had the file open hears of discarded bytes once.
 //! - A file that somebody removed answers `ESTALE` as soon as this context was told or has asked; what was
 //!   written to it after that reaches nobody, every opener hears of it once, and nothing else suffers.
+//! - A hole, zeros, a reservation that were done are exactly that, on the origin too; written bytes in them are gone.
+//!   What failed has done nothing, unless a lost reply or `EIO` left it open: then it is as the origin says.
+//! - A write that waits (synchronous, write-through, [`Remote`](netfs::Durability)) and one past the caches: when it has
+//!   returned `n`, the origin holds these `n` bytes and no restart of it takes them. Of one past the caches that was cut
+//!   short exactly the first `n` are there; more only where no answer said so (N-C38, N-C39).
+//! - Write groups: no version of the origin's file, and nothing that a restart of it would leave, has a byte of a
+//!   later group and lacks one of an earlier (N-C29, N-C42). A group that was flushed is there.
+//! - Hints and other budgets change nothing.
+//! - Names: `names.rs`. What is in a file follows its key, whatever names it has.
 //! - Faults of the cache explain nothing: they never show.
 //! - Slices handed out never change. The adapter contract is never broken (`take_breaches`).
 //!
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS`: see `modelling/runs.rs`; `scripts/model.sh` as for
 //! the read side.
 
+mod groups;
 #[path = "../modelling/mod.rs"]
 mod modelling;
+mod modes;
+mod names;
+mod opens;
 mod others;
 mod racing;
 mod reference;
 mod removed;
 mod server;
+mod space;
 mod steps;
+mod tree;
 mod view;
 mod world;
 
@@ -62,6 +77,50 @@ const MUSTS: &[&str] = &[
     "stats write_conflicts",
     "stats upload_retry",
     "stats evictions",
+    "hole: done",
+    "hole: the file grew first",
+    "zeros: written",
+    "zeros: the file grew",
+    "allocate: done",
+    "Allocate: Cannot",
+    "Deallocate: Refused",
+    "Deallocate: Unknown(LostReply)",
+    "Deallocate: Unknown(DoneBut",
+    "write, waiting: done",
+    "write, waiting: an error",
+    "write, direct: done",
+    "write, direct: short",
+    "write, direct: more than was said",
+    "write: several ways",
+    "group: written in",
+    "group: over",
+    "group: flushed",
+    "group: versions",
+    "advise",
+    "evict",
+    "start_writeback",
+    "set_budget: true",
+    "open: append true, direct false",
+    "open: append true, direct true",
+    "open: append by an offset",
+    "open: truncate",
+    "open: EEXIST",
+    "open: EBADF",
+    "create: done",
+    "create: nobody knew",
+    "mkdir: done",
+    "symlink: done",
+    "link: done",
+    "rename: done",
+    "rename: nobody knew",
+    "rename, exchange: done",
+    "unlink: done",
+    "rmdir: done",
+    "set_attr: done",
+    "names of others: 4",
+    "readdir",
+    "readlink",
+    "write to a name: uploaded",
 ];
 
 #[test]

@@ -12,9 +12,13 @@ impl World {
     pub(crate) fn change(&mut self) {
         self.nothing_dirty();
         let of = self.rng.index(self.files.len());
+        let wide = self.files[of].unit > 1;
+        if wide && !self.files[of].unsent.is_empty() {
+            return;
+        }
         let path = self.files[of].path.clone();
         let size = self.fs.size(&path).expect("it exists");
-        let silent = self.rng.chance(50) && self.files[of].choices() < 5;
+        let silent = !wide && self.rng.chance(50) && self.files[of].choices() < 5;
         let (at, len) = self.rng.span(size);
         let end = (at + len).min(500_000);
         let at = at.min(end);
@@ -42,11 +46,13 @@ impl World {
 
     /// A version of a file, and the next one, if they are not too old.
     pub(crate) fn content(&self, path: &str, version: u64) -> Option<(Vec<u8>, Vec<u8>)> {
-        let bytes = |version| {
-            let snapshot = self.fs.snapshot_of(path, version).expect("it exists")?;
-            Some(snapshot.content.read(0, snapshot.content.size() as usize))
-        };
-        Some((bytes(version)?, bytes(version + 1)?))
+        Some((self.version(path, version)?, self.version(path, version + 1)?))
+    }
+
+    /// A version of a file, if it is not too old.
+    pub(crate) fn version(&self, path: &str, version: u64) -> Option<Vec<u8>> {
+        let snapshot = self.fs.snapshot_of(path, version).expect("it exists")?;
+        Some(snapshot.content.read(0, snapshot.content.size() as usize))
     }
 
     pub(crate) fn event(&mut self) {
@@ -63,6 +69,7 @@ impl World {
             }
         }
         self.files.iter_mut().for_each(|f| f.ask_again());
+        self.tree.ask_again();
         self.note("events for all");
     }
 
@@ -70,6 +77,9 @@ impl World {
     pub(crate) fn conflict(&mut self) {
         let Some(h) = self.handle(true) else { return };
         let of = self.handles[h].of;
+        if self.files[of].unit > 1 {
+            return;
+        }
         // Old versions are not kept for ever: few calls.
         if self.files[of].unsent.iter().count() > 20 || self.handles[h].lost {
             return self.fsync();

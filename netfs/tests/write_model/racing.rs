@@ -94,7 +94,7 @@ impl World {
             self.wrote(of, *offset, bytes, result);
         }
         if let Err(e) = synced
-            && (self.removed.is_empty() || e.errno() != Errno::ESTALE)
+            && (!self.may_have_lost_files() || e.errno() != Errno::ESTALE)
         {
             self.excuse("sync", &e);
         }

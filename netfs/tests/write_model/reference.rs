@@ -6,6 +6,7 @@ use std::ops::Range;
 use netfs::{Error, clock::BootTime};
 
 use crate::{
+    groups::Track,
     modelling::life::Life,
     view::{Ranges, View},
 };
@@ -22,6 +23,11 @@ pub(crate) struct FileRef {
     pub(crate) unsent: Ranges,
     /// Bytes were given up here that the server may have, uncommitted: its restart may take them.
     pub(crate) given_up: bool,
+    /// The server's upload unit. With more than 1 what others write beside dirty bytes may be overwritten: then they
+    /// write while nothing is dirty, and everybody is told.
+    pub(crate) unit: u32,
+    /// Its write groups.
+    pub(crate) track: Option<Track>,
 }
 
 /// Taken when a read starts.
@@ -31,10 +37,19 @@ pub(crate) struct Claim {
 }
 
 impl FileRef {
-    pub(crate) fn new(path: &str, life: Life, bytes: Vec<u8>) -> FileRef {
+    pub(crate) fn new(path: &str, life: Life, bytes: Vec<u8>, unit: u32) -> FileRef {
         let views = vec![(View::of(bytes), None)];
         let path = path.to_owned();
-        FileRef { path, life, views, forgotten: 0, unsent: Ranges::default(), given_up: false }
+        FileRef {
+            path,
+            life,
+            views,
+            forgotten: 0,
+            unsent: Ranges::default(),
+            given_up: false,
+            unit,
+            track: None,
+        }
     }
 
     pub(crate) fn newest(&self) -> &View {
@@ -81,18 +96,70 @@ impl FileRef {
         let at = at as usize;
         self.views.iter_mut().for_each(|(view, _)| view.write(at, bytes));
         self.unsent.add(at..at + bytes.len());
+        if let Some(track) = &mut self.track {
+            track.forget(at..at + bytes.len());
+        }
     }
 
     pub(crate) fn resized(&mut self, size: u64) {
+        self.track = None;
         self.views.iter_mut().for_each(|(view, _)| view.resize(size as usize));
         self.unsent.remove(&(size as usize..usize::MAX));
         // What the server answered says whether somebody else had changed the file.
         self.ask_again();
     }
 
+    /// A hole was made: what was written to it is gone with everything else.
+    pub(crate) fn punched(&mut self, hole: &Range<usize>) {
+        self.track = None;
+        self.views.iter_mut().for_each(|(view, _)| view.punch(hole));
+        self.unsent.remove(hole);
+        self.ask_again();
+    }
+
+    /// A hole was made and nobody said so. Of many small writes those nearest to each other are sent with what is
+    /// between them: so that may come back with them.
+    pub(crate) fn perhaps_punched(&mut self, before: &[u8], after: Vec<u8>, now: BootTime) {
+        const NEAR: usize = 8192;
+        let written: Vec<_> = self.unsent.iter().collect();
+        let gaps = written.windows(2).map(|two| two[0].end..two[1].start.min(before.len()));
+        let gaps: Vec<_> = gaps.filter(|gap| (1..NEAR).contains(&gap.len())).collect();
+        self.theirs(before, after, now);
+        for gap in gaps {
+            self.newest_mut().may_also_be(gap.start, before[gap].to_vec());
+        }
+    }
+
+    /// The file may be shown to end with the server's `size` bytes, or the last one that was written.
+    pub(crate) fn may_end_at(&mut self, size: usize) {
+        let end = size.max(self.unsent.end());
+        let view = self.newest_mut();
+        view.least = view.least.min(end);
+    }
+
+    /// The server let the file grow to `size`, if it was not that long.
+    pub(crate) fn reserved(&mut self, size: u64) {
+        let shorter = |view: &View| (view.bytes.len() as u64) < size;
+        for (view, _) in &mut self.views {
+            if shorter(view) {
+                view.resize(size as usize);
+            }
+            view.least = view.least.max(size as usize);
+        }
+        self.ask_again();
+    }
+
+    /// How long the file may be shown to be, of each state.
+    pub(crate) fn sizes(&self, claim: Claim) -> Vec<Range<u64>> {
+        let first = claim.oldest.saturating_sub(self.forgotten);
+        let sizes = |(view, _): &(View, _)| view.least as u64..view.bytes.len() as u64;
+        self.views[first..].iter().map(sizes).collect()
+    }
+
     /// Somebody else made `after` of `before`. Bytes of ours that were not on the server are laid over;
     /// of those that were there it is open whether we know.
     pub(crate) fn theirs(&mut self, before: &[u8], after: Vec<u8>, now: BootTime) {
+        self.track = None;
         let ours = self.newest();
         let mut view = View::of(after.clone());
         view.bytes.resize(after.len().max(self.unsent.end()), 0);
@@ -165,6 +232,7 @@ impl FileRef {
 
     /// What was not on the server is lost.
     pub(crate) fn lost(&mut self, origin: Vec<u8>) {
+        self.track = None;
         self.ask_again();
         self.given_up = true;
         *self.newest_mut() = View::of(origin);

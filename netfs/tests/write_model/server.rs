@@ -16,6 +16,7 @@ impl World {
         let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
         drop(self.fs.restart_server());
         self.files.iter_mut().for_each(|f| f.ask_again());
+        self.tree.ask_again();
         for (of, before) in before.iter().enumerate() {
             let origin = self.origin_bytes(&self.files[of].path);
             if std::mem::take(&mut self.files[of].given_up) {
@@ -32,7 +33,7 @@ impl World {
 
     pub(crate) fn renegotiate(&mut self) {
         let of = self.rng.index(self.files.len());
-        let limits = limits(&mut self.rng);
+        let limits = limits(&mut self.rng, self.files[of].unit);
         let path = self.files[of].path.clone();
         self.fs.configure_file(&path, |s| s.limits = Some(limits)).expect("it exists");
         self.note(format!("{path}: rsize {}, wsize {}", limits.rsize, limits.wsize));
@@ -185,6 +186,7 @@ impl World {
     fn stop(&mut self) {
         self.cache_behaves();
         self.handles.clear();
+        self.open_groups.clear();
         self.removed.clear();
         self.mounts.clear();
         let netfs = self.take_netfs();
@@ -204,6 +206,10 @@ impl World {
             }
             self.files[of].lost(origin);
         }
+        if undone.dirty_bytes == 0 {
+            self.tree_is_uploaded();
+        }
+        self.tree_as_on_server();
         self.suspect = false;
     }
 

@@ -10,12 +10,12 @@ use crate::{
 };
 
 /// No file becomes longer by our doing.
-const END_MAX: u64 = 300_000;
+pub(crate) const END_MAX: u64 = 300_000;
 
 impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
-        match self.rng.within(0..1000) {
+        match self.rng.within(0..1310) {
             0..310 => self.write(),
             310..350 => self.append(),
             350..440 => self.fsync(),
@@ -40,10 +40,18 @@ impl World {
             954..968 => self.renegotiate(),
             968..982 => self.discard(),
             982..992 => self.ask_size(),
-            _ => self.drain(),
+            992..1000 => self.drain(),
+            1000..1050 => self.space(),
+            1050..1100 => self.write_some_way(),
+            1100..1125 => self.hint(),
+            1125..1170 => self.group(),
+            1170..1250 => self.names(),
+            1250..1310 => self.open_some_way(),
+            _ => unreachable!("within the range"),
         }
         self.read_one(true);
         self.nothing_dirty();
+        self.check_groups();
         if self.journal.step.is_multiple_of(16) {
             self.check_kept();
         }
@@ -173,7 +181,12 @@ impl World {
     }
 
     pub(crate) fn fsync(&mut self) {
-        let Some(h) = self.handle(false) else { return };
+        if let Some(h) = self.handle(false) {
+            self.fsync_of(h);
+        }
+    }
+
+    pub(crate) fn fsync_of(&mut self, h: usize) {
         let (of, file) = (self.handles[h].of, self.file(h));
         let before = self.origin_bytes(&self.files[of].path);
         let result = self.drive(file.fsync());
@@ -242,15 +255,24 @@ impl World {
         let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
         let mut result = self.drive(self.netfs().sync());
         self.note(format!("sync: {result:?}"));
-        if !self.removed.is_empty() && result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE) {
+        if self.may_have_lost_files() && result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE)
+        {
             // It told of files that are gone. Nothing is left to tell of.
             result = self.drive(self.netfs().sync());
             self.note(format!("sync again: {result:?}"));
         }
         match result {
-            Ok(()) => (0..self.files.len()).for_each(|of| self.uploaded(of, &before[of])),
+            Ok(()) => {
+                (0..self.files.len()).for_each(|of| self.uploaded(of, &before[of]));
+                self.tree_is_uploaded();
+            }
             Err(e) => self.excuse("sync", &e),
         }
+    }
+
+    /// Whether an upload may tell that its file is gone.
+    pub(crate) fn may_have_lost_files(&self) -> bool {
+        !self.removed.is_empty() || self.tree.lost_some
     }
 
     /// When nothing is dirty, the origin has it all.
@@ -258,6 +280,7 @@ impl World {
         if self.netfs().memory().dirty > 0 {
             return;
         }
+        self.tree_is_uploaded();
         for of in 0..self.files.len() {
             if !self.files[of].unsent.is_empty() {
                 let origin = self.origin_bytes(&self.files[of].path);

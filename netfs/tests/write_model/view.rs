@@ -82,6 +82,12 @@ impl View {
         self.settle(&(size..usize::MAX));
     }
 
+    pub(crate) fn punch(&mut self, hole: &Range<usize>) {
+        let end = hole.end.min(self.bytes.len());
+        self.bytes[hole.start.min(end)..end].fill(0);
+        self.settle(hole);
+    }
+
     /// Nothing is open in `range`.
     pub(crate) fn settle(&mut self, range: &Range<usize>) {
         for (at, bytes) in std::mem::take(&mut self.theirs) {

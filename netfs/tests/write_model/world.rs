@@ -10,6 +10,7 @@ use netfs::{
 use netfs_memory::{Gate, Injected, MemoryFs, VersionKind};
 
 use crate::{
+    groups::OpenGroup,
     modelling::{
         covered::Covered,
         cx,
@@ -23,6 +24,7 @@ use crate::{
     },
     reference::FileRef,
     removed::Removed,
+    tree::Tree,
 };
 
 /// So long nothing has moved: what is waited for is time, or a held call.
@@ -48,6 +50,8 @@ pub(crate) struct World {
     netfs: Option<Netfs>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) handles: Vec<Handle>,
+    pub(crate) open_groups: Vec<OpenGroup>,
+    pub(crate) tree: Tree,
     pub(crate) files: Vec<FileRef>,
     /// Files that are gone, and who has them open still.
     pub(crate) removed: Vec<Removed>,
@@ -71,6 +75,7 @@ impl Model for World {
     fn new(seed: u64, kind: DiskKind) -> World {
         let mut rng = Rng::new(seed);
         let fs = origin(&mut rng, seed);
+        let life = Life::of(&fs.settings().promise);
         let mut clients = vec![Arc::clone(&fs)];
         if rng.chance(40) {
             clients.push(fs.client());
@@ -85,6 +90,8 @@ impl Model for World {
             netfs: None,
             mounts: Vec::new(),
             handles: Vec::new(),
+            open_groups: Vec::new(),
+            tree: Tree::new(life),
             files: Vec::new(),
             removed: Vec::new(),
             names_fuzzy: false,
@@ -99,6 +106,7 @@ impl Model for World {
             let file = world.adopt(&String::from_utf8_lossy(&path));
             world.files.push(file);
         }
+        world.make_tree();
         let settings = world.fs.settings();
         world.journal.about(format!(
             "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, clients {}",
@@ -127,7 +135,8 @@ impl World {
     pub(crate) fn adopt(&mut self, path: &str) -> FileRef {
         let promise = promise(&mut self.rng);
         let versions = self.rng.pick(&[VersionKind::Number, VersionKind::Etag]);
-        let limits = limits(&mut self.rng);
+        let unit = self.rng.pick(&[1, 1, 1, 512, 4096, 65_536]);
+        let limits = limits(&mut self.rng, unit);
         let set = self.fs.configure_file(path, |s| {
             s.promise = Some(promise);
             s.versions = Some(versions);
@@ -135,8 +144,8 @@ impl World {
         });
         set.expect("it exists");
         let bytes = self.origin_bytes(path);
-        self.journal.about(format!("{path}: {promise:?}, {versions:?}"));
-        FileRef::new(path, Life::of(&promise), bytes)
+        self.journal.about(format!("{path}: {promise:?}, {versions:?}, unit {unit}"));
+        FileRef::new(path, Life::of(&promise), bytes, unit)
     }
 
     /// A new process on what the old one left.
@@ -262,10 +271,11 @@ impl World {
     }
 }
 
-pub(crate) fn limits(rng: &mut Rng) -> IoLimits {
+pub(crate) fn limits(rng: &mut Rng, upload_unit: u32) -> IoLimits {
     let sizes = [4096, 5000, 8192, 65_536, 4 << 20];
     let (rsize, wsize) = (rng.pick(&sizes), rng.pick(&sizes));
-    IoLimits { rsize, wsize, max_segments: rng.pick(&[1, 2, 1024]), ..IoLimits::default() }
+    let max_segments = rng.pick(&[1, 2, 1024]);
+    IoLimits { rsize, wsize, max_segments, upload_unit, ..IoLimits::default() }
 }
 
 fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {

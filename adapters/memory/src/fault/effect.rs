@@ -54,6 +54,9 @@ pub enum Effect {
     /// A change is made in full and its reply is lost: the call fails with `ETIMEDOUT`, after a
     /// [`Hold`](Effect::Hold) if there is one.
     LostReply,
+    /// A change is made in full, and the call fails with this errno all the same: a disk that failed half-way,
+    /// say, so that nobody knows.
+    DoneBut(Errno),
     /// The version moves once more right after a change of one file, without any change and untold: what
     /// the next call finds is not what this one left.
     Bump,
@@ -132,7 +135,7 @@ impl Effect {
             | Effect::FailAfter(..)
             | Effect::OverLong(OverLong::Advance(_)) => op.moves_data(),
             Effect::Eof(_) | Effect::ClearTail(_) | Effect::OverLong(_) => op == Op::Read,
-            Effect::LostReply => op.changes_file() || op.changes_names(),
+            Effect::LostReply | Effect::DoneBut(_) => op.changes_file() || op.changes_names(),
             Effect::Bump | Effect::Conflict(_) | Effect::Before(_) => op.changes_file(),
         }
     }

@@ -163,7 +163,8 @@ pub(crate) struct Verdict {
     pub(crate) lies: Vec<Lie>,
     /// One of the effects that shape the data of a read or a write.
     pub(crate) shape: Option<Effect>,
-    pub(crate) lost_reply: bool,
+    /// What the reply says instead of what was done.
+    pub(crate) lost_reply: Option<Errno>,
     pub(crate) bump: bool,
     pub(crate) conflicts: Vec<Conflict>,
     /// What is stated as the version before.
@@ -188,7 +189,8 @@ impl Verdict {
                     verdict.hold = Some(Hold { gate: gate.clone(), at: *at, after: *after });
                 }
                 Effect::Facts(lie) => verdict.lies.push(lie.clone()),
-                Effect::LostReply => verdict.lost_reply = true,
+                Effect::LostReply => verdict.lost_reply = Some(Errno::ETIMEDOUT),
+                Effect::DoneBut(errno) => verdict.lost_reply = Some(*errno),
                 Effect::Bump => verdict.bump = true,
                 Effect::Conflict(conflict) => verdict.conflicts.push(conflict.clone()),
                 Effect::Before(version) => verdict.before = Some(version.clone()),

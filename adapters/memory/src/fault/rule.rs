@@ -193,6 +193,11 @@ impl Fault {
         self.effect(Effect::LostReply)
     }
 
+    /// The change is made, and the call fails all the same.
+    pub fn done_but(self, errno: Errno) -> Fault {
+        self.effect(Effect::DoneBut(errno))
+    }
+
     /// The version moves once more after the change.
     pub fn bump(self) -> Fault {
         self.effect(Effect::Bump)

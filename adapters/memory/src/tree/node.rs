@@ -35,6 +35,11 @@ pub(crate) struct Node {
 const HISTORY: usize = 64;
 
 impl Node {
+    /// What a restart of the server would leave.
+    pub(crate) fn durable(&self) -> Content {
+        self.unstable.as_ref().map_or(&self.now.content, |unstable| &unstable.durable).clone()
+    }
+
     /// All attributes.
     pub(crate) fn attr(&self) -> Attr {
         let data = self.now.content.data_bytes();
