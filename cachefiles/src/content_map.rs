@@ -13,6 +13,7 @@
 
 mod chunk;
 mod codec;
+mod editions;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,10 @@ use netfs::{
 use smallvec::SmallVec;
 
 pub(crate) use chunk::Chunk;
-pub(crate) use codec::{CRC_AREA, CRC_SEGMENT_PAGES, MAP_AREA, Place, side_offset, worst_inline};
+pub(crate) use codec::{
+    CRC_AREA, CRC_SEGMENT_PAGES, MAP_AREA, MAP_FIXED, Place, edition_in, side_offset, worst_inline,
+};
+pub(crate) use editions::Editions;
 
 /// Pages of a block (256 KiB).
 pub(crate) const BLOCK_PAGES: u64 = 64;
@@ -101,6 +105,7 @@ pub(crate) struct ContentMap {
     on_disk: u64,
     chunks: BTreeMap<u64, Chunk>,
     pending: BTreeMap<u64, Vec<Pending>>,
+    editions: Editions,
     writing: Vec<Writing>,
     next_write: u64,
 }
@@ -114,14 +119,20 @@ impl ContentMap {
             on_disk: 0,
             chunks: BTreeMap::new(),
             pending: BTreeMap::new(),
+            editions: Editions::default(),
             writing: Vec::new(),
             next_write: 0,
         }
     }
 
-    /// The map of an object whose chunks are in a side file.
-    pub(crate) fn stored(size: u64) -> ContentMap {
-        ContentMap { on_disk: size.div_ceil(PAGE), ..ContentMap::empty(size) }
+    /// The map of an object whose chunks are on disk, in these editions.
+    pub(crate) fn stored(size: u64, editions: Editions) -> ContentMap {
+        ContentMap { on_disk: size.div_ceil(PAGE), editions, ..ContentMap::empty(size) }
+    }
+
+    /// The chunks' editions.
+    pub(crate) fn editions(&self) -> &Editions {
+        &self.editions
     }
 
     /// Pages of the object.
@@ -170,6 +181,10 @@ impl ContentMap {
         let pages = self.pages_in(number);
         // First the longer: changes may be about pages that one of the two does not have.
         chunk.resize(self.pages_stored_in(number).max(pages));
+        if self.editions.on_disk(number) != self.editions.of(number) {
+            chunk.touch();
+        }
+        self.editions.loaded(number);
         self.chunks.insert(number, chunk);
         for change in self.pending.remove(&number).unwrap_or_default() {
             match change {
@@ -182,12 +197,44 @@ impl ContentMap {
         }
     }
 
+    /// The owner has changed these bytes and made the file of this size: they are forgotten, and what an
+    /// earlier map says of the chunks they lie in is no longer believed.
+    ///
+    /// # Errors
+    /// As [`resize`](ContentMap::resize); nothing has changed then.
+    pub(crate) fn own_change(
+        &mut self,
+        size: u64,
+        changed: &[Range<u64>],
+        edition: u64,
+    ) -> Result<(), Refusal> {
+        let end = self.size.min(size)..self.size.max(size);
+        self.resize(size)?;
+        for range in changed.iter().chain([&end]).filter(|range| !range.is_empty()) {
+            for number in self.chunks_of(range) {
+                let loaded = self.chunks.get_mut(&number);
+                let is_loaded = loaded.is_some();
+                if let Some(chunk) = loaded {
+                    chunk.touch();
+                } else if self.needs_load(number) {
+                    // Has it loaded, and written back as of this edition.
+                    self.postpone(number, Pending::Forget(0..0));
+                } else {
+                    continue;
+                }
+                self.editions.touch(number, edition, is_loaded);
+            }
+        }
+        changed.iter().for_each(|range| self.forget(range.clone()));
+        Ok(())
+    }
+
     /// The object has another size (N-C73): the page that holds the old end and every page that reaches past
     /// the new one are forgotten.
     ///
     /// # Errors
     /// It would lose a chunk, whose encoding would stay on disk and be found again when it grows.
-    pub(crate) fn resize(&mut self, size: u64) -> Result<(), Refusal> {
+    fn resize(&mut self, size: u64) -> Result<(), Refusal> {
         let (before, pages) = (self.pages, size.div_ceil(PAGE));
         if pages.div_ceil(CHUNK_PAGES) < before.div_ceil(CHUNK_PAGES) {
             return Err(Refusal::Unsupported);
@@ -356,7 +403,7 @@ impl ContentMap {
         self.chunks
             .iter_mut()
             .filter(|(_, chunk)| chunk.is_dirty())
-            .map(|(number, chunk)| chunk.take_dirty(*number, place))
+            .map(|(number, chunk)| chunk.take_dirty(*number, self.editions.of(*number), place))
             .collect()
     }
 

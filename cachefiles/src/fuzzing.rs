@@ -9,7 +9,7 @@ use netfs::folio::PAGE_SIZE;
 
 use crate::{
     checksum::Binding,
-    content_map::{CHUNK_PAGES, Chunk, ContentMap, Place},
+    content_map::{CHUNK_PAGES, Chunk, ContentMap, Editions, Place, edition_in},
     header::{AUX_MAX, ObjectHeader, seal},
     layout::ObjectName,
 };
@@ -33,9 +33,8 @@ pub fn header(data: &[u8]) {
 pub fn content_map(data: &[u8]) {
     let Some((pages, map)) = split_u16(data) else { return };
     for bytes in as_is_and_sealed(map) {
-        let place =
-            Place { side: false, binding: binding_in(&bytes), generation: number_at(&bytes, 24) };
-        let number = number_at(&bytes, 32);
+        let place = Place { side: false, binding: binding_in(&bytes) };
+        let number = (number_at(&bytes, 32), edition_in(&bytes));
         if let Ok(chunk) = Chunk::decode(&bytes, None, number, pages, place) {
             check_chunk(chunk, number, pages, place);
         }
@@ -48,9 +47,8 @@ pub fn side_file(data: &[u8]) {
     let Some((len, rest)) = split_u16(rest) else { return };
     let (map, area) = rest.split_at(rest.len().min(len as usize));
     for bytes in as_is_and_sealed(map) {
-        let place =
-            Place { side: true, binding: binding_in(&bytes), generation: number_at(&bytes, 24) };
-        let number = number_at(&bytes, 32);
+        let place = Place { side: true, binding: binding_in(&bytes) };
+        let number = (number_at(&bytes, 32), edition_in(&bytes));
         // A side file's map is followed by other things.
         let longer = [&bytes[..], area].concat();
         if let Ok(chunk) = Chunk::decode(&longer, Some(area), number, pages, place) {
@@ -115,17 +113,17 @@ fn as_is_and_sealed(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// What was accepted says the same of every page when it has been encoded and read again.
-fn check_chunk(chunk: Chunk, number: u64, pages: u64, place: Place) {
-    let encoded = chunk.encode(number, place);
+fn check_chunk(chunk: Chunk, (number, edition): (u64, u64), pages: u64, place: Place) {
+    let encoded = chunk.encode(number, edition, place);
     let area: Option<Vec<u8>> =
         place.side.then(|| (0..256).filter_map(|s| chunk.encode_segment(s)).flatten().collect());
-    let Ok(again) = Chunk::decode(&encoded, area.as_deref(), number, pages, place) else {
+    let decode =
+        |number, edition| Chunk::decode(&encoded, area.as_deref(), (number, edition), pages, place);
+    let Ok(again) = decode(number, edition) else {
         panic!("what was accepted is not accepted again");
     };
-    assert_eq!(again.encode(number, place), encoded);
-    assert!(Chunk::decode(&encoded, area.as_deref(), number ^ 1, pages, place).is_err());
-    let other = Place { generation: place.generation ^ 1, ..place };
-    assert!(Chunk::decode(&encoded, area.as_deref(), number, pages, other).is_err());
+    assert_eq!(again.encode(number, edition, place), encoded);
+    assert!(decode(number ^ 1, edition).is_err() && decode(number, edition ^ 1).is_err());
     let size = pages * PAGE_SIZE as u64;
     let (before, after) = (installed(chunk, size), installed(again, size));
     for page in 0..pages {
@@ -141,7 +139,7 @@ fn check_chunk(chunk: Chunk, number: u64, pages: u64, place: Place) {
 }
 
 fn installed(chunk: Chunk, size: u64) -> ContentMap {
-    let mut map = ContentMap::stored(size);
+    let mut map = ContentMap::stored(size, Editions::default());
     map.install(0, chunk);
     map
 }
@@ -178,8 +176,15 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
             _ => crate::header::MapPlace::Side,
         };
         let modifying = i == 4;
-        let header =
-            ObjectHeader { generation: 3, nonce: 5, map, identity, modifying, key: key.to_vec() };
+        let header = ObjectHeader {
+            generation: 3,
+            nonce: 5,
+            map,
+            identity,
+            modifying,
+            editions: i as u64,
+            key: key.to_vec(),
+        };
         seeds.push(("header", format!("header-{i}"), header.encode(VOLUME)));
     }
     for (i, pages) in [1u64, 3, 64, 200, 1500].into_iter().enumerate() {
@@ -191,7 +196,7 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         let binding = Binding::new(VOLUME, b"key", 3, 5);
         let two = |n: u64| u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes();
         for side in [false, true] {
-            let map = chunk.encode(0, Place { side, binding, generation: 3 });
+            let map = chunk.encode(0, i as u64, Place { side, binding });
             if side {
                 let area = (0..2).filter_map(|s| chunk.encode_segment(s)).flatten().collect();
                 let bytes =

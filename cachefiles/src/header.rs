@@ -50,6 +50,8 @@ pub(crate) struct ObjectHeader {
     pub(crate) identity: Identity,
     /// The owner is changing the file: the identity vouches for nothing.
     pub(crate) modifying: bool,
+    /// What the editions of the map's chunks come to.
+    pub(crate) editions: u64,
     /// The whole key.
     pub(crate) key: Vec<u8>,
 }
@@ -69,6 +71,7 @@ struct RawObject {
     aux_len: u8,
     key_len: u8,
     modifying: u8,
+    editions: U64,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -101,6 +104,7 @@ impl ObjectHeader {
             aux_len: u8::try_from(self.identity.aux.len()).unwrap_or(u8::MAX),
             key_len: u8::try_from(self.key.len()).unwrap_or(u8::MAX),
             modifying: u8::from(self.modifying),
+            editions: U64::new(self.editions),
         };
         seal([raw.as_bytes(), &self.identity.aux, &self.key].concat())
     }
@@ -131,6 +135,7 @@ impl ObjectHeader {
             map,
             identity: Identity { aux: aux.to_vec().into(), size: raw.object_size.get() },
             modifying,
+            editions: raw.editions.get(),
             key: key.to_vec(),
         })
     }
@@ -182,6 +187,7 @@ mod tests {
             map: MapPlace::Side,
             identity: Identity { aux: b"version".to_vec().into(), size: 12345 },
             modifying: false,
+            editions: 9,
             key: b"key".to_vec(),
         }
     }
@@ -198,8 +204,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn decoding_survives_forged_headers(
-            changes in proptest::collection::vec((8..70usize, proptest::num::u8::ANY), 1..6),
-            len in 0..80usize,
+            changes in proptest::collection::vec((8..78usize, proptest::num::u8::ANY), 1..6),
+            len in 0..88usize,
         ) {
             let mut bytes = header().encode("vol");
             for (at, value) in changes {

@@ -92,6 +92,7 @@ impl Object {
             key: slot.key().to_vec(),
             identity,
             modifying,
+            editions: 0,
         };
         Self::with_header(slot, header, map, None)
     }
@@ -152,7 +153,7 @@ impl Object {
     }
 
     fn place(&self) -> Place {
-        Place { side: self.is_side(), binding: self.binding, generation: self.incarnation }
+        Place { side: self.is_side(), binding: self.binding }
     }
 
     /// Has the committer write the changed map back.

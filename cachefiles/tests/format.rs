@@ -35,7 +35,8 @@ fn check_start(bytes: &[u8], magic: &[u8]) {
 }
 
 struct Stored {
-    header: Vec<u8>,
+    /// Of every chunk.
+    edition: u64,
     binding: u64,
     file: fs::File,
 }
@@ -47,11 +48,12 @@ fn open(path: &Path, volume: &str, key: &[u8], aux: &[u8], size: u64, side: bool
     assert_eq!((number(&header, 32, 8), number(&header, 40, 8)), (size, size));
     assert_eq!(number(&header, 48, 8), fnv(volume.bytes()));
     let lengths = [u8::from(side), aux.len() as u8, key.len() as u8, 0];
-    assert_eq!(header[56..], [&lengths[..], aux, key].concat());
+    // No own change, so no editions.
+    assert_eq!(header[56..], [&lengths[..], &[0; 8], aux, key].concat());
     let place = mix(fnv(volume.bytes())).wrapping_add(fnv(key.iter().copied()));
     let generation = number(&header, 16, 8);
     let binding = mix(mix(mix(place) ^ generation) ^ number(&header, 24, 8));
-    Stored { header, binding, file: fs::File::open(path).expect("data") }
+    Stored { edition: 0, binding, file: fs::File::open(path).expect("data") }
 }
 
 impl Stored {
@@ -65,7 +67,10 @@ impl Stored {
 
     /// Checks a chunk's fixed part and reads its pages: (data, zero), and where it ends.
     fn pages(&self, map: &[u8], chunk: u64, pages: u64) -> (Vec<u64>, Vec<u64>, usize) {
-        assert_eq!((number(map, 16, 8), &map[24..32]), (self.binding, &self.header[16..24]));
+        assert_eq!(
+            (number(map, 16, 8), &map[24..32]),
+            (self.binding, &self.edition.to_be_bytes()[..])
+        );
         assert_eq!((number(map, 32, 8), number(map, 40, 4)), (chunk, pages));
         let partials = number(map, 44, 4) as usize;
         assert_eq!(number(map, 52, 4), 0);

@@ -4,9 +4,9 @@
 mod common;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use common::*;
@@ -69,42 +69,6 @@ impl Sample {
         }
         close(object);
         (whole, found)
-    }
-}
-
-/// A file as it was: only what is not zero, and its attributes.
-struct Saved {
-    path: PathBuf,
-    len: u64,
-    pages: Vec<(u64, Vec<u8>)>,
-    xattrs: Vec<(&'static str, Vec<u8>)>,
-}
-
-impl Saved {
-    fn new(path: PathBuf) -> Saved {
-        let bytes = fs::read(&path).expect("read");
-        let pages = bytes.chunks(4096).enumerate().filter(|(_, p)| p.iter().any(|b| *b != 0));
-        let xattrs = ["user.netfs.hdr", "user.netfs.map"]
-            .into_iter()
-            .filter_map(|n| Some((n, xattr::get(&path, n).expect("xattr")?)))
-            .collect();
-        let pages = pages.map(|(n, p)| (n as u64 * 4096, p.to_vec())).collect();
-        Saved { len: bytes.len() as u64, pages, xattrs, path }
-    }
-
-    fn restore(&self) {
-        // A fresh inode: what a test put there may not be a file at all.
-        if fs::remove_file(&self.path).is_err() {
-            let _ = fs::remove_dir_all(&self.path);
-        }
-        let file = File::create(&self.path).expect("create");
-        file.set_len(self.len).expect("length");
-        for (at, bytes) in &self.pages {
-            file.write_all_at(bytes, *at).expect("write");
-        }
-        for (name, value) in &self.xattrs {
-            xattr::set(&self.path, name, value).expect("xattr");
-        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! A cache directory whose files are deleted, truncated, swapped, put back from older copies and flipped
-//! bit by bit while readers run: right bytes always, and what was noticed is counted by its reason.
+//! bit by bit while readers and a writer run: right bytes always, and what was noticed is counted by its reason.
 //!
 //! `NETFS_SABOTAGE_SEED` runs one seed alone, `NETFS_SABOTAGE_RUNS` the number of seeds.
 
 mod common;
+#[path = "sabotage/owner.rs"]
+mod owner;
 #[path = "modelling/rng.rs"]
 mod rng;
 #[path = "sabotage/saboteur.rs"]
@@ -26,6 +28,7 @@ use netfs::{
     remote::{Promise, PromiseKind},
 };
 use netfs_memory::MemoryFs;
+use owner::Owner;
 use rng::Rng;
 use saboteur::Saboteur;
 
@@ -59,7 +62,7 @@ impl Shared {
         let mut origin = MemoryFs::builder()
             .seed(seed)
             .promise(Promise::UntilBroken { kind: PromiseKind::Read });
-        for (path, size) in FILES {
+        for (path, size) in FILES.into_iter().chain(owner::OWN) {
             origin = origin.file(path, size);
         }
         Shared {
@@ -165,6 +168,11 @@ fn run(seed: u64) -> (Stats, BackendStats) {
                 shared.reader(mount, number);
             });
         }
+        let (writer, mount) = (&shared, &bench.mount);
+        s.spawn(move || {
+            let _over = Over(&writer.over);
+            Owner::new(writer, mount).run();
+        });
         let _over = Over(&shared.over);
         shared.saboteur(&mut saboteur, &bench);
     });
@@ -191,6 +199,7 @@ fn reopen(shared: &Shared, path: &Path) {
                 bench.check(file, offset, 100_000);
             }
         }
+        owner::check_all(&bench);
         bench.drain();
         bench.netfs().drop_memory();
     }

@@ -18,7 +18,7 @@ use crate::{
 /// Largest inline map that is tried: larger values get slow to set everywhere.
 const INLINE_TRIES: [usize; 5] = [16 * 1024, 8 * 1024, 3 * 1024, 1024, 256];
 /// The largest object header: its fixed part, coherency data and key.
-const HEADER_MAX: usize = 64 + 200 + 255;
+const HEADER_MAX: usize = 68 + 200 + 255;
 
 /// How a complete file gets its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

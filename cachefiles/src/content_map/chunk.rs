@@ -151,6 +151,11 @@ impl Chunk {
         }
     }
 
+    /// What it is called on disk has changed.
+    pub(super) fn touch(&mut self) {
+        self.dirty = true;
+    }
+
     /// Whether there is something to write back.
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty
@@ -167,8 +172,8 @@ impl Chunk {
     }
 
     /// The changes, encoded; the chunk is clean afterwards.
-    pub(super) fn take_dirty(&mut self, number: u64, place: Place) -> DirtyChunk {
-        let map = self.encode(number, place);
+    pub(super) fn take_dirty(&mut self, number: u64, edition: u64, place: Place) -> DirtyChunk {
+        let map = self.encode(number, edition, place);
         let mut segments = Vec::new();
         if place.side {
             for segment in 0..self.pages.div_ceil(CRC_SEGMENT_PAGES) {

@@ -27,8 +27,6 @@ pub(crate) struct Place {
     pub(crate) side: bool,
     /// The object's incarnation.
     pub(crate) binding: Binding,
-    /// The object's generation.
-    pub(crate) generation: u64,
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -38,7 +36,7 @@ struct RawMap {
     format: U32,
     crc: U32,
     binding: U64,
-    generation: U64,
+    edition: U64,
     number: U64,
     pages: U32,
     partials: U32,
@@ -67,9 +65,18 @@ pub(crate) fn worst_inline(pages: u64) -> u64 {
     fixed + blocks * size_of::<RawPartial>() as u64 + 4 * pages
 }
 
+/// The edition that the start of an encoding states; [`Chunk::decode`] says whether it is one.
+pub(crate) fn edition_in(bytes: &[u8]) -> u64 {
+    let raw = RawMap::read_from_prefix(bytes).ok().filter(|(raw, _)| raw.magic == MAGIC);
+    raw.map_or(0, |(raw, _)| raw.edition.get())
+}
+
+/// What [`edition_in`] has to see of an encoding.
+pub(crate) const MAP_FIXED: usize = size_of::<RawMap>();
+
 impl Chunk {
     /// The map as bytes; with `place.side` unset the checksums of the stored pages follow it.
-    pub(crate) fn encode(&self, number: u64, place: Place) -> Vec<u8> {
+    pub(crate) fn encode(&self, number: u64, edition: u64, place: Place) -> Vec<u8> {
         let mut full = Plane::new(self.data.len());
         let mut zero = Plane::new(self.data.len());
         let mut partials = Vec::new();
@@ -91,7 +98,7 @@ impl Chunk {
             format: U32::new(FORMAT),
             crc: U32::ZERO,
             binding: U64::new(place.binding.value()),
-            generation: U64::new(place.generation),
+            edition: U64::new(edition),
             number: U64::new(number),
             pages: U32::new(u32::try_from(self.pages).unwrap_or(u32::MAX)),
             partials: U32::new(u32::try_from(partials.len()).unwrap_or(u32::MAX)),
@@ -112,13 +119,13 @@ impl Chunk {
         Some(self.crcs.get(start..end)?.iter().flat_map(|c| c.to_be_bytes()).collect())
     }
 
-    /// Reads an encoding of chunk `number` of `pages` pages back. `bytes` may be longer than it
+    /// Reads an encoding of chunk `number` in this edition, of `pages` pages, back. `bytes` may be longer than it
     /// (side file). For a side file `checksums` are the bytes of the checksum area, as many as there
     /// are: a page without one is not known.
     pub(crate) fn decode(
         bytes: &[u8],
         checksums: Option<&[u8]>,
-        number: u64,
+        (number, edition): (u64, u64),
         pages: u64,
         place: Place,
     ) -> Result<Chunk, Damaged> {
@@ -135,7 +142,7 @@ impl Chunk {
         let body = bytes.get(..map_len + 4 * stored).ok_or(Damaged)?;
         check(body, raw.magic == MAGIC, raw.format, raw.crc)?;
         let bound = raw.binding.get() == place.binding.value()
-            && raw.generation.get() == place.generation
+            && raw.edition.get() == edition
             && raw.number.get() == number
             && u64::from(raw.pages.get()) == pages;
         if !bound || (!place.side && body.len() != bytes.len()) {

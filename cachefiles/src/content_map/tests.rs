@@ -32,6 +32,7 @@ enum Step {
     FailedWrite(Range<u64>),
     Zero(Range<u64>),
     Forget(Range<u64>),
+    OwnChange(Range<u64>, u64),
     Corrupt(u64),
     /// Encode everything that changed and load it into a new map.
     Reload(bool),
@@ -48,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => range().prop_map(Step::FailedWrite),
         2 => range().prop_map(Step::Zero),
         2 => range().prop_map(Step::Forget),
+        1 => (range(), 1..u64::MAX).prop_map(|(r, e)| Step::OwnChange(r, e)),
         1 => page().prop_map(Step::Corrupt),
         1 => any::<bool>().prop_map(Step::Reload),
     ]
@@ -76,7 +78,7 @@ fn bytes_of(pages: &Range<u64>) -> Range<u64> {
 }
 
 fn place() -> Place {
-    Place { side: true, binding: Binding::new("v", b"k", 1, 1), generation: 1 }
+    Place { side: true, binding: Binding::new("v", b"k", 1, 1) }
 }
 
 /// A disk: encoded chunks and their checksum areas.
@@ -97,14 +99,20 @@ impl Disk {
     }
 
     fn load(&self, map: &mut ContentMap, number: u64) {
-        let pages = map.pages_in(number);
+        let (pages, edition) = (map.pages_in(number), map.editions().on_disk(number));
         let chunk = match self.0.get(&number) {
             Some((bytes, area)) => {
-                Chunk::decode(bytes, Some(area), number, pages, place()).expect("own encoding")
+                Chunk::decode(bytes, Some(area), (number, edition), pages, place())
+                    .expect("own encoding")
             }
             None => Chunk::empty(pages),
         };
         map.install(number, chunk);
+    }
+
+    /// What a lookup finds out.
+    fn editions(&self) -> Editions {
+        Editions::stored(self.0.iter().map(|(n, (map, _))| (*n, edition_in(map))))
     }
 }
 
@@ -150,9 +158,17 @@ fn apply(map: &mut ContentMap, model: &mut Model, disk: &mut Disk, step: Step) {
                 model.set(page..page + 1, |_| Known::Nothing);
             }
         }
+        Step::OwnChange(pages, edition) => {
+            map.own_change(SIZE, &[bytes_of(&pages)], edition).expect("no chunk is lost");
+            model.set(pages, |_| Known::Nothing);
+        }
         Step::Reload(lazily) => {
+            // As a write-back does: what is known of a chunk that is not loaded must be so on disk, too.
+            map.postponed().into_iter().for_each(|n| disk.load(map, n));
+            let sum = map.editions().sum();
             disk.store(map.take_dirty(place()));
-            *map = ContentMap::stored(SIZE);
+            *map = ContentMap::stored(SIZE, disk.editions());
+            assert_eq!(map.editions().sum(), sum, "what the header knows is what the disk has");
             if !lazily {
                 return (0..2).for_each(|n| disk.load(map, n));
             }
@@ -160,7 +176,9 @@ fn apply(map: &mut ContentMap, model: &mut Model, disk: &mut Disk, step: Step) {
             assert_eq!(map.run(0, 1).err(), Some(CacheMiss::NotLoaded));
             map.forget(0..3 * PAGE);
             map.mark_zero(2 * PAGE..4 * PAGE);
+            map.own_change(SIZE, &[bytes_of(&(5..6))], sum | 1).expect("no chunk is lost");
             (0..2).for_each(|n| disk.load(map, n));
+            model.set(5..6, |_| Known::Nothing);
             model.set(0..2, |_| Known::Nothing);
             model.set(2..4, |_| Known::Zero);
         }
@@ -240,17 +258,18 @@ proptest! {
             }
         }
         let inline = Place { side: false, ..place() };
-        let bytes = chunk.take_dirty(0, inline).map;
+        let bytes = chunk.take_dirty(0, 5, inline).map;
         prop_assert!(bytes.len() as u64 <= worst_inline(pages));
-        let back = Chunk::decode(&bytes, None, 0, pages, inline).expect("own encoding");
+        let back = Chunk::decode(&bytes, None, (0, 5), pages, inline).expect("own encoding");
         prop_assert_eq!((&back.data, &back.zero), (&chunk.data, &chunk.zero));
         for page in (0..pages).filter(|p| chunk.run_at(*p).0 == ExtentKind::Data) {
             prop_assert_eq!(back.crcs[page as usize], crc_of(page, 77));
         }
         let other = Place { binding: Binding::new("v", b"other", 1, 1), ..inline };
-        prop_assert!(Chunk::decode(&bytes, None, 0, pages, other).is_err(), "bound to its object");
+        prop_assert!(Chunk::decode(&bytes, None, (0, 5), pages, other).is_err(), "bound to its object");
+        prop_assert!(Chunk::decode(&bytes, None, (0, 4), pages, inline).is_err(), "and its edition");
         for cut in 0..bytes.len() {
-            prop_assert!(Chunk::decode(&bytes[..cut], None, 0, pages, inline).is_err());
+            prop_assert!(Chunk::decode(&bytes[..cut], None, (0, 5), pages, inline).is_err());
         }
     }
 
@@ -268,7 +287,7 @@ proptest! {
             if zero { chunk.mark_zero(range) } else { range.for_each(|p| chunk.set_data(p, 7)) }
         }
         let place = Place { side, ..place() };
-        let mut bytes = chunk.take_dirty(0, place).map;
+        let mut bytes = chunk.take_dirty(0, 5, place).map;
         // The counts, or what follows the fixed part.
         let (from, to) = if fixed_part { (40, 56) } else { (56, bytes.len()) };
         for (at, value) in changes {
@@ -277,7 +296,7 @@ proptest! {
         bytes[12..16].fill(0);
         let bytes = crate::header::seal(bytes);
         let area = [0; 100];
-        let decoded = Chunk::decode(&bytes, side.then_some(&area[..]), 0, 890, place);
+        let decoded = Chunk::decode(&bytes, side.then_some(&area[..]), (0, 5), 890, place);
         let Ok(mut back) = decoded else { return Ok(()) };
         for (data, zero) in back.data.iter().zip(&*back.zero) {
             prop_assert_eq!(data & zero, 0);
@@ -286,14 +305,14 @@ proptest! {
             // A page that claims to be data has a checksum to be measured by.
             prop_assert!(back.run_at(page).0 == ExtentKind::Absent || back.snapshot(page, 64).is_some());
         }
-        prop_assert!(!back.take_dirty(0, place).map.is_empty());
+        prop_assert!(!back.take_dirty(0, 5, place).map.is_empty());
     }
 
     #[test]
     fn decoding_survives_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let inline = Place { side: false, ..place() };
-        prop_assert!(Chunk::decode(&bytes, None, 0, 100, inline).is_err());
-        prop_assert!(Chunk::decode(&bytes, Some(&bytes), 0, CHUNK_PAGES, place()).is_err());
+        prop_assert!(Chunk::decode(&bytes, None, (0, 5), 100, inline).is_err());
+        prop_assert!(Chunk::decode(&bytes, Some(&bytes), (0, 5), CHUNK_PAGES, place()).is_err());
     }
 }
 

@@ -47,12 +47,16 @@ impl Object {
         if self.is_dead() {
             return Ok(());
         }
-        // What was forgotten in a chunk that is not loaded must be so on disk, too.
-        let postponed = self.map.read().postponed();
-        postponed.into_iter().try_for_each(|number| self.load_chunk(number))?;
         loop {
+            // What was forgotten in a chunk that is not loaded must be so on disk, too.
+            let postponed = self.map.read().postponed();
+            postponed.into_iter().try_for_each(|number| self.load_chunk(number))?;
             let (dirty, label) = {
                 let mut map = self.map.write();
+                if !map.postponed().is_empty() {
+                    // Changed since: the label of now must not be stated over that chunk as it is.
+                    continue;
+                }
                 (map.take_dirty(self.place()), self.label())
             };
             let ours =

@@ -35,13 +35,16 @@ pub(crate) struct Label {
     pub(crate) modifying: bool,
     /// Where the map is; it may move to the side file, never back.
     pub(crate) map: MapPlace,
+    /// What the editions of the map's chunks come to.
+    pub(crate) editions: u64,
 }
 
 impl Label {
     /// What a header says.
     pub(super) fn of(header: &ObjectHeader) -> Label {
-        let ObjectHeader { identity, modifying, map, .. } = header;
-        Label { identity: identity.clone(), modifying: *modifying, map: *map }
+        let ObjectHeader { identity, modifying, map, editions, .. } = header;
+        let (modifying, map, editions) = (*modifying, *map, *editions);
+        Label { identity: identity.clone(), modifying, map, editions }
     }
 }
 
@@ -62,6 +65,7 @@ impl Object {
             map: label.map,
             identity: label.identity,
             modifying: label.modifying,
+            editions: label.editions,
             key: self.slot.key().to_vec(),
         }
     }
@@ -155,8 +159,9 @@ impl Object {
             let mut map = self.map.write();
             let mut label = self.label.write();
             self.alive()?;
-            map.resize(identity.size)?;
-            changed.iter().for_each(|range| map.forget(range.clone()));
+            let (_, edition) = self.shared().new_incarnation();
+            map.own_change(identity.size, changed, edition)?;
+            label.editions = map.editions().sum();
             if worst_inline(map.pages()) > self.shared().inline_max() && label.map != MapPlace::Side
             {
                 label.map = MapPlace::Side;

@@ -333,18 +333,21 @@ impl Object {
     /// Loads a chunk from the side file. What cannot be read or trusted is empty from then on; that
     /// the process has no descriptor or memory to spare says nothing about it.
     pub(crate) fn load_chunk(self: &Arc<Self>, number: u64) -> Result<(), Refusal> {
-        let pages = {
+        let (pages, edition) = {
             let map = self.map.read();
             if !map.needs_load(number) {
                 return Ok(());
             }
-            map.pages_stored_in(number)
+            (map.pages_stored_in(number), map.editions().on_disk(number))
         };
-        let chunk = match self.read_chunk(number, pages) {
+        let chunk = match self.read_chunk(number, edition, pages) {
             Ok(chunk) => chunk,
             Err(Unloaded::NotNow(e)) => return Err(refusal(e)),
             Err(Unloaded::Damaged) => {
-                Counters::count(&self.shared().stats.corrupt_pages);
+                // If somebody else has loaded it, it may have been written since.
+                if self.map.read().needs_load(number) {
+                    Counters::count(&self.shared().stats.corrupt_pages);
+                }
                 None
             }
         };
@@ -353,11 +356,12 @@ impl Object {
         Ok(())
     }
 
-    /// `None`: never written.
-    fn read_chunk(&self, number: u64, pages: u64) -> Result<Option<Chunk>, Unloaded> {
+    /// `None`: never written, and no own change has touched it.
+    fn read_chunk(&self, number: u64, edition: u64, pages: u64) -> Result<Option<Chunk>, Unloaded> {
         let io = &*self.shared().io;
         let file = match self.retry_with_descriptors(|| self.open_side_file()) {
-            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) if edition == 0 => return Ok(None),
+            Err(Errno::NOENT) => return Err(Unloaded::Damaged),
             other => other?,
         };
         let mut map = vec![0; MAP_AREA];
@@ -366,12 +370,12 @@ impl Object {
         let offset = side_offset(number);
         let got = read_full(io, &file, &mut slices, offset, self.shared().read_copy())?;
         // Never written is a hole or past the end: zeros, or nothing.
-        if map[..got.min(MAP_AREA)].iter().all(|b| *b == 0) {
+        if edition == 0 && map[..got.min(MAP_AREA)].iter().all(|b| *b == 0) {
             return Ok(None);
         }
         crcs.truncate(got.saturating_sub(MAP_AREA));
         let map = &map[..got.min(MAP_AREA)];
-        let chunk = Chunk::decode(map, Some(&crcs), number, pages, self.place());
+        let chunk = Chunk::decode(map, Some(&crcs), (number, edition), pages, self.place());
         chunk.map(Some).map_err(|_| Unloaded::Damaged)
     }
 }

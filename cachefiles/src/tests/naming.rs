@@ -194,3 +194,50 @@ fn a_chunk_that_is_not_loaded_forgets_what_changed_and_learns_the_new_size() {
     );
     bed.end();
 }
+
+/// A change that comes while a commit loads the chunk that an earlier one changed: the name it gives is not
+/// stated before the disk knows what it changed.
+#[test]
+fn row_108_a_change_during_a_commit_is_named_together_with_its_chunks() {
+    const CHUNK: u64 = 262_144;
+    let size = 2 * CHUNK + 10;
+    let dir = tempfile::tempdir().expect("dir");
+    let (object, armed) = <(Arc<OnceLock<Arc<dyn CacheObject>>>, Arc<AtomicBool>)>::default();
+    let ended = Arc::new(AtomicBool::new(false));
+    let (during, once, over) = (Arc::clone(&object), Arc::clone(&armed), Arc::clone(&ended));
+    let bed = Bed::open(
+        dir.path(),
+        Arc::new(move |call| {
+            if matches!(call, Call::Read(_)) && once.swap(false, SeqCst) {
+                let object = during.get().expect("there is one");
+                let changed = [bytes(2 * CHUNK..2 * CHUNK + 1)];
+                object.set_identity(sized(3, size), &changed).expect("renamed");
+                object.end_modify();
+            }
+            let changes = matches!(call, Call::SetXattr(_) | Call::Write | Call::Name);
+            if changes && over.load(SeqCst) { Err(Errno::IO) } else { Ok(()) }
+        }),
+    );
+    let first = bed.lookup_as("a", sized(1, size)).expect("lookup").object;
+    for n in [0, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1] {
+        write(&first, n, 7).expect("stored");
+    }
+    pollster::block_on(first.close(Relinquish::Keep));
+    let again = bed.lookup_as("a", sized(1, size)).expect("lookup").object;
+    let object = object.get_or_init(|| again);
+    begin(object).expect("marked");
+    object.set_identity(sized(2, size), &[bytes(CHUNK..CHUNK + 1)]).expect("renamed");
+    armed.store(true, SeqCst);
+    commit(object).expect("committed");
+    // Nothing that comes later reaches the disk.
+    ended.store(true, SeqCst);
+    assert!(!armed.load(SeqCst), "a chunk was loaded");
+    bed.end();
+    let bed = Bed::open(dir.path(), plain());
+    let opened = bed.lookup_as("a", sized(3, size)).expect("lookup");
+    assert_eq!(opened.found, Found::Existing);
+    let got = [0, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1].map(|n| read(&opened.object, n));
+    let gone = || Err(CacheMiss::Absent);
+    assert_eq!(got, [page(7), gone(), page(7), gone(), page(7)]);
+    bed.end();
+}

@@ -1,18 +1,23 @@
 //! Looking an object up: opening what is on disk if it can be trusted and is what was asked for, and
 //! an empty object in every other case (B4, N-C56).
 
-use std::{fs::File, sync::Arc};
+use std::{fs::File, io::IoSliceMut, sync::Arc};
 
 use bytes::Bytes;
-use netfs::fscache::{Found, Identity, Opened, Refusal};
+use netfs::{
+    folio::PAGE_SIZE,
+    fscache::{Found, Identity, Opened, Refusal},
+};
 
 use super::Volume;
 use crate::{
     checksum::Binding,
-    content_map::{CHUNK_PAGES, Chunk, ContentMap, Place},
+    content_map::{
+        CHUNK_PAGES, Chunk, ContentMap, Editions, MAP_FIXED, Place, edition_in, side_offset,
+    },
     descriptors::Place as Budgeted,
     header::{Damaged, MapPlace, OBJECT_XATTR, ObjectHeader},
-    io::{Errno, FileId},
+    io::{Errno, FileId, KernelCopy, read_full},
     object::{MAP_XATTR, Object, OnDisk, Slot, check_identity},
     stats::Counters,
 };
@@ -105,10 +110,28 @@ fn look(slot: &Slot, identity: &Identity) -> Result<AtName, Refusal> {
         // A directory, link, dead pipe or unreadable file: replaced, never in the way.
         Err(_) => return Ok(AtName::Corrupt),
     };
-    Ok(inspect(slot, identity, file).unwrap_or(AtName::Corrupt))
+    match inspect(slot, identity, file) {
+        Ok(found) => Ok(found),
+        Err(Unusable::Damaged) => Ok(AtName::Corrupt),
+        // That says nothing about the object.
+        Err(Unusable::NotNow) => Err(Refusal::Descriptors),
+    }
 }
 
-fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Damaged> {
+/// Why an object that is there cannot be used.
+enum Unusable {
+    Damaged,
+    /// The process has no descriptor left to find out.
+    NotNow,
+}
+
+impl From<Damaged> for Unusable {
+    fn from(Damaged: Damaged) -> Unusable {
+        Unusable::Damaged
+    }
+}
+
+fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Unusable> {
     let io = &slot.shared().io;
     let id = io.id(&file).map_err(|_| Damaged)?;
     let bytes = io.get_xattr(&file, OBJECT_XATTR).map_err(|_| Damaged)?.ok_or(Damaged)?;
@@ -116,14 +139,14 @@ fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Damag
     // Generations are nanoseconds of a clock: one near the end of the numbers was not ours, and its
     // successors would not grow for long (row 106 rests on that).
     if !id.regular || header.key != slot.key() || header.generation >= GENERATION_END {
-        return Err(Damaged);
+        return Err(Unusable::Damaged);
     }
     // Nobody knows how far the change went that was under way.
     if header.identity != *identity || header.modifying {
         return Ok(AtName::Stale(header.generation));
     }
     let map = match header.map {
-        MapPlace::Side => ContentMap::stored(identity.size),
+        MapPlace::Side => ContentMap::stored(identity.size, side_editions(slot, &header)?),
         MapPlace::Inline => inline_map(slot, &header, &file)?,
     };
     Ok(AtName::Wanted(Box::new(Wanted { file, id, header, map })))
@@ -132,18 +155,64 @@ fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Damag
 /// No map yet is an empty one: the object was made and nothing was committed to it.
 fn inline_map(slot: &Slot, header: &ObjectHeader, file: &File) -> Result<ContentMap, Damaged> {
     let io = &slot.shared().io;
-    let mut map = ContentMap::stored(header.identity.size);
+    let bytes = io.get_xattr(file, MAP_XATTR).map_err(|_| Damaged)?;
+    let edition = bytes.as_deref().map_or(0, edition_in);
+    let mut map = ContentMap::stored(header.identity.size, believed(header, [(0, edition)])?);
     let pages = map.pages_in(0);
     if map.pages() > CHUNK_PAGES {
         return Err(Damaged);
     }
-    let generation = header.generation;
-    let binding = Binding::new(slot.volume_id(), slot.key(), generation, header.nonce);
-    let place = Place { side: false, binding, generation };
-    let chunk = match io.get_xattr(file, MAP_XATTR).map_err(|_| Damaged)? {
-        Some(bytes) => Chunk::decode(&bytes, None, 0, pages, place)?,
+    let binding = Binding::new(slot.volume_id(), slot.key(), header.generation, header.nonce);
+    let place = Place { side: false, binding };
+    let chunk = match bytes {
+        Some(bytes) => Chunk::decode(&bytes, None, (0, edition), pages, place)?,
         None => Chunk::empty(pages),
     };
     map.install(0, chunk);
     Ok(map)
+}
+
+/// The editions of the chunks in the side file, from the start of each: that they are what is there is seen
+/// when a chunk is loaded.
+fn side_editions(slot: &Slot, header: &ObjectHeader) -> Result<Editions, Unusable> {
+    if header.editions == 0 {
+        // The usual case: no own change has touched anything.
+        return Ok(Editions::default());
+    }
+    let shared = slot.shared();
+    let io = &*shared.io;
+    let open = || slot.fan_dir(false).and_then(|fan| io.open_file(&fan, &slot.name().side));
+    let file = open().or_else(|e| {
+        let none_left = matches!(e, Errno::MFILE | Errno::NFILE);
+        if none_left {
+            shared.descriptors.emergency();
+        }
+        let again = if none_left { open() } else { Err(e) };
+        again.map_err(|e| match e {
+            Errno::MFILE | Errno::NFILE => Unusable::NotNow,
+            _ => Unusable::Damaged,
+        })
+    })?;
+    if !io.id(&file).map_err(|_| Damaged)?.regular {
+        return Err(Unusable::Damaged);
+    }
+    let chunks = header.identity.size.div_ceil(CHUNK_PAGES * PAGE_SIZE as u64);
+    let mut editions = Vec::new();
+    for chunk in 0..chunks {
+        let mut start = [0; MAP_FIXED];
+        let mut slices = [IoSliceMut::new(&mut start)];
+        let read = read_full(io, &file, &mut slices, side_offset(chunk), KernelCopy::Keep);
+        read.map_err(|_| Damaged)?;
+        editions.push((chunk, edition_in(&start)));
+    }
+    Ok(believed(header, editions)?)
+}
+
+/// These editions, if they are those that the header knows.
+fn believed(
+    header: &ObjectHeader,
+    editions: impl IntoIterator<Item = (u64, u64)>,
+) -> Result<Editions, Damaged> {
+    let editions = Editions::stored(editions);
+    if editions.sum() == header.editions { Ok(editions) } else { Err(Damaged) }
 }

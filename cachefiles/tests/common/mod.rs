@@ -1,7 +1,12 @@
 //! What the integration tests share.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use cachefiles::{Builder, CacheDir};
@@ -13,6 +18,7 @@ use netfs::{
     },
     remote::VolumeId,
 };
+use rustix::fs::{SeekFrom, seek};
 
 /// An open cache with one volume.
 pub(crate) struct Bed {
@@ -157,4 +163,53 @@ pub(crate) fn find(root: &Path, name: &str) -> Option<std::path::PathBuf> {
         }
         (entry.file_name() == name).then(|| entry.path())
     })
+}
+
+/// A file as it was: only what is not zero, and its attributes.
+pub(crate) struct Saved {
+    pub(crate) path: PathBuf,
+    pub(crate) len: u64,
+    pub(crate) pages: Vec<(u64, Vec<u8>)>,
+    pub(crate) xattrs: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Saved {
+    pub(crate) fn new(path: PathBuf) -> Saved {
+        let file = File::open(&path).expect("open");
+        let len = file.metadata().expect("stat").len();
+        let mut pages = Vec::new();
+        let mut at = 0;
+        // Holes are skipped: files are large and sparse.
+        while let Ok(start) = seek(&file, SeekFrom::Data(at)) {
+            let end = seek(&file, SeekFrom::Hole(start)).expect("the end is one");
+            for page in (start / 4096 * 4096..end).step_by(4096) {
+                let mut bytes = vec![0; (len - page).min(4096) as usize];
+                file.read_exact_at(&mut bytes, page).expect("read");
+                if bytes.iter().any(|b| *b != 0) {
+                    pages.push((page, bytes));
+                }
+            }
+            at = end;
+        }
+        let xattrs = ["user.netfs.hdr", "user.netfs.map"]
+            .into_iter()
+            .filter_map(|n| Some((n, xattr::get(&path, n).expect("xattr")?)))
+            .collect();
+        Saved { len, pages, xattrs, path }
+    }
+
+    pub(crate) fn restore(&self) {
+        // A fresh inode: what a test put there may not be a file at all.
+        if fs::remove_file(&self.path).is_err() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+        let file = File::create(&self.path).expect("create");
+        file.set_len(self.len).expect("length");
+        for (at, bytes) in &self.pages {
+            file.write_all_at(bytes, *at).expect("write");
+        }
+        for (name, value) in &self.xattrs {
+            xattr::set(&self.path, name, value).expect("xattr");
+        }
+    }
 }
