@@ -340,6 +340,7 @@ impl File {
         })?;
         let _one = one?;
         let Some(error) = inode.wb.parked() else { return Ok(0) };
+        let _held = inode.log_hold();
         inode.log_discard().await?;
         let bytes = inode.pages.dirty_bytes();
         inode.discard_dirty();

@@ -313,6 +313,8 @@ pub(super) async fn before_upload(inode: &Arc<Inode>) -> Result<()> {
 }
 
 async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) -> Result<()> {
+    // Until all is settled: what the hook has must not be logged once more, behind the mark.
+    let _held = inode.log_hold();
     let logged = inode.log_mark();
     // Taken as for an upload: what is written from here on is not the hook's, and stays.
     let mut sent = inode.pages.take_dirty_of(&(0..u64::MAX), u64::MAX, Which::All, Unit::EXACT);

@@ -95,6 +95,7 @@ async fn give_up(inode: &Inode, error: &Error) {
         return;
     }
     tracing::warn!(bytes, "a file was deleted on the server while it had bytes to upload");
+    let _held = inode.log_hold();
     if let Err(error) = inode.log_removed().await {
         // The flusher tries again; a replay would find that the file is gone.
         tracing::warn!(%error, "the log of dirty bytes keeps those of a deleted file for now");

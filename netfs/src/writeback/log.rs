@@ -17,6 +17,7 @@
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use super::{flush::in_turn, groups::What};
 use crate::{
@@ -120,7 +121,7 @@ impl Journal {
 
 /// What the log has of one file.
 #[derive(Default)]
-pub(crate) struct Logged(Mutex<State>);
+pub(crate) struct Logged(Mutex<State>, Notify);
 
 #[derive(Default)]
 struct State {
@@ -136,6 +137,26 @@ struct State {
     stale: bool,
     /// Nothing is logged any more (L6).
     over: bool,
+    /// See [`Inode::log_hold`].
+    held: u32,
+}
+
+/// See [`Inode::log_hold`].
+pub(crate) struct Held<'a>(&'a Logged);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().held -= 1;
+        self.0.1.notify_waiters();
+    }
+}
+
+/// What of `range` the pieces, ascending and within it, leave out.
+fn gaps(range: &Range<u64>, pieces: &[Sent]) -> Vec<Range<u64>> {
+    let ends = pieces.iter().map(|piece| piece.range.end);
+    let starts = pieces.iter().map(|piece| piece.range.start);
+    let between = std::iter::once(range.start).chain(ends).zip(starts.chain([range.end]));
+    between.filter(|(from, to)| from < to).map(|(from, to)| from..to).collect()
 }
 
 /// Memory of the page cache as the log gets it.
@@ -168,6 +189,9 @@ impl Inode {
         if !self.volume.is_replayable() || self.wb.parked().is_some() {
             return false;
         }
+        if who.by_deadline(self.log_released()).await.is_err() {
+            return false;
+        }
         let (ranges, upto) = match self.log_dirty(journal) {
             Ok(Some(logged)) => logged,
             Ok(None) => return false,
@@ -186,35 +210,50 @@ impl Inode {
         false
     }
 
-    /// Appends what is dirty and not in the log. Returns that, and up to where the log has to be durable.
-    /// `None`: that is not all; records of what is clean by now are still to be voided, which an upload does.
+    /// Appends what is dirty and not in the log, and voids what the log has of bytes that were written since and
+    /// are clean by now (a round may have brought some to the server and then failed: nobody was told, and
+    /// nothing was voided). Returns what was not logged, and up to where the log has to be durable.
+    /// `None`: an upload has to do it.
     fn log_dirty(&self, journal: &Journal) -> Result<Option<(Vec<Range<u64>>, Position)>> {
         let mut state = self.wb.logged.0.lock();
-        if state.over || state.unsettled || self.pages.dirty_bytes() == 0 {
+        if state.over || state.unsettled || state.held > 0 || self.pages.dirty_bytes() == 0 {
             return Ok(None);
         }
-        let had_live = !state.live.is_empty();
         let ranges = std::mem::take(&mut state.unlogged).into_vec();
-        let mut left: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let version = self.cell.version();
-        for range in &ranges {
-            for piece in self.pages.peek_dirty(range) {
-                let Sent { range, data, writer, .. } = piece;
+        if let Err(error) = self.log_ranges(journal, &mut state, &ranges) {
+            ranges.into_iter().for_each(|range| state.unlogged.insert(range));
+            return Err(error);
+        }
+        Ok(Some((ranges, state.last)))
+    }
+
+    fn log_ranges(
+        &self,
+        journal: &Journal,
+        state: &mut State,
+        ranges: &[Range<u64>],
+    ) -> Result<()> {
+        // The bytes of those are dirty, or older than the server's.
+        let earlier = (!state.live.is_empty()).then_some(state.last);
+        for range in ranges {
+            let pieces = self.pages.peek_dirty(range);
+            if let Some(upto) = earlier {
+                for clean in gaps(range, &pieces) {
+                    let entry = Entry::Settled { upto, range: clean };
+                    state.last = journal.append(self.record(OwnerId(0), entry))?;
+                }
+            }
+            for Sent { range, data, writer, .. } in pieces {
                 let owner = self.wb.owner_id(writer);
                 let data = Bytes::from_owner(Lent(data));
                 let bytes = data.len() as u64;
                 let entry = Entry::Extent { offset: range.start, data };
-                let record = Record { version: version.clone(), ..self.record(owner, entry) };
-                let appended = journal.append(record).inspect_err(|_| {
-                    ranges.iter().for_each(|range| state.unlogged.insert(range.clone()));
-                })?;
+                state.last = journal.append(self.record(owner, entry))?;
+                state.live.push(state.last);
                 self.core.counters.log_bytes.add(bytes);
-                state.live.push(appended);
-                state.last = appended;
-                left -= bytes;
             }
         }
-        Ok((left == 0 || !had_live).then_some((ranges, state.last)))
+        Ok(())
     }
 
     fn record(&self, owner: OwnerId, entry: Entry) -> Record {
@@ -231,6 +270,27 @@ impl Inode {
             }
             _ if self.is_logged() => (What::Range(WHOLE), WHOLE),
             other => (other, 0..0),
+        }
+    }
+
+    /// What is dirty now is about to be given up: nothing is appended to the log until the guard is dropped, so
+    /// that what voids the records also voids those of the given-up bytes that an fsync would still append.
+    /// The file's turn of writeback is held.
+    pub(crate) fn log_hold(&self) -> Held<'_> {
+        let mut state = self.wb.logged.0.lock();
+        state.held += 1;
+        // It will not be what is on the server.
+        state.stale = !state.live.is_empty();
+        Held(&self.wb.logged)
+    }
+
+    async fn log_released(&self) -> Result<()> {
+        loop {
+            let released = self.wb.logged.1.notified();
+            if self.wb.logged.0.lock().held == 0 {
+                return Ok(());
+            }
+            released.await;
         }
     }
 
@@ -336,7 +396,7 @@ impl Inode {
         noted.await.inspect_err(|_| self.log_failed_to_void())
     }
 
-    /// All that the log has of the file is about to be given up.
+    /// All that the log has of the file is about to be given up; it is [held](Inode::log_hold) until it is.
     ///
     /// # Errors
     /// The log may bring it back: then it is not to be given up.

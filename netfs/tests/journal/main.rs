@@ -7,15 +7,20 @@ mod removed;
 mod tools;
 mod voided;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
 use common::cx;
+use futures_util::FutureExt;
 use netfs::{
-    Durability, Errno, Netfs, OpenOptions,
+    Conflict, ConflictHook, ConflictPolicy, Durability, Errno, Netfs, OpenOptions,
     dirtylog::{DirtyLog, LogFault, MemLog},
-    remote::{Cred, Cx},
+    remote::{BoxFuture, Cred, Cx},
 };
 use netfs_memory::{Fault, Op};
+use tokio::sync::oneshot;
 use tools::*;
 
 #[test]
@@ -227,6 +232,112 @@ fn an_fsync_that_cannot_void_older_records_fails() {
     client.crash(&log);
     let client = Client::new(&fs, &log);
     assert_eq!(read(&client.open("f", Durability::Memory), 0, 5), b"newer");
+    client.shutdown();
+}
+
+/// A cut of which the log was not told: an fsync that says "durable" later has told it.
+#[test]
+fn after_an_fsync_what_was_cut_off_while_the_log_failed_does_not_come_back() {
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Journal);
+    write(&file, 0, &[1; 5000]);
+    fsync(&file);
+    let unreachable = fs.inject(Fault::on(Op::Write).errno(Errno::ECONNRESET).always());
+    log.inject(Some(LogFault::Sick));
+    let error = pollster::block_on(file.set_len(10)).expect_err("the log may bring it back");
+    assert_eq!((error.errno(), fs.size("f").expect("f")), (Errno::EIO, 10));
+    log.inject(None);
+    fs.remove_fault(&unreachable);
+    write(&file, 0, b"new");
+    fsync(&file);
+    drop(file);
+    client.crash(&log);
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Memory);
+    assert_eq!(read(&file, 0, 5000), b"new\x01\x01\x01\x01\x01\x01\x01");
+    drop(file);
+    client.shutdown();
+}
+
+/// A round brought newer bytes to the server than the log has, and then failed: nobody was told, so nothing was
+/// voided. The next fsync does it: what it acknowledges does not get lost under the log's older bytes.
+#[test]
+fn l1_an_fsync_voids_what_a_failed_round_made_old() {
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Journal);
+    write(&file, 0, b"AAAA");
+    fsync(&file);
+    write(&file, 0, b"BBBB");
+    write(&file, 50_000, b"CCCC");
+    let fault = Fault::on(Op::Write).range(50_000..50_004).errno(Errno::EAGAIN);
+    let fault = fs.inject(fault.always());
+    let failed = pollster::block_on(client.netfs.sync()).expect_err("C is refused");
+    assert_eq!(
+        (failed.errno(), fs.expected("f", 0, 4).expect("f")),
+        (Errno::EAGAIN, b"BBBB".into())
+    );
+    for written in [b"DDDD", b"EEEE"] {
+        write(&file, 60_000, written);
+        fsync(&file);
+    }
+    drop(file);
+    client.crash(&log);
+    fs.remove_fault(&fault);
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Memory);
+    for (at, acknowledged) in [(0, b"BBBB"), (50_000, b"CCCC"), (60_000, b"EEEE")] {
+        assert_eq!(read(&file, at, 4), acknowledged, "at {at}");
+    }
+    drop(file);
+    client.shutdown();
+}
+
+/// Tells when it was asked, and saves the bytes when it is told to.
+struct SlowHook(mpsc::Sender<()>, Mutex<Option<oneshot::Receiver<()>>>);
+
+impl ConflictHook for SlowHook {
+    fn keep(self: Arc<Self>, _: Conflict) -> BoxFuture<'static, netfs::Result<()>> {
+        self.0.send(()).expect("the test listens");
+        let told = self.1.lock().expect("no panic while held").take().expect("asked once");
+        Box::pin(async move { told.await.map_err(|_| Errno::EIO.into()) })
+    }
+}
+
+/// What the hook has saved is not logged beside it: it would come back over the other client's bytes.
+#[test]
+fn l1_what_a_conflict_hook_saved_does_not_come_back_from_the_log() {
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Journal);
+    let ((asked, is_asked), (tell, told)) = (mpsc::channel(), oneshot::channel());
+    let hook = Arc::new(SlowHook(asked, Mutex::new(Some(told))));
+    file.set_conflict_policy(Some(ConflictPolicy::KeepBoth(hook)));
+    write(&file, 0, b"OLD!");
+    fs.change("f").rewrite().expect("theirs");
+    let fault = fs.inject(Fault::on(Op::Write).errno(Errno::EAGAIN).always());
+    std::thread::scope(|s| {
+        let round = s.spawn(|| pollster::block_on(client.netfs.sync()));
+        is_asked.recv().expect("asked");
+        write(&file, 50_000, b"NEW!");
+        let mut beside = Box::pin(file.fsync());
+        assert!(
+            (&mut beside).now_or_never().is_none(),
+            "the file's dirty bytes are in the hook's hands"
+        );
+        tell.send(()).expect("the hook waits");
+        pollster::block_on(beside).expect("logged");
+        round.join().expect("no panic").expect_err("the server is busy");
+    });
+    let theirs = fs.expected("f", 0, 4).expect("f");
+    drop(file);
+    client.crash(&log);
+    fs.remove_fault(&fault);
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Memory);
+    assert_eq!((read(&file, 0, 4), read(&file, 50_000, 4)), (theirs, b"NEW!".into()));
+    drop(file);
     client.shutdown();
 }
 
