@@ -48,7 +48,7 @@ fn read_all(bench: &Bench, file: &File) -> u64 {
 }
 
 #[test]
-fn p_d78_under_a_write_promise_uploads_leave_what_is_cached() {
+fn under_a_write_promise_uploads_leave_what_is_cached() {
     for kind in [PromiseKind::Write, PromiseKind::Read] {
         let (fs, cache) = (origin(kind), MemCache::new());
         let first = bench(&fs, Arc::clone(&cache));
@@ -76,7 +76,7 @@ fn p_d78_under_a_write_promise_uploads_leave_what_is_cached() {
 /// The server wants the promise back while bytes are on their way: from then on somebody else may write, before or
 /// after they come.
 #[test]
-fn p_d78_a_break_during_a_round_ends_it() {
+fn a_break_during_a_round_ends_it() {
     for at in [SnapshotAt::Issue, SnapshotAt::Release] {
         for spots in [1, 5] {
             let fs = origin(PromiseKind::Write);
