@@ -91,16 +91,14 @@ fn l1_an_fsync_after_a_change_that_the_log_did_not_take_has_it_voided() {
     let file = client.open("f", Durability::Journal);
     write(&file, 10, b"older");
     fsync(&file);
-    let refused = no_writes(&fs);
     log.inject(Some(LogFault::Sick));
-    assert_eq!(
-        pollster::block_on(file.set_len(12)).expect_err("the log is sick").errno(),
-        Errno::EIO
-    );
+    let error = pollster::block_on(file.set_len(12)).expect_err("the log is sick");
+    assert_eq!(error.errno(), Errno::EIO);
     log.inject(None);
-    fs.remove_fault(&refused);
+    write(&file, 0, b"later");
     file.blocking().fsync().expect("the log is well");
     let mut expected = fs.expected("f", 0, 12).expect("f");
+    expected[..5].copy_from_slice(b"later");
     drop(file);
     client.crash(&log);
     let client = Client::new(&fs, &log);
@@ -114,10 +112,16 @@ fn l1_an_fsync_after_a_change_that_the_log_did_not_take_has_it_voided() {
 fn l1_what_a_conflicts_hook_has_saved_does_not_come_back() {
     use netfs::{Conflict, ConflictHook, ConflictPolicy, Result, remote::BoxFuture};
 
-    struct Saved;
+    /// Somebody writes meanwhile.
+    struct Saved(std::sync::Mutex<Option<netfs::File>>);
     impl ConflictHook for Saved {
         fn keep(self: Arc<Self>, _: Conflict) -> BoxFuture<'static, Result<()>> {
-            Box::pin(async { Ok(()) })
+            let writer = self.0.lock().expect("no panic").take().expect("asked once");
+            let writing = std::thread::spawn(move || write(&writer, 90_000, b"later"));
+            Box::pin(async move {
+                writing.join().expect("no panic");
+                Ok(())
+            })
         }
     }
 
@@ -125,10 +129,11 @@ fn l1_what_a_conflicts_hook_has_saved_does_not_come_back() {
     let client = Client::new(&fs, &log);
     left_behind(&client, &log);
     let file = client.open("f", Durability::Journal);
-    file.set_conflict_policy(Some(ConflictPolicy::KeepBoth(Arc::new(Saved))));
-    write(&file, 100, b"ours");
+    let saved = Saved(std::sync::Mutex::new(Some(client.open("f", Durability::Memory))));
+    file.set_conflict_policy(Some(ConflictPolicy::KeepBoth(Arc::new(saved))));
+    write(&file, 50_000, b"ours");
     fsync(&file);
-    write(&file, 50_000, b"ours, too");
+    write(&file, 100, b"ours, too");
     fs.change("f").rewrite().expect("theirs");
     let theirs = fs.expected("f", 0, 100_000).expect("f");
     // Of a part of the file only: all of it is given up.

@@ -22,12 +22,12 @@ fn a_check_before_an_upload_does_not_join_one_that_waits_for_the_turn() {
     }
     let gate = Gate::new();
     fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Issue).times(1));
+    let reader = bench.open("f");
     let late = bench.stats().late_replies;
     std::thread::scope(|s| {
         let sync = s.spawn(|| file.blocking().fsync());
         gate.wait_hit();
         // Its answer names the version that the upload has just made: it waits for the turn.
-        let reader = bench.open("f");
         let read = s.spawn(move || read(&reader, 20_000, 10));
         while bench.stats().late_replies == late {
             std::thread::yield_now();

@@ -361,10 +361,13 @@ impl InodeCoherency {
         let own = deadline(&facts.promise, epoch.issued_at, &mut self.interval);
         // Under a volume promise a file needs none of its own (A1.36).
         let Some(deadline) = own.or(covered.then_some(BootTime::NEVER)) else { return false };
-        // Without a gap: nothing has voided the one before.
         let write = Promise::UntilBroken { kind: PromiseKind::Write };
-        let since = self.promise.and_then(|held| held.alone_since).unwrap_or(epoch.seq);
-        let alone_since = (facts.promise == write).then_some(since);
+        // Renewed without a gap only if nothing has voided the one before. (One that the volume's promise covers
+        // may have lapsed in between.)
+        let barrier = volume.own_barrier().max(volume.key_broken_at(self.slot));
+        let before = self.promise.filter(|held| held.seq >= barrier);
+        let since = before.and_then(|held| held.alone_since).unwrap_or(epoch.seq);
+        let alone_since = (facts.promise == write && !covered).then_some(since);
         self.promise = Some(Held { seq: epoch.seq, deadline, covered, alone_since });
         true
     }

@@ -93,7 +93,7 @@ impl Bench {
 /// Under a write promise nobody else writes before it is taken back: from the reply that brought it until an
 /// event, however often it is renewed meanwhile.
 #[test]
-fn p_d78_nobody_else_writes_while_a_write_promise_stands() {
+fn nobody_else_writes_while_a_write_promise_stands() {
     let write = Promise::UntilBroken { kind: PromiseKind::Write };
     let mut b = Bench::promised();
     let before = b.sample();
@@ -124,6 +124,8 @@ fn p_d78_nobody_else_writes_while_a_write_promise_stands() {
         let round = b.sample();
         b.volume.on_break_all(volume_wide);
         assert!(!b.inode.is_alone_since(&b.volume, &round, b.now), "{volume_wide:?}");
+        b.check(&facts(2, write));
+        assert!(!b.inode.is_alone_since(&b.volume, &round, b.now), "there was a gap");
     }
 }
 
