@@ -37,6 +37,8 @@ pub(crate) struct OpenGroup {
     number: u16,
     /// Bytes were written in it: those before it are over.
     begun: bool,
+    /// A write in it has failed: those before it may be over.
+    tried: bool,
 }
 
 impl Track {
@@ -133,7 +135,7 @@ impl World {
         track.groups += 1;
         let number = track.groups;
         self.note(format!("group {number} of {path}"));
-        self.open_groups.push(OpenGroup { of, group, number, begun: false });
+        self.open_groups.push(OpenGroup { of, group, number, begun: false, tried: false });
     }
 
     fn write_in_group(&mut self) {
@@ -167,18 +169,18 @@ impl World {
         let taken = (self.bytes_taken() - taken) as usize;
         let path = self.files[of].path.clone();
         self.note(format!("write group {number} of {path} {offset}+{}: {result:?}", bytes.len()));
-        let later = self.open_groups.iter().any(|o| o.of == of && o.number > number && o.begun);
+        let later = || self.open_groups.iter().filter(|o| o.of == of && o.number > number);
+        let (over, perhaps) = (later().any(|o| o.begun), later().any(|o| o.tried));
         match &result {
-            Ok(_) if later => self.fail("a group that is over was written in"),
-            Err(e) if later && e.errno() == netfs::Errno::EINVAL => {
+            Ok(_) if over => self.fail("a group that is over was written in"),
+            Err(e) if (over || perhaps) && e.errno() == netfs::Errno::EINVAL => {
                 self.covered.note("group: over");
                 return;
             }
             _ => {}
         }
-        if taken > 0 {
-            self.open_groups[g].begun = true;
-        }
+        let open = &mut self.open_groups[g];
+        (open.begun, open.tried) = (open.begun || taken > 0, true);
         let track = self.files[of].track.take();
         if direct {
             self.wrote_direct(of, offset, &bytes, &result);

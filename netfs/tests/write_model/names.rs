@@ -181,6 +181,7 @@ impl World {
             Change::Make(a, _) | Change::Unlink(a) | Change::Rmdir(a) => (a, None),
             Change::Link(a, b) | Change::Rename(a, b, _) => (a, Some(b)),
         };
+        self.all_look(first, second);
         let Some(from) = self.place(&mount, first) else { return };
         let to = match second {
             Some(path) => match self.place(&mount, path) {
@@ -206,6 +207,20 @@ impl World {
         self.note(format!("{change:?}, {trouble:?} {hit}: {result:?}"));
         let trouble = trouble.filter(|_| hit);
         self.names_changed(&change, &from, to.as_ref(), trouble, result);
+        self.all_look(first, second);
+    }
+
+    /// Perhaps every mount looks up what a change is about.
+    fn all_look(&mut self, first: &str, second: Option<&String>) {
+        if self.rng.chance(50) {
+            return;
+        }
+        for mount in self.mounts.clone() {
+            self.locate(&mount, first);
+            if let Some(second) = second {
+                self.locate(&mount, second);
+            }
+        }
     }
 
     fn names_changed(
@@ -481,6 +496,14 @@ impl World {
         let Some(held) = self.tree.held.get_mut(node.key()) else { return };
         if done {
             held.mode = Some(mode);
+        }
+        let held = held.mode;
+        match self.drive(mount.getattr(&node, &cx())) {
+            Ok(attr) if held.is_some_and(|mode| mode != attr.mode & 0o7777) => {
+                self.fail(&format!("{path} has the mode {:o}, not {held:?}", attr.mode));
+            }
+            Ok(_) => {}
+            Err(e) => self.file_error("getattr", node.key(), &e),
         }
     }
 }

@@ -82,11 +82,18 @@ impl World {
             FallocateMode::Allocate { keep_size: false },
             FallocateMode::Allocate { keep_size: true },
         ]);
-        let (offset, mut bytes) = self.write_span(of);
+        let (mut offset, bytes) = self.write_span(of);
+        let mut len = bytes.len() as u64;
         if self.rng.chance(15) {
-            bytes.resize((END_MAX - offset) as usize, 0);
+            len = END_MAX - offset;
         }
-        let len = bytes.len() as u64;
+        if self.rng.chance(20)
+            && let Some(added) = self.append_unheard(of)
+        {
+            // Over the end that is known here, perhaps not over the other one.
+            offset = added.start.saturating_sub(self.rng.within(0..5000));
+            len = self.rng.within(added.start..added.end + 1000) + 1 - offset;
+        }
         let path = self.files[of].path.clone();
         if len == 0 {
             let result = self.drive(file.fallocate(offset, 0, mode));
@@ -119,6 +126,22 @@ impl World {
             Ok(()) => self.space_done(&asked),
             Err(e) => self.space_failed(&asked, &e),
         }
+    }
+
+    /// Somebody else makes the file longer, and nobody is told.
+    fn append_unheard(&mut self, of: usize) -> Option<Range<u64>> {
+        let file = &self.files[of];
+        if file.unit > 1 || file.choices() > 4 || file.size() > END_MAX {
+            return None;
+        }
+        let (path, len) = (file.path.clone(), self.rng.within(1..20_000));
+        let done = self.fs.change(&path).silently().append(len).expect("it is there");
+        let (before, after) = self.content(&path, done.version - 1).expect("young");
+        let now = self.now();
+        self.files[of].theirs(&before, after, now);
+        let end = self.files[of].size();
+        self.note(format!("append {len} to {path} silently: up to {end}"));
+        Some(before.len() as u64..before.len() as u64 + len)
     }
 
     /// What goes wrong, and with which of the calls this may take.
