@@ -49,6 +49,50 @@ fn p_d26_no_read_is_stale_or_mixed_also_while_pages_are_evicted() {
     explore(700, || readers_beside_changes(World::new(3, PAGE, Answers::Paged), 1, true));
 }
 
+/// P-D26: no read has one version's bytes and another one's end, where the file shrinks and grows.
+fn readers_beside_other_sizes(world: World) {
+    const SIZES: [u64; 3] = [3 * PAGE, PAGE + 100, 4 * PAGE + 7];
+    const LONGEST: usize = 5 * PAGE as usize;
+    fn judge(bytes: &[u8], offset: u64, asked: usize, mut versions: std::ops::RangeInclusive<u64>) {
+        let fits = |v: u64| {
+            let len = SIZES[v as usize - 1].saturating_sub(offset).min(asked as u64);
+            bytes == content(v, offset, len as usize)
+        };
+        let all = versions.clone();
+        assert!(versions.any(fits), "{} bytes at {offset} of none of {all:?}", bytes.len());
+    }
+    let told = Arc::new(AtomicU64::new(1));
+    let readers = [0, 500].map(|offset| {
+        let (file, origin, told) = (world.open(), Arc::clone(&world.origin), Arc::clone(&told));
+        thread::spawn(move || {
+            for asked in [LONGEST, 2 * PAGE as usize] {
+                let oldest = told.load(Ordering::SeqCst);
+                let mut buf = vec![0; asked];
+                let n = block_on(file.read_at(offset, &mut buf)).expect("few changes");
+                judge(&buf[..n], offset, asked, oldest..=origin.version());
+            }
+        })
+    });
+    for size in &SIZES[1..] {
+        told.store(world.origin.change_to(Some(*size)), Ordering::SeqCst);
+    }
+    readers.into_iter().for_each(|r| r.join().expect("no panic"));
+    let mut buf = vec![0; LONGEST];
+    let n = block_on(world.open().read_at(0, &mut buf)).expect("nothing changes any more");
+    judge(&buf[..n], 0, LONGEST, 3..=3);
+}
+
+#[test]
+fn p_d26_no_read_has_one_versions_bytes_and_another_ones_end() {
+    for answers in [Answers::Whole, Answers::Paged, Answers::Short] {
+        explore(400, move || readers_beside_other_sizes(World::new(3, 2 * PAGE, answers)));
+    }
+    explore(400, || {
+        let cache = crate::fscache::MemCache::new();
+        readers_beside_other_sizes(World::ahead(3, 2 * PAGE, Answers::Whole, Some(cache)));
+    });
+}
+
 #[test]
 fn n_c48_no_read_is_stale_or_mixed_with_a_disk_cache_below() {
     explore(700, || {

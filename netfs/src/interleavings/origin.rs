@@ -95,6 +95,11 @@ impl Origin {
 
     /// A new version, told before it can be seen (A1.23).
     pub(super) fn change(&self) -> u64 {
+        self.change_to(None)
+    }
+
+    /// The same, and another size.
+    pub(super) fn change_to(&self, size: Option<u64>) -> u64 {
         let events = {
             let mut state = self.state.lock();
             state.changing = true;
@@ -106,7 +111,8 @@ impl Origin {
         let mut state = self.state.lock();
         state.changing = false;
         state.version += 1;
-        state.bytes = content(state.version, 0, state.bytes.len());
+        let size = size.map_or(state.bytes.len(), |size| size as usize);
+        state.bytes = content(state.version, 0, size);
         state.version
     }
 

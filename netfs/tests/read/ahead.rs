@@ -14,7 +14,7 @@ use netfs::{FillPolicy, fscache::MemCache};
 use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
 
 use super::until_broken;
-use crate::common::Bench;
+use crate::common::{Bench, cx};
 
 const STEP: usize = 16 << 10;
 
@@ -75,6 +75,54 @@ fn a_reader_neither_does_nor_awaits_its_readahead() {
     assert!(bench.netfs().memory().indexed - before > 4 * STEP as u64, "now it has been started");
     let mut noop = Context::from_waker(Waker::noop());
     assert!(matches!(busy.as_mut().poll(&mut noop), Poll::Ready(Ok(4096))));
+}
+
+/// Acceptance test G13: clients of an NFS re-export send the reads of their streams in parallel, so they come
+/// in the wrong order and mixed. Nearly all find their bytes in memory, and the server sends each byte once.
+#[test]
+fn g13_reads_in_the_order_of_an_nfs_re_export_are_read_ahead_and_never_past_the_end() {
+    const SIZE: u64 = (64 << 20) + 12_345;
+    const READ: u64 = 128 << 10;
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", SIZE).build().unwrap();
+    let bench = Bench::with(&fs, None, |b| b.memory_bytes(512 << 20).fill(FillPolicy::Auto));
+    let file = bench.open("a");
+    let half: Vec<u64> = (0..SIZE / READ / 2).map(|i| i * READ).collect();
+    // Two streams, each in turns of eight reads that arrive the last first.
+    let turns = half.chunks(8).flat_map(|turn| {
+        let first = turn.iter().rev().copied();
+        let second = first.clone().map(|at| at + SIZE / 2 / READ * READ);
+        first.zip(second).flat_map(|(a, b)| [a, b])
+    });
+    let mut buf = vec![0; READ as usize];
+    for at in turns.chain([SIZE / READ * READ]) {
+        let n = file.blocking().read_at(at, &mut buf).unwrap();
+        assert_eq!(n as u64, READ.min(SIZE - at));
+        fs.verify("a", at, &buf[..n]).unwrap();
+        pollster::block_on(bench.netfs().settled());
+    }
+    let stats = bench.stats();
+    assert!(stats.readahead_hit_bytes > SIZE * 8 / 10, "{stats:?}");
+    assert_eq!((stats.origin_bytes, stats.wasted_bytes), (SIZE, 0), "{stats:?}");
+    assert_eq!(fs.counts().bytes(), SIZE);
+}
+
+/// N-C5: readahead asks for nothing past the zero point, though the file goes on.
+#[test]
+fn n_c05_readahead_stops_where_the_server_is_known_to_have_nothing() {
+    const DATA: u64 = 1 << 20;
+    let fs = MemoryFs::builder().promise(until_broken()).file("a", DATA).build().unwrap();
+    let bench = Bench::with(&fs, None, |b| b.memory_bytes(256 << 20).fill(FillPolicy::Auto));
+    let node = pollster::block_on(bench.mount.walk("a", &cx())).unwrap();
+    let file = pollster::block_on(bench.mount.open_rw(&node, &cx())).unwrap();
+    file.blocking().set_len(4 * DATA).unwrap();
+    let mut buf = vec![0xaa; STEP];
+    for at in (0..4 * DATA).step_by(STEP) {
+        assert_eq!(file.blocking().read_at(at, &mut buf).unwrap(), STEP);
+        fs.verify("a", at, &buf).unwrap();
+        pollster::block_on(bench.netfs().settled());
+    }
+    assert!(bench.stats().readahead_hit_bytes > DATA / 2, "it was read ahead");
+    assert_eq!(fs.counts().bytes(), DATA, "nothing past the zero point was asked for");
 }
 
 #[test]

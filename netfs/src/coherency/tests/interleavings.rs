@@ -113,6 +113,106 @@ fn p_d01_a_reader_that_starts_after_an_event_never_finds_the_old_promise() {
     }
 }
 
+/// Everything that happens to a volume or a file without an answer of ours.
+const EVENTS: [fn(&VolumeEvents); 4] = [
+    |events| drop(events.server_break(b"a", BreakReason::Callback)),
+    |events| drop(events.server_break_all(BreakReason::Callback)),
+    |events| events.scrub(BreakReason::Notify),
+    VolumeEvents::snapshot_moved,
+];
+
+/// P-D5, P-D8: a reply that was asked for before an event brings no promise, however the two meet. P-D6: one
+/// that is asked for after it does. P-D9: the numbers that tell these apart are never taken for each other,
+/// also where two events come at once.
+#[test]
+fn p_d05_p_d08_p_d09_an_event_of_any_kind_in_flight_leaves_no_promise_and_the_next_reply_one() {
+    for (n, event) in EVENTS.into_iter().enumerate() {
+        let beside = EVENTS[(n + 1) % EVENTS.len()];
+        explore(move || {
+            let client = Arc::new(Client::new());
+            let inode = client.inode(b"a");
+            let epoch = inode.sample();
+            apply(&inode, 1, &epoch);
+            let in_flight = inode.sample();
+            let events = [event, beside].map(|event| {
+                let client = Arc::clone(&client);
+                thread::spawn(move || event(&client.events))
+            });
+            let replied = Arc::clone(&inode);
+            let reply = thread::spawn(move || drop(apply(&replied, 1, &in_flight)));
+            events.into_iter().for_each(|event| event.join().expect("event"));
+            reply.join().expect("reply");
+            assert_ne!(inode.valid_now(), Validity::Valid);
+            // After a scrub the first one only drops what there is.
+            for _ in 0..2 {
+                let epoch = inode.sample();
+                apply(&inode, 1, &epoch);
+            }
+            assert_eq!(inode.valid_now(), Validity::Valid);
+        });
+    }
+}
+
+#[test]
+fn p_d06_a_reply_asked_for_after_a_break_brings_its_promise_whatever_else_is_on_its_way() {
+    explore(|| {
+        let (client, server) = (Arc::new(Client::new()), Arc::new(Server::default()));
+        let inode = client.inode(b"a");
+        let epoch = inode.sample();
+        apply(&inode, 1, &epoch);
+        let late = inode.sample();
+        let told = Arc::new(AtomicBool::new(false));
+        let (c, s, t) = (Arc::clone(&client), Arc::clone(&server), Arc::clone(&told));
+        let change = thread::spawn(move || {
+            s.change(&c, b"a");
+            t.store(true, Ordering::SeqCst);
+        });
+        let other = Arc::clone(&inode);
+        let overtaken = thread::spawn(move || drop(apply(&other, 1, &late)));
+        let after = told.load(Ordering::SeqCst);
+        let epoch = inode.sample();
+        let reply = server.ask();
+        let applied = inode.apply(&reply, &epoch, ReplyKind::Check, |_| {});
+        applied.drop.into_iter().for_each(DropToken::done);
+        if after {
+            assert_eq!(inode.valid_now(), Validity::Valid);
+        }
+        change.join().expect("server");
+        overtaken.join().expect("reply");
+        assert_no_old_promise(&inode);
+    });
+}
+
+#[test]
+fn p_d26_a_version_and_its_size_are_committed_together() {
+    explore(|| {
+        let client = Arc::new(Client::new());
+        let inode = client.inode(b"a");
+        let size = Arc::new(AtomicU64::new(0));
+        let commit = |inode: &Arc<InodeCell>, size: &AtomicU64, version: u64| {
+            let epoch = inode.sample();
+            let applied = inode.apply(&facts(version, STANDING), &epoch, ReplyKind::Check, |d| {
+                if d.adopt {
+                    size.store(version, Ordering::SeqCst);
+                }
+            });
+            applied.drop.into_iter().for_each(DropToken::done);
+        };
+        commit(&inode, &size, 1);
+        let writers = [2, 3].map(|version| {
+            let (inode, size) = (Arc::clone(&inode), Arc::clone(&size));
+            thread::spawn(move || commit(&inode, &size, version))
+        });
+        let before = inode.version();
+        let seen = size.load(Ordering::SeqCst);
+        if before == inode.version() {
+            assert_eq!(before, Some(Version::from_u64(seen)), "another version's size");
+        }
+        writers.into_iter().for_each(|w| w.join().expect("writer"));
+        assert_eq!(inode.version(), Some(Version::from_u64(size.load(Ordering::SeqCst))));
+    });
+}
+
 #[test]
 fn p_d16_nobody_is_told_valid_while_data_is_dropped() {
     explore(|| {

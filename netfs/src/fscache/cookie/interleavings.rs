@@ -1,7 +1,10 @@
 //! The shell around the cookie's state machine under the model checker: users, invalidations, expiry,
 //! withdrawals and the next owner of the key, in every order.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64 as StdAtomicU64, Ordering as StdOrdering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use shuttle::thread;
@@ -10,6 +13,7 @@ use super::*;
 use crate::{
     clock::{Clock, StepClock},
     driver::{self, Handle, Runtime, block_on},
+    folio::PAGE_SIZE,
     fscache::{
         CacheBackend, CookieState, FaultPoint, FsCache, FsCacheConfig, MemCache, testing::*,
         volume::Over,
@@ -92,7 +96,7 @@ fn read_and_fill(access: &Access) {
 /// N-C43, N-C48: whatever invalidations, expiries, withdrawals and attachments come in between, no byte
 /// from before an invalidation is read, and every user and access is counted out.
 #[test]
-fn n_c43_n_c48_nothing_from_before_an_invalidation_is_read_in_any_order() {
+fn n_c43_n_c48_n_c53_nothing_from_before_an_invalidation_is_read_in_any_order() {
     explore(700, || {
         let world = World::new();
         let slot = world.cookie();
@@ -131,6 +135,103 @@ fn n_c43_n_c48_nothing_from_before_an_invalidation_is_read_in_any_order() {
         read_and_fill(&access);
         assert_eq!(read(&access, 0), Some(era(&access)), "N-C53: the next read hits");
     });
+}
+
+/// N-C49: of two invalidations at once each counts, and nobody sees the count go back.
+#[test]
+fn n_c49_every_invalidation_counts_and_the_count_only_grows() {
+    explore(500, || {
+        let world = World::new();
+        let slot = world.cookie();
+        let user = slot.use_cookie(false);
+        let threads = [1, 2].map(|version| {
+            let cookie = Arc::clone(cookie(&slot));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let before = cookie.inval_counter();
+                    cookie.invalidate(ident(version), false);
+                    assert!(cookie.inval_counter() > before, "N-C49: it did not count");
+                }
+            })
+        });
+        let (mut last, mut shown) = (0, 0);
+        for _ in 0..4 {
+            if let Some(access) = slot.try_begin() {
+                assert!(access.inval_counter() >= shown, "an older object is shown again");
+                shown = access.inval_counter();
+            }
+            let now = slot.inval_counter();
+            assert!(now >= last && now >= shown, "N-C49: {now} after {last}");
+            last = now;
+        }
+        threads.into_iter().for_each(|t| t.join().expect("no panic"));
+        assert_eq!(slot.inval_counter(), 4);
+        drop(user);
+    });
+}
+
+/// N-C48, rows 107 and 108: of what the owner changes nothing older is read once it has said so, also where
+/// the object is closed, withdrawn or looked up meanwhile; what it does not change may be read all along.
+#[test]
+fn n_c48_own_changes_void_what_they_changed_and_nothing_else_in_any_order() {
+    const KEPT: u8 = 200;
+    static STAYED: StdAtomicU64 = StdAtomicU64::new(0);
+    explore(500, || {
+        let world = World::new();
+        let slot = world.cookie();
+        let cookie = Arc::clone(cookie(&slot));
+        {
+            let _user = cookie.use_cookie(true);
+            let access = open(&cookie).expect("opens");
+            assert_eq!(write(&access, 0, KEPT), Some(Ok(())));
+            assert_eq!(write(&access, 1, 1), Some(Ok(())));
+        }
+        let told = Arc::new(AtomicU64::new(1));
+        let readers = [0; 2].map(|_| {
+            let (cookie, told) = (Arc::clone(&cookie), Arc::clone(&told));
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let _user = cookie.use_cookie(false);
+                    let Some(access) = cookie.try_begin() else { continue };
+                    let oldest = told.load(Ordering::SeqCst);
+                    if let Some(byte) = read(&access, 1) {
+                        assert!(u64::from(byte) >= oldest, "N-C48: {byte} after {oldest}");
+                    }
+                    assert!(read(&access, 0).is_none_or(|byte| byte == KEPT));
+                }
+            })
+        });
+        let owner = {
+            let (cookie, told) = (Arc::clone(&cookie), Arc::clone(&told));
+            thread::spawn(move || {
+                for version in 2..4 {
+                    let _user = cookie.use_cookie(true);
+                    block_on(cookie.begin_modify());
+                    let page = PAGE_SIZE as u64;
+                    cookie.modified(ident(version), &[page..2 * page]);
+                    told.store(version.into(), Ordering::SeqCst);
+                    if let Some(access) = cookie.try_begin() {
+                        let _ = write(&access, 1, version);
+                    }
+                    cookie.end_modify();
+                }
+            })
+        };
+        world.clock.advance(DELAY);
+        block_on(world.fscache.withdraw(PATIENCE)).expect("nobody stays inside");
+        let again = backend(&world.cache.restart());
+        block_on(world.fscache.attach(again, PATIENCE)).expect("nothing is attached");
+        readers.into_iter().for_each(|t| t.join().expect("no panic"));
+        owner.join().expect("no panic");
+        let _user = cookie.use_cookie(false);
+        let access = open(&cookie).expect("a cache is attached");
+        assert_eq!(access.object().identity(), ident(3));
+        assert!(read(&access, 1).is_none_or(|byte| byte == 3));
+        if read(&access, 0) == Some(KEPT) {
+            STAYED.fetch_add(1, StdOrdering::Relaxed);
+        }
+    });
+    assert!(STAYED.load(StdOrdering::Relaxed) > 0, "no own change kept anything");
 }
 
 /// N-C45, N-C46: a cookie in use is open, and stays open for the delay after its last user, however the
