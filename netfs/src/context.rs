@@ -261,6 +261,7 @@ impl Netfs {
         for volume in self.core.live_volumes() {
             volume.for_each_inode(|inode| inode.drop_pages());
         }
+        self.core.folios.let_go_returned();
     }
 
     /// Uploads what was written, drains fills (all that readers who have returned had downloaded), commits

@@ -287,7 +287,7 @@ fn shuttle_w1_w2_a_step_is_never_seen_torn_and_slices_never_change() {
             let bytes = [byte; LEN];
             let writer = crate::folio::Writer(0);
             let now = crate::clock::BootTime::ZERO;
-            let piece = Piece { offset: 100, bytes: &bytes, writer, group: None, now };
+            let piece = Piece { offset: 100, bytes: &bytes, lent: None, writer, group: None, now };
             loop {
                 match world.index.write_step(&piece) {
                     Step::Wrote(n) => break assert_eq!(n, LEN),
@@ -332,7 +332,7 @@ fn shuttle_w4_eviction_beside_a_write_and_its_upload_leaks_nothing() {
         };
         let writer = crate::folio::Writer(0);
         let now = crate::clock::BootTime::ZERO;
-        let piece = Piece { offset: 100, bytes: &[7; 9], writer, group: None, now };
+        let piece = Piece { offset: 100, bytes: &[7; 9], lent: None, writer, group: None, now };
         if let Step::Wrote(_) = world.index.write_step(&piece) {
             drop(world.index.take_dirty(&(0..PAGE), u64::MAX));
             world.index.written(&(0..PAGE));
