@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use memmap2::MmapMut;
-use netfs::{File, FillPolicy, WriteOptions};
+use netfs::{File, FillPolicy, TryReadAt, WriteOptions};
 use netfs_memory::{Link, MemoryFs, Op};
 
 use super::{
@@ -182,12 +182,15 @@ pub(super) fn overwrite(settings: &Settings) -> Result<Outcome, MicroError> {
     }
     let random = RefCell::new(Random::new(1));
     let offsets = || random.borrow_mut().offsets(count, SMALL_SET, PAGE);
-    let (bytes, into) = (vec![7; PAGE], RefCell::new(vec![0; PAGE]));
+    // Other bytes in each round, or a write that is lost would not show.
+    let (mut bytes, into) = (vec![0u8; PAGE], RefCell::new(vec![0; PAGE]));
     let (moved, failed) = (Cell::new(0), RefCell::new(None));
     let turns = in_turns(
         SHORT_ROUNDS,
         || {
             let offsets = offsets();
+            let other = bytes[0].wrapping_add(1);
+            bytes.fill(other);
             let nanos = nanos_each(count, |i| {
                 target.write(offsets[i], &bytes).unwrap_or_else(|e| drop(failed.replace(Some(e))));
             });
@@ -198,8 +201,13 @@ pub(super) fn overwrite(settings: &Settings) -> Result<Outcome, MicroError> {
         },
         || {
             let offsets = offsets();
-            let mut into = into.borrow_mut();
-            Ok(nanos_each(count, |i| target.file.try_read(offsets[i], &mut into)))
+            let (mut into, mut hits) = (into.borrow_mut(), 0);
+            let nanos = nanos_each(count, |i| {
+                let read = target.file.try_read(offsets[i], &mut into);
+                hits += usize::from(read == TryReadAt::Done(PAGE));
+            });
+            let missed = || MicroError::NotDone(format!("{hits} of {count} reads were hits"));
+            if hits == count { Ok(nanos) } else { Err(missed()) }
         },
     )?;
     let stats = target.bed.stats();

@@ -179,7 +179,7 @@ impl Exerciser {
         };
         let file = self.subject().file.blocking();
         // Every other one lends its bytes.
-        let wrote = if self.done.len() % 2 == 0 {
+        let wrote = if self.done.len().is_multiple_of(2) {
             file.write_bytes_at(offset, Bytes::from(bytes.clone()), options)
         } else {
             file.write_at_with(offset, &bytes, options)
