@@ -195,6 +195,8 @@ impl World {
             }
             return self.note("origin behaves");
         }
+        // Two harmless ones together are none: a server that asks for four retries in a row is given up.
+        self.fs.clear_faults();
         let n = self.rng.within(1..4);
         let harmless = [
             Effect::Short(1),
