@@ -13,7 +13,7 @@
 //! | `fill` | `miss-fill` |
 //! | `scale` | `open-scale` |
 //! | `idle`, `tracer` | `idle` |
-//! | `write` | `buffered-1m`, `overwrite-4k`, `sparse-small`, `read-under-write` |
+//! | `write` | `buffered-1m`, `bytes-1m`, `overwrite-4k`, `sparse-small`, `read-under-write` |
 //! | `writeback` | `writeback` |
 //! | `bed` | what they share: an origin, a context, a cache directory |
 
@@ -219,13 +219,20 @@ pub const CASES: [Case; 10] = [
 ];
 
 /// The table of writes, in order.
-pub const WRITES: [Case; 5] = [
+pub const WRITES: [Case; 6] = [
     Case {
         name: "buffered-1m",
         what: "buffered 1 MiB writes",
         limit: "memcpy into memory of the same kind",
         reach: Reach::AtLeast(0.8),
         run: write::buffered,
+    },
+    Case {
+        name: "bytes-1m",
+        what: "the same of Bytes, which are not copied",
+        limit: "memcpy into memory of the same kind",
+        reach: Reach::AtLeast(1.0),
+        run: write::lent,
     },
     Case {
         name: "overwrite-4k",

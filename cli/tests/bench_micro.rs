@@ -54,7 +54,14 @@ fn a_quick_run_of_writes_does_the_work_of_all_cases() {
     let rows: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("one object a line")).collect();
     let names: Vec<_> = rows.iter().filter_map(|row| row["case"].as_str()).collect();
-    let all = ["buffered-1m", "overwrite-4k", "sparse-small", "writeback", "read-under-write"];
+    let all = [
+        "buffered-1m",
+        "bytes-1m",
+        "overwrite-4k",
+        "sparse-small",
+        "writeback",
+        "read-under-write",
+    ];
     assert_eq!(names, all);
     for row in &rows {
         let number = |field: &str| row[field].as_f64().expect(field);

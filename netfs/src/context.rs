@@ -261,6 +261,7 @@ impl Netfs {
         for volume in self.core.live_volumes() {
             volume.for_each_inode(|inode| inode.drop_pages());
         }
+        self.core.folios.let_go_returned();
     }
 
     /// Uploads what was written, drains fills (all that readers who have returned had downloaded), commits
@@ -286,6 +287,8 @@ impl Netfs {
         let fill_bytes = work.await.unwrap_or(0);
         self.core.folios.room().close();
         self.core.fscache.abort();
+        // A buffer whose owner has a file of this context would keep it alive, and be kept by it.
+        self.core.folios.let_go_returned();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `arena` | recycled blocks of memory, huge-page aligned |
 //! | `memory` | who may write and read a folio's memory: the invariants of the unsafe code |
+//! | `lent` | callers' buffers that are folios |
 //! | `budget` | the accounts of folio memory; what counts in the byte budget |
 //! | `state`, `waiters` | one folio: locked, uptodate or failed, and who waits for it |
 //! | `unread` | which pages of a folio nobody has read yet |
@@ -23,6 +24,7 @@ pub(crate) mod cache;
 pub(crate) mod dirt;
 mod extents;
 pub(crate) mod index;
+pub(crate) mod lent;
 pub(crate) mod memory;
 pub(crate) mod state;
 mod unread;

@@ -94,6 +94,8 @@ counters! {
     read_bytes: HotCounter,
     /// Bytes written through the page cache.
     write_bytes: Counter,
+    /// Of those, bytes of [`write_bytes_at`](crate::File::write_bytes_at) that became folios without a copy.
+    write_lent_bytes: Counter,
     /// Writes that had to wait because too much was dirty.
     write_throttled: Counter,
     /// Upload calls issued (UL).

@@ -13,7 +13,9 @@ use std::{
     time::Instant,
 };
 
-use netfs::{File, FillPolicy};
+use bytes::Bytes;
+use memmap2::MmapMut;
+use netfs::{File, FillPolicy, TryReadAt, WriteOptions};
 use netfs_memory::{Link, MemoryFs, Op};
 
 use super::{
@@ -22,8 +24,10 @@ use super::{
 };
 use crate::turns::{in_turns, nanos_each};
 
-/// Bytes of a round of large writes.
-const LARGE_SET: u64 = 256 << 20;
+/// Bytes of a round of large writes: several times what a processor's caches hold.
+const LARGE_SET: u64 = 128 << 20;
+/// Rounds of large writes. One takes some 10 ms of either side: half of them may be disturbed.
+const LARGE_ROUNDS: usize = 21;
 /// Bytes overwritten at random.
 const SMALL_SET: u64 = 16 << 20;
 /// Bytes over which small writes are spread.
@@ -52,11 +56,19 @@ impl Target {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), MicroError> {
-        let wrote = self.file.blocking().write_at(offset, bytes);
-        match wrote.map_err(MicroError::netfs("write"))? {
-            n if n == bytes.len() => Ok(()),
-            n => Err(MicroError::NotDone(format!("{n} of {} bytes written", bytes.len()))),
-        }
+        all_of(bytes.len(), self.file.blocking().write_at(offset, bytes))
+    }
+
+    /// The same of bytes that become the library's.
+    fn lend(&self, offset: u64, bytes: Bytes) -> Result<(), MicroError> {
+        let len = bytes.len();
+        all_of(len, self.file.blocking().write_bytes_at(offset, bytes, WriteOptions::default()))
+    }
+
+    /// What one round wrote, piece for piece the same bytes, is on the origin.
+    fn is_there(&self, size: u64, bytes: &[u8]) -> Result<(), MicroError> {
+        self.sync()?;
+        (0..size).step_by(MIB).try_for_each(|offset| self.check(offset, bytes))
     }
 
     /// Uploads everything.
@@ -76,45 +88,87 @@ impl Target {
     }
 }
 
+fn all_of(len: usize, wrote: netfs::Result<usize>) -> Result<(), MicroError> {
+    match wrote.map_err(MicroError::netfs("write"))? {
+        n if n == len => Ok(()),
+        n => Err(MicroError::NotDone(format!("{n} of {len} bytes written"))),
+    }
+}
+
 /// `buffered-1m`.
 pub(super) fn buffered(settings: &Settings) -> Result<Outcome, MicroError> {
     let size = settings.or_quick(LARGE_SET, 4 << 20);
     let target = Target::new(size, 4 * size + (64 << 20), Link::default())?;
-    let mut from = buffer(MIB)?;
-    let to = RefCell::new(buffer(size as usize)?);
+    // Both sides copy out of the same memory.
+    let from = RefCell::new(buffer(MIB)?);
     let (round, moved) = (Cell::new(0u8), Cell::new(0));
-    from.fill(1);
-    let from = &from[..];
     let turns = in_turns(
-        ROUNDS,
+        settings.or_quick(LARGE_ROUNDS, ROUNDS),
         || {
-            let mut bytes = from.to_vec();
+            let mut from = from.borrow_mut();
             round.set(round.get().wrapping_add(1));
-            bytes.fill(round.get());
+            from.fill(round.get());
             let start = Instant::now();
             for offset in (0..size).step_by(MIB) {
-                target.write(offset, &bytes)?;
+                target.write(offset, &from)?;
             }
             let speed = gb_per_s(size, start);
-            target.sync()?;
-            target.check(0, &bytes)?;
-            target.check(size - MIB as u64, &bytes)?;
+            target.is_there(size, &from)?;
             moved.set(moved.get() + size);
             Ok(speed)
         },
-        || {
-            let mut to = to.borrow_mut();
-            let start = Instant::now();
-            for piece in to.chunks_exact_mut(MIB) {
-                piece.copy_from_slice(black_box(from));
-            }
-            Ok::<_, MicroError>(gb_per_s(size, start))
-        },
+        memcpy(size, &from)?,
     )?;
     let cached = target.bed.stats().write_bytes;
     target.end()?;
     let work = Work { moved: moved.get(), cached };
     Outcome::of("buffered-1m", Unit::GigabytesPerSecond, turns, work)
+}
+
+/// `bytes-1m`: counts only what came to be folios without a copy.
+pub(super) fn lent(settings: &Settings) -> Result<Outcome, MicroError> {
+    let size = settings.or_quick(LARGE_SET, 4 << 20);
+    let target = Target::new(size, 4 * size + (64 << 20), Link::default())?;
+    let from = RefCell::new(buffer(MIB)?);
+    let (round, moved) = (Cell::new(0u8), Cell::new(0));
+    let turns = in_turns(
+        settings.or_quick(LARGE_ROUNDS, ROUNDS),
+        || {
+            round.set(round.get().wrapping_add(1));
+            // Others than last time: those are in use.
+            let bytes = Bytes::from(vec![round.get(); MIB]);
+            let start = Instant::now();
+            for offset in (0..size).step_by(MIB) {
+                target.lend(offset, bytes.clone())?;
+            }
+            let speed = gb_per_s(size, start);
+            target.is_there(size, &bytes)?;
+            moved.set(moved.get() + size);
+            Ok(speed)
+        },
+        memcpy(size, &from)?,
+    )?;
+    let cached = target.bed.stats().write_lent_bytes;
+    target.end()?;
+    let work = Work { moved: moved.get(), cached };
+    Outcome::of("bytes-1m", Unit::GigabytesPerSecond, turns, work)
+}
+
+/// The limit of large writes: `memcpy`, 1 MiB at a time out of `from`, into touched memory in huge pages as
+/// the library's arena has it.
+fn memcpy(
+    size: u64,
+    from: &RefCell<MmapMut>,
+) -> Result<impl FnMut() -> Result<f64, MicroError>, MicroError> {
+    let mut to = buffer(size as usize)?;
+    Ok(move || {
+        let from = from.borrow();
+        let start = Instant::now();
+        for piece in to.chunks_exact_mut(MIB) {
+            piece.copy_from_slice(black_box(&from));
+        }
+        Ok(gb_per_s(size, start))
+    })
 }
 
 /// `overwrite-4k`.
@@ -128,12 +182,15 @@ pub(super) fn overwrite(settings: &Settings) -> Result<Outcome, MicroError> {
     }
     let random = RefCell::new(Random::new(1));
     let offsets = || random.borrow_mut().offsets(count, SMALL_SET, PAGE);
-    let (bytes, into) = (vec![7; PAGE], RefCell::new(vec![0; PAGE]));
+    // Other bytes in each round, or a write that is lost would not show.
+    let (mut bytes, into) = (vec![0u8; PAGE], RefCell::new(vec![0; PAGE]));
     let (moved, failed) = (Cell::new(0), RefCell::new(None));
     let turns = in_turns(
         SHORT_ROUNDS,
         || {
             let offsets = offsets();
+            let other = bytes[0].wrapping_add(1);
+            bytes.fill(other);
             let nanos = nanos_each(count, |i| {
                 target.write(offsets[i], &bytes).unwrap_or_else(|e| drop(failed.replace(Some(e))));
             });
@@ -144,8 +201,13 @@ pub(super) fn overwrite(settings: &Settings) -> Result<Outcome, MicroError> {
         },
         || {
             let offsets = offsets();
-            let mut into = into.borrow_mut();
-            Ok(nanos_each(count, |i| target.file.try_read(offsets[i], &mut into)))
+            let (mut into, mut hits) = (into.borrow_mut(), 0);
+            let nanos = nanos_each(count, |i| {
+                let read = target.file.try_read(offsets[i], &mut into);
+                hits += usize::from(read == TryReadAt::Done(PAGE));
+            });
+            let missed = || MicroError::NotDone(format!("{hits} of {count} reads were hits"));
+            if hits == count { Ok(nanos) } else { Err(missed()) }
         },
     )?;
     let stats = target.bed.stats();

@@ -140,7 +140,9 @@ impl Inode {
         if end <= range.start {
             return 0;
         }
-        self.pages.evict_range(&(range.start..end)).bytes
+        let bytes = self.pages.evict_range(&(range.start..end)).bytes;
+        self.core.folios.let_go_returned();
+        bytes
     }
 
     /// The same, and out of the disk cache.

@@ -115,9 +115,20 @@ impl File {
         self.write_any(At::Offset(offset), Source::Borrowed(parts), options).await.map(len_of)
     }
 
-    /// Writes bytes that the caller shares. An unbuffered write sends them as they are, without a copy; into
-    /// memory they are copied as any write's are: a folio of the caller's own memory would be counted by the
-    /// budget at its size, while it may keep a buffer of any size alive.
+    /// Writes bytes that the caller lends. An unbuffered write sends them as they are; into memory too they are
+    /// not copied where they cover a whole folio of 16 KiB or more: that part of the buffer is the folio then.
+    /// The rest (the edges of a write that does not begin and end where folios do) is copied. What is written
+    /// there later replaces the folio; nobody ever writes to the caller's bytes.
+    ///
+    /// **What a buffer is kept for.** As long as any folio of it is in memory (until it is evicted, replaced or
+    /// dropped, and not before it has been uploaded) or anybody reads or sends it, and then until the context
+    /// next makes room in memory, writes, uploads or evicts. The memory budget counts the folios, not the buffer: a folio
+    /// of 16 KiB keeps a buffer of any size alive. Lend buffers that are written as a whole, and use
+    /// [`write_at`](File::write_at) for small parts of large ones. Bytes of mapped memory MUST stay readable and
+    /// unchanged as long.
+    ///
+    /// **Where it ends.** On any thread of the context or of its callers, with no lock held. What the buffer's
+    /// owner does in its `Drop` must not wait for work of this library.
     ///
     /// # Errors
     /// As [`write_at_with`](File::write_at_with).
@@ -238,11 +249,11 @@ impl File {
         let _mode = self.who.enter(Mode::Buffered, offset..offset + len).await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let (cookie, writing, may_read) = (self.cookie(), &self.writing, self.how.read);
-        let writer = Buffered { who: &self.who, cookie, writing, group, may_read };
-        let parts: &[IoSlice<'_>] = match source {
-            Source::Borrowed(parts) => parts,
-            Source::Owned(bytes) => &[IoSlice::new(bytes)],
+        let (parts, lent): (&[IoSlice<'_>], _) = match source {
+            Source::Borrowed(parts) => (parts, None),
+            Source::Owned(bytes) => (&[IoSlice::new(bytes)], Some(bytes)),
         };
+        let writer = Buffered { who: &self.who, cookie, writing, group, lent, may_read };
         let mut done = 0;
         for part in parts.iter().filter(|part| !part.is_empty()) {
             match writer.write(offset + done, part).await {

@@ -18,7 +18,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use buddy::{Buddy, Place};
 use region::Region;
 
-use super::{GRANULE, PAGE_SIZE};
+use super::{GRANULE, PAGE_SIZE, lent::Returned};
 use crate::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
@@ -127,7 +127,9 @@ enum Home {
     Heap,
     /// Somebody else's, immutable: see [`Block::foreign`].
     Foreign {
-        _owner: bytes::Bytes,
+        owner: bytes::Bytes,
+        /// Where it is put at the end; `None`: it just ends.
+        returned: Option<Arc<Returned>>,
     },
     Arena {
         arena: Arc<Arena>,
@@ -162,10 +164,11 @@ impl Block {
     }
 
     /// Somebody's immutable bytes, at least one, held for as long as the block. Nobody may write through
-    /// the block's address: it [is no memory of ours](Block::is_foreign).
-    pub(crate) fn foreign(bytes: bytes::Bytes) -> Block {
+    /// the block's address: it [is no memory of ours](Block::is_foreign). Where the block may end under a
+    /// lock they are put into `returned`.
+    pub(crate) fn foreign(bytes: bytes::Bytes, returned: Option<Arc<Returned>>) -> Block {
         let (ptr, len) = (bytes.as_ptr().cast_mut(), bytes.len());
-        Block { ptr, len, home: Home::Foreign { _owner: bytes } }
+        Block { ptr, len, home: Home::Foreign { owner: bytes, returned } }
     }
 
     /// Whether these are somebody else's bytes, which nobody may ever change.
@@ -184,11 +187,15 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        match &self.home {
+        match &mut self.home {
             // SAFETY: allocated in `heap` with this layout.
             Home::Heap => unsafe { dealloc(self.ptr, heap_layout(self.len)) },
             Home::Arena { arena, place } => arena.free(*place, self.len),
-            Home::Foreign { .. } => {}
+            Home::Foreign { owner, returned } => {
+                if let Some(returned) = returned {
+                    returned.put(std::mem::take(owner));
+                }
+            }
         }
     }
 }

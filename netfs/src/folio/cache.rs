@@ -5,11 +5,14 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::{
     GRANULE,
     arena::{Arena, Block},
     budget::{self, Account, Accounts, FOLIO_OVERHEAD, Reservation},
     index::FolioIndex,
+    lent::Returned,
     memory::NewMem,
     state::Folio,
     window::folio_sizes,
@@ -67,6 +70,7 @@ pub(crate) struct NewFolio {
 /// The page cache's shared part. Each inode has its own [`FolioIndex`].
 pub(crate) struct FolioCache {
     arena: Arc<Arena>,
+    returned: Arc<Returned>,
     accounts: Arc<Accounts>,
     policy: Mutex<S3Fifo<Arc<Folio>>>,
     counters: Arc<Counters>,
@@ -92,6 +96,7 @@ impl FolioCache {
         Arc::new(FolioCache {
             // An eighth is kept against the cost of mapping and first touch when load comes in waves.
             arena: Arena::new(budget / 8),
+            returned: Arc::default(),
             accounts: Accounts::new(budget),
             policy: Mutex::new(S3Fifo::new(budget, budget::cost(GRANULE as u64))),
             counters,
@@ -116,6 +121,7 @@ impl FolioCache {
         self.accounts.set_budget(budget);
         // Each folio is chosen once and those that come meanwhile fit: this ends.
         while self.accounts.charged() > budget && self.evict_one().is_some() {}
+        self.returned.let_go();
         let now = budget.max(self.accounts.charged());
         self.accounts.set_budget(now);
         now
@@ -137,6 +143,19 @@ impl FolioCache {
         file_size: u64,
         cap: usize,
     ) -> Option<Vec<NewFolio>> {
+        self.alloc_lent(runs, file_size, cap, |_| None)
+    }
+
+    /// The same, where some folios may be of a caller's bytes: what `lend` has of a folio's place, all of it.
+    /// They count in the budget as any memory does.
+    pub(crate) fn alloc_lent(
+        &self,
+        runs: &[Range<u64>],
+        file_size: u64,
+        cap: usize,
+        lend: impl Fn(Range<u64>) -> Option<Bytes>,
+    ) -> Option<Vec<NewFolio>> {
+        self.returned.let_go();
         let sizes = || runs.iter().flat_map(|run| folio_sizes(run.clone(), file_size, cap));
         let mut total = 0u64;
         let mut count = 0;
@@ -152,10 +171,19 @@ impl FolioCache {
         let mut window = Vec::with_capacity(count);
         for (offset, len) in sizes() {
             let charge = room.charge(len as u64);
-            let mem = NewMem::new(self.arena.alloc(len)?, Some(charge));
+            let block = match lend(offset..offset + len as u64) {
+                Some(bytes) => Block::foreign(bytes, Some(Arc::clone(&self.returned))),
+                None => self.arena.alloc(len)?,
+            };
+            let mem = NewMem::new(block, Some(charge));
             window.push(NewFolio { offset, mem });
         }
         Some(window)
+    }
+
+    /// Lets go of callers' buffers that are no folio's memory any more. No lock may be held.
+    pub(crate) fn let_go_returned(&self) {
+        self.returned.let_go();
     }
 
     /// Zeroed memory of any length outside index and budget, counted apart.

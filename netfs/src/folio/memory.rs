@@ -46,7 +46,7 @@ impl FolioMem {
     /// Somebody's immutable bytes as they are (at least one): settled and complete from the start, so that
     /// no filler is ever made for them (M1), and [never exclusive](Exclusive::of).
     pub(crate) fn foreign(bytes: bytes::Bytes, charge: Option<Charge>) -> Arc<FolioMem> {
-        Arc::new(FolioMem { block: Block::foreign(bytes), charge, fill: AtomicU64::new(0) })
+        Arc::new(NewMem::new(Block::foreign(bytes, None), charge).0)
     }
 
     /// Usable bytes.
@@ -62,6 +62,11 @@ impl FolioMem {
     /// Settled, and every byte was declared filled (M3).
     pub(crate) fn is_complete(&self) -> bool {
         self.fill.load(Ordering::Acquire) == 0
+    }
+
+    /// A caller's bytes.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.block.is_foreign()
     }
 
     /// How this memory is accounted; `None` for memory outside any budget.
@@ -118,14 +123,16 @@ impl<'a> Exclusive<'a> {
     }
 }
 
-/// Memory that was just allocated: nobody else can see it.
+/// Memory that was just allocated: nobody else can see it. Or a caller's bytes, which nobody will fill.
 pub(crate) struct NewMem(FolioMem);
 
 impl NewMem {
-    /// Memory of the arena, accounted by `charge`. Its content is undefined (recycled).
+    /// Memory of the arena, accounted by `charge`, of which the content is undefined (recycled); or somebody's
+    /// immutable bytes, which are complete.
     pub(crate) fn new(block: Block, charge: Option<Charge>) -> NewMem {
-        let len = u32::try_from(block.len()).expect("folios and windows are below 4 GiB");
-        NewMem(FolioMem { block, charge, fill: AtomicU64::new(u64::from(len)) })
+        let unfilled = if block.is_foreign() { 0 } else { block.len() };
+        let unfilled = u32::try_from(unfilled).expect("folios and windows are below 4 GiB");
+        NewMem(FolioMem { block, charge, fill: AtomicU64::new(u64::from(unfilled)) })
     }
 
     /// Memory outside the arena and its budget, zeroed.
@@ -136,6 +143,11 @@ impl NewMem {
     /// Usable bytes.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The handle of a caller's bytes; else the memory again, to be filled.
+    pub(crate) fn into_lent(self) -> Result<Arc<FolioMem>, NewMem> {
+        if self.0.block.is_foreign() { Ok(Arc::new(self.0)) } else { Err(self) }
     }
 }
 
@@ -196,9 +208,13 @@ impl FillBuf {
 
     /// Permission for the first `len` bytes of `new`, and the handle its readers will use. What lies
     /// beyond `len` is zeroed here.
+    ///
+    /// # Panics
+    /// If there are fewer, or they are a caller's: bugs of this crate.
     pub(crate) fn whole(new: NewMem, len: usize) -> (FillBuf, Arc<FolioMem>) {
         let all = new.len();
         assert!(len <= all, "fill beyond the folio");
+        assert!(!new.0.block.is_foreign(), "a caller's bytes are never filled");
         new.0.fill.fetch_add(PIECE, Ordering::Relaxed);
         let mem = Arc::new(new.0);
         let mut front = Piece { mem: Arc::clone(&mem), start: 0, len: all };

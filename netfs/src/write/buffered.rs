@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use crate::{
     error::{Errno, Error, Result},
     folio::{
@@ -31,6 +33,8 @@ pub(crate) struct Buffered<'a> {
     pub(crate) cookie: Option<&'a Arc<Cookie>>,
     pub(crate) writing: &'a Writing,
     pub(crate) group: Option<Group>,
+    /// What holds the bytes of the write, if the caller lends them.
+    pub(crate) lent: Option<&'a Bytes>,
     /// The open may read: what is around a write can be fetched.
     pub(crate) may_read: bool,
 }
@@ -44,8 +48,13 @@ impl Buffered<'_> {
     /// something failed.
     pub(crate) async fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let mut done = 0;
-        for chunk in bytes.chunks(CHUNK.min(self.at_once())) {
-            match self.write_chunk(offset + done as u64, chunk).await {
+        while done < bytes.len() {
+            let (at, rest) = (offset + done as u64, &bytes[done..]);
+            // A long one in parts that end where folios do: those it covers are written as a whole.
+            let part =
+                if rest.len() > CHUNK { CHUNK - (at % GRANULE as u64) as usize } else { CHUNK };
+            let chunk = &rest[..rest.len().min(part).min(self.at_once())];
+            match self.write_chunk(at, chunk).await {
                 Ok(n) => {
                     done += n;
                     if n < chunk.len() {
@@ -57,6 +66,8 @@ impl Buffered<'_> {
                 Err(_) => break,
             }
         }
+        // Those whose folios this has replaced, among others.
+        self.inode().core.folios.let_go_returned();
         Ok(done)
     }
 
@@ -97,7 +108,7 @@ impl Buffered<'_> {
         let writer = inode.wb.writer(self.writing, &self.who.remote, &self.who.cx);
         let (offset, now, group) = (chunk.offset, inode.now(), self.group);
         inode.wb.recalls.wrote(now);
-        let whole = Piece { offset, bytes, writer, group, now };
+        let whole = Piece { offset, bytes, lent: self.lent, writer, group, now };
         let mut idle = 0;
         while chunk.done < bytes.len() {
             let rest = whole.after(chunk.done);
@@ -115,8 +126,13 @@ impl Buffered<'_> {
     /// Writes the front of `rest`, or does what has to be done first (then 0).
     async fn step(&self, rest: &Piece<'_>) -> Result<usize> {
         let pages = &self.inode().pages;
-        match pages.write_step(rest) {
+        let step = match pages.write_step(rest) {
+            Step::Covered(place) => self.write_over(&place, rest),
+            step => step,
+        };
+        match step {
             Step::Wrote(bytes) => Ok(bytes),
+            Step::Covered(_) => Ok(0),
             Step::Absent(run) => self.write_new(run, rest).await,
             Step::Shared(folio) => {
                 let mem = self.memory_like(&folio).await?;
@@ -136,7 +152,7 @@ impl Buffered<'_> {
             Step::ReadFirst(range) => {
                 // Room for it first: without any the reader goes round the page cache, and the folio
                 // stays as it is.
-                drop(self.memory(&range, u64::MAX).await?);
+                drop(self.memory(&range, u64::MAX, |_| None).await?);
                 let mut reader = Reader { who: self.who, cookie: self.cookie, ahead: None };
                 reader.gather(range.start, range.end - range.start).await?;
                 Ok(0)
@@ -148,11 +164,21 @@ impl Buffered<'_> {
         }
     }
 
+    /// Writes all of the folio in `place`: into other memory, or, if there is none to be had at once, into what
+    /// it has.
+    fn write_over(&self, place: &Range<u64>, rest: &Piece<'_>) -> Step {
+        let Inode { core, pages, .. } = &**self.inode();
+        let (runs, lend) = (std::slice::from_ref(place), |place| rest.lend(place));
+        let new = core.folios.alloc_lent(runs, place.end, GRANULE, lend).and_then(|mut w| w.pop());
+        let Some(NewFolio { offset, mem }) = new else { return pages.write_into(rest) };
+        pages.replace(Written::new(offset, mem, rest, false), rest)
+    }
+
     /// Writes where there is no folio: into new ones, before anybody sees them.
     async fn write_new(&self, run: Range<u64>, rest: &Piece<'_>) -> Result<usize> {
         let inode = self.inode();
         let end = rest.offset + rest.bytes.len() as u64;
-        let window = self.memory(&run, end).await?;
+        let window = self.memory(&run, end, |place| rest.lend(place)).await?;
         // What is dropped from here on may change what the file has around the write.
         let data_gen = inode.pages.data_gen();
         let zero_point = inode.sizes.load().zero_point;
@@ -162,17 +188,22 @@ impl Buffered<'_> {
     }
 
     async fn memory_like(&self, folio: &Arc<Folio>) -> Result<NewMem> {
-        let new = self.memory(&folio.range(), u64::MAX).await?;
+        let new = self.memory(&folio.range(), u64::MAX, |_| None).await?;
         // Where readers have all memory there may be a page and not more.
         let like = new.into_iter().map(|n| n.mem).find(|mem| mem.len() == folio.len());
         Ok(like.unwrap_or_else(|| self.inode().core.folios.transient(folio.len())))
     }
 
     /// Memory for `run`, waiting (with no lock but the file's write lock) until enough is clean.
-    async fn memory(&self, run: &Range<u64>, end: u64) -> Result<Vec<NewFolio>> {
+    async fn memory(
+        &self,
+        run: &Range<u64>,
+        end: u64,
+        lend: impl Fn(Range<u64>) -> Option<Bytes>,
+    ) -> Result<Vec<NewFolio>> {
         let core = &self.inode().core;
         let runs = std::slice::from_ref(run);
-        if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
+        if let Some(window) = core.folios.alloc_lent(runs, end, GRANULE, &lend) {
             return Ok(window);
         }
         let pressed = core.flusher.press();
@@ -182,7 +213,7 @@ impl Buffered<'_> {
         while core.clock.now() < until {
             core.check_open()?;
             let cleaned = core.flusher.cleaned.notified();
-            if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
+            if let Some(window) = core.folios.alloc_lent(runs, end, GRANULE, &lend) {
                 return Ok(window);
             }
             if core.folios.room().dirty() == 0 {

@@ -4,7 +4,7 @@
 //! more than the background limit is dirty, or somebody waits for memory, and takes those whose oldest bytes
 //! are over age. A file whose upload failed is left alone for a while, longer each time.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -30,7 +30,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 /// The dirty files of one context.
 #[derive(Default)]
 pub(crate) struct Flusher {
-    files: Mutex<HashMap<u64, Dirty>>,
+    files: Mutex<BTreeMap<u64, Dirty>>,
     wake: Notify,
     /// Whoever waits for memory hears of every round.
     pub(crate) cleaned: Notify,
@@ -183,6 +183,7 @@ fn begin_round(inode: Arc<Inode>) {
 pub(crate) async fn run(core: Weak<Core>) {
     loop {
         let Some(core) = core.upgrade() else { return };
+        core.folios.let_go_returned();
         let now = core.clock.now();
         let due = core.flusher.due(&core, now);
         if due.is_empty() {

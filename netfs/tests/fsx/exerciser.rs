@@ -1,5 +1,6 @@
 //! One run: what is done, and what must come of it.
 
+use bytes::Bytes;
 use netfs::{FallocateMode, MemoryUse, ReadOptions, Sync, WriteOptions};
 
 use crate::{
@@ -176,7 +177,13 @@ impl Exerciser {
             Way::Sync => WriteOptions { sync: Sync::Data, ..WriteOptions::default() },
             Way::Direct => WriteOptions::unbuffered(),
         };
-        let wrote = self.subject().file.blocking().write_at_with(offset, &bytes, options);
+        let file = self.subject().file.blocking();
+        // Every other one lends its bytes.
+        let wrote = if self.done.len().is_multiple_of(2) {
+            file.write_bytes_at(offset, Bytes::from(bytes.clone()), options)
+        } else {
+            file.write_at_with(offset, &bytes, options)
+        };
         self.right(wrote.as_ref().ok() == Some(&bytes.len()), || format!("{wrote:?}"));
         self.put(offset, &bytes);
         if how != Way::Buffered {

@@ -6,6 +6,7 @@ mod common;
 mod bad_input;
 mod direct;
 mod groups;
+mod lent;
 mod open;
 mod pieces;
 mod synced;

@@ -61,6 +61,7 @@ const MUSTS: &[&str] = &[
     "removed: told of the loss",
     "burst",
     "stats write_throttled",
+    "stats write_lent_bytes",
     "stats write_conflicts",
     "stats upload_retry",
     "stats evictions",

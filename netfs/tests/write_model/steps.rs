@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use netfs::{Errno, Error, File, MemoryUse, ReadOptions};
+use bytes::Bytes;
+use netfs::{Errno, Error, File, MemoryUse, ReadOptions, WriteOptions};
 
 use crate::{
     modelling::{cx, kept::concat},
@@ -97,7 +98,12 @@ impl World {
         let Some(h) = self.handle(true) else { return self.open() };
         let (of, file) = (self.handles[h].of, self.file(h));
         let (offset, bytes) = self.write_span(of);
-        let result = self.drive(file.write_at(offset, &bytes));
+        let result = if self.rng.chance(40) {
+            let lent = Bytes::from(bytes.clone());
+            self.drive(file.write_bytes_at(offset, lent, WriteOptions::default()))
+        } else {
+            self.drive(file.write_at(offset, &bytes))
+        };
         self.wrote(of, offset, &bytes, &result);
     }
 

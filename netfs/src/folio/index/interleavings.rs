@@ -287,7 +287,7 @@ fn shuttle_w1_w2_a_step_is_never_seen_torn_and_slices_never_change() {
             let bytes = [byte; LEN];
             let writer = crate::folio::Writer(0);
             let now = crate::clock::BootTime::ZERO;
-            let piece = Piece { offset: 100, bytes: &bytes, writer, group: None, now };
+            let piece = Piece { offset: 100, bytes: &bytes, lent: None, writer, group: None, now };
             loop {
                 match world.index.write_step(&piece) {
                     Step::Wrote(n) => break assert_eq!(n, LEN),
@@ -332,7 +332,7 @@ fn shuttle_w4_eviction_beside_a_write_and_its_upload_leaks_nothing() {
         };
         let writer = crate::folio::Writer(0);
         let now = crate::clock::BootTime::ZERO;
-        let piece = Piece { offset: 100, bytes: &[7; 9], writer, group: None, now };
+        let piece = Piece { offset: 100, bytes: &[7; 9], lent: None, writer, group: None, now };
         if let Step::Wrote(_) = world.index.write_step(&piece) {
             drop(world.index.take_dirty(&(0..PAGE), u64::MAX));
             world.index.written(&(0..PAGE));
@@ -340,6 +340,74 @@ fn shuttle_w4_eviction_beside_a_write_and_its_upload_leaks_nothing() {
         evicting.join().expect("no panic");
         world.index.evict_all();
         assert!(!world.cache.reclaim_one(), "the policy knows of nothing");
+        let usage = world.cache.usage();
+        assert_eq!((usage.budgeted, usage.pinned, usage.folios), (0, 0, 0));
+    });
+}
+
+/// A folio that is written to as a whole is exchanged while others read and send it: each finds the old bytes or the
+/// new ones, all of them, and what was taken before is not what is dirty now.
+#[test]
+fn shuttle_w1_a_replaced_folio_is_read_and_sent_whole() {
+    const LEN: usize = crate::folio::lent::LENT_MIN;
+    fn lend(world: &World, byte: u8) {
+        let bytes = bytes::Bytes::from(vec![byte; LEN]);
+        let (writer, now) = (crate::folio::Writer(0), crate::clock::BootTime::ZERO);
+        let lent = Some(&bytes);
+        let piece = Piece { offset: 0, bytes: &bytes, lent, writer, group: None, now };
+        let memory = |run: Range<u64>| {
+            let lend = |place| piece.lend(place);
+            let window = world.cache.alloc_lent(&[run], LEN as u64, GRANULE, lend);
+            let new = window.and_then(|mut w| w.pop()).expect("room");
+            Written::new(new.offset, new.mem, &piece, false)
+        };
+        let wrote = match world.index.write_step(&piece) {
+            Step::Absent(run) => {
+                world.index.insert_written(vec![memory(run)], &piece, world.index.data_gen())
+            }
+            Step::Covered(place) => match world.index.replace(memory(place), &piece) {
+                Step::Wrote(n) => n,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wrote, LEN);
+    }
+    fn send(world: &World, server: &AtomicU64) {
+        for sent in world.index.take_dirty(&(0..LEN as u64), u64::MAX) {
+            assert!(sent.data.iter().all(|b| *b == sent.data[0]), "sent torn");
+            server.store(u64::from(sent.data[0]), Ordering::SeqCst);
+            drop(sent);
+            world.index.written(&(0..LEN as u64));
+        }
+    }
+    explore(|| {
+        let world = World::new(32);
+        lend(&world, 1);
+        let server = Arc::new(AtomicU64::new(0));
+        let reader = {
+            let world = world.share();
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    let slice = world.index.slice_uptodate(0, LEN as u64).expect("there");
+                    let first = slice[0];
+                    thread::yield_now();
+                    assert!(slice.iter().all(|b| *b == first), "a slice never changes");
+                }
+            })
+        };
+        let sender = {
+            let (world, server) = (world.share(), Arc::clone(&server));
+            thread::spawn(move || send(&world, &server))
+        };
+        lend(&world, 2);
+        reader.join().expect("no panic");
+        sender.join().expect("no panic");
+        send(&world, &server);
+        assert_eq!(server.load(Ordering::SeqCst), 2, "the newest bytes are sent");
+        assert_eq!((world.index.dirty_bytes(), world.cache.usage().dirty), (0, 0));
+        world.index.evict_all();
+        world.cache.let_go_returned();
         let usage = world.cache.usage();
         assert_eq!((usage.budgeted, usage.pinned, usage.folios), (0, 0, 0));
     });

@@ -6,6 +6,8 @@
 
 use std::{cell::RefCell, ops::Range};
 
+use bytes::Bytes;
+
 use super::{Content, FolioIndex, in_place, slots::granule_of};
 use crate::{
     clock::BootTime,
@@ -13,6 +15,7 @@ use crate::{
         Extents, GRANULE, PAGE_SIZE, Slice, Writer,
         budget::Account,
         dirt::{Dirt, Group},
+        lent::LENT_MIN,
         memory::{FillBuf, FolioMem, NewMem},
         state::Folio,
         window::page_up,
@@ -23,6 +26,9 @@ use crate::{
 
 /// Most bytes copied in one hold of the lock.
 const STEP_MAX: usize = 64 * 1024;
+/// From this size on a folio that is written to as a whole gets other memory, filled without the lock: that
+/// takes some half a microsecond, putting the bytes aside first takes longer.
+const REPLACED_MIN: usize = 64 * 1024;
 
 thread_local! {
     /// What a step is about to write.
@@ -35,6 +41,8 @@ pub(crate) struct Piece<'a> {
     /// Where its first byte goes in the file.
     pub(crate) offset: u64,
     pub(crate) bytes: &'a [u8],
+    /// What holds these bytes, if the caller lends them.
+    pub(crate) lent: Option<&'a Bytes>,
     pub(crate) writer: Writer,
     pub(crate) group: Option<Group>,
     pub(crate) now: BootTime,
@@ -46,8 +54,20 @@ impl<'a> Piece<'a> {
         Piece { offset: self.offset + n as u64, bytes: &self.bytes[n..], ..*self }
     }
 
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.offset + self.bytes.len() as u64
+    }
+
+    fn covers(&self, place: &Range<u64>) -> bool {
+        self.offset <= place.start && place.end <= self.end()
+    }
+
+    /// What becomes the memory of a folio in `place` without a copy: none of it but a whole folio, not too small.
+    pub(crate) fn lend(&self, place: Range<u64>) -> Option<Bytes> {
+        let long = place.end - place.start >= LENT_MIN as u64;
+        let owner = self.lent.filter(|_| long && self.covers(&place))?;
+        let at = (place.start - self.offset) as usize..(place.end - self.offset) as usize;
+        Some(owner.slice_ref(&self.bytes[at]))
     }
 }
 
@@ -59,6 +79,9 @@ pub(crate) enum Step {
     /// There is no folio in this range (whole pages, from the piece's first one): make some
     /// ([`Written::new`]) and [`insert`](FolioIndex::insert_written) them.
     Absent(Range<u64>),
+    /// All of the folio in this place is written to: [`replace`](FolioIndex::replace) it, or write
+    /// [into it](FolioIndex::write_into).
+    Covered(Range<u64>),
     /// Somebody holds the folio's memory: [`give it other memory`](FolioIndex::unshare).
     Shared(Arc<Folio>),
     /// The folio is being filled: it [needs an overlay](FolioIndex::attach_overlay).
@@ -79,10 +102,14 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// Copies the part of `piece` that falls into the new memory. `clear`: around it the file has
+    /// Copies the part of `piece` that falls into the new memory, unless that is the piece's own. `clear`: around it the file has
     /// zeros, so that all of the folio is known.
     pub(crate) fn new(offset: u64, mem: NewMem, piece: &Piece<'_>, clear: bool) -> Written {
         let len = mem.len();
+        let mem = match mem.into_lent() {
+            Ok(mem) => return Written { offset, mem, range: 0..len, uptodate: true },
+            Err(mem) => mem,
+        };
         let start = piece.offset.saturating_sub(offset).min(len as u64) as usize;
         let end = (piece.end().saturating_sub(offset)).min(len as u64) as usize;
         let from = (offset + start as u64 - piece.offset) as usize;
@@ -107,19 +134,25 @@ impl Written {
 
 impl FolioIndex {
     /// Writes the front of `piece`, at most as far as one folio goes.
+    pub(crate) fn write_step(&self, piece: &Piece<'_>) -> Step {
+        let first = self.content.glance(|content| {
+            let Some(folio) = content.slots.get(piece.offset) else {
+                return Some(Step::Absent(content.free_run(piece.offset, piece.end())));
+            };
+            let (place, least) = (folio.range(), piece.lent.map_or(REPLACED_MIN, |_| LENT_MIN));
+            let covered = folio.len() >= least && piece.covers(&place) && !folio.is_locked();
+            covered.then_some(Step::Covered(place))
+        });
+        // New folios are filled before they are indexed: nothing to put aside.
+        first.unwrap_or_else(|| self.write_into(piece))
+    }
+
+    /// Writes the front of `piece` into the folio that is there.
     ///
     /// The caller's bytes are copied aside before the lock is taken (row 51): the caller's buffer may be
     /// anything, and a page fault there may take for ever (memory of a guest, a file mapped from a mount
     /// that we serve).
-    pub(crate) fn write_step(&self, piece: &Piece<'_>) -> Step {
-        let absent = self.content.glance(|content| {
-            let absent = content.slots.get(piece.offset).is_none();
-            absent.then(|| content.free_run(piece.offset, piece.end()))
-        });
-        // New folios are filled before they are indexed: nothing to put aside.
-        if let Some(run) = absent {
-            return Step::Absent(run);
-        }
+    pub(crate) fn write_into(&self, piece: &Piece<'_>) -> Step {
         ASIDE.with_borrow_mut(|aside| {
             let left = GRANULE - (piece.offset % GRANULE as u64) as usize;
             let bytes = &piece.bytes[..piece.bytes.len().min(left).min(STEP_MAX)];
@@ -189,8 +222,15 @@ impl FolioIndex {
         bytes
     }
 
+    fn count_lent(&self, mem: &FolioMem) {
+        if mem.is_foreign() {
+            self.cache.counters().write_lent_bytes.add(mem.len() as u64);
+        }
+    }
+
     fn insert_one(&self, content: &mut Content, new: Written, piece: &Piece<'_>) {
         let Written { offset, mem, range, uptodate } = new;
+        self.count_lent(&mem);
         if let Some(charge) = mem.charge() {
             charge.move_to(Account::Indexed);
         }
@@ -251,6 +291,37 @@ impl FolioIndex {
             folio.account_removed();
         }
         drop((pinned, overlay));
+    }
+
+    /// Puts a folio made of a part of `piece` in the place of one that it covers. Nothing is written if that is
+    /// not there any more, or is being filled: look again. Readers of the old one keep it; what is on its
+    /// way to the server stays what it was, and noted as such.
+    pub(crate) fn replace(&self, new: Written, piece: &Piece<'_>) -> Step {
+        let Written { offset, mem, range, uptodate } = new;
+        let place = offset..offset + mem.len() as u64;
+        debug_assert!(uptodate && range.len() == mem.len(), "all of it is written");
+        let mut content = self.content.write();
+        let same = content.slots.get(offset).filter(|f| f.range() == place && !f.is_locked());
+        let Some(old) = same.cloned() else { return Step::Wrote(0) };
+        match decision(&old, &range, piece) {
+            Modify::InPlace | Modify::Whole => {}
+            Modify::FlushGroup => return Step::OtherGroup(place),
+            Modify::Overlay | Modify::Clear | Modify::Extent | Modify::ReadFirst => {
+                return Step::Wrote(0);
+            }
+        }
+        if !old.is_dirty() {
+            // Not by way of the policy: it is dirty in a moment.
+            old.change_dirt(|dirt| *dirt = Some(Box::new(Dirt::new(piece.now, piece.group))));
+            content.dirty.insert(&old);
+        }
+        self.count_lent(&mem);
+        let n = range.len();
+        let folio = self.exchange(&mut content, &old, mem);
+        self.note_dirty(&mut content, &folio, range, piece);
+        drop(content);
+        old.account_removed();
+        Step::Wrote(n)
     }
 
     /// Puts a folio with other memory in a folio's place.

@@ -1,11 +1,12 @@
 //! Random writes, fetches, uploads, drops and truncations of one file, against plain arrays.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{super::cache::NewFolio, tests::*, *};
 use crate::{
     clock::BootTime,
-    folio::{GRANULE, PAGE_SIZE, Slice, Writer, memory::NewMem},
+    folio::{GRANULE, PAGE_SIZE, Slice, Writer, lent::LENT_MIN, memory::NewMem},
 };
 
 const LEN: usize = 6 * PAGE_SIZE;
@@ -13,6 +14,8 @@ const LEN: usize = 6 * PAGE_SIZE;
 #[derive(Clone, Debug)]
 enum Op {
     Write(usize, usize),
+    /// Of bytes that are lent.
+    Lend(usize, usize),
     /// With a folio as large as the second number says.
     Fetch(usize, usize),
     EndFetch(usize, bool),
@@ -30,6 +33,7 @@ fn op() -> impl Strategy<Value = Op> {
     let len = prop_oneof![3 => 1usize..200, 1 => 1usize..3 * PAGE_SIZE, 1 => Just(PAGE_SIZE)];
     prop_oneof![
         6 => (at.clone(), len.clone()).prop_map(|(a, n)| Op::Write(a, n)),
+        2 => (0usize..2, LENT_MIN..=LEN).prop_map(|(a, n)| Op::Lend(a * PAGE_SIZE, n)),
         3 => (at.clone(), 0usize..3).prop_map(|(a, n)| Op::Fetch(a, n)),
         3 => (0usize..4, prop::bool::weighted(0.8)).prop_map(|(i, ok)| Op::EndFetch(i, ok)),
         2 => (at.clone(), len.clone()).prop_map(|(a, n)| Op::Take(a, n)),
@@ -53,6 +57,7 @@ struct World {
     fetches: Vec<(LockedFolio, Vec<u8>, u32)>,
     upload: Vec<(Sent, Vec<u8>)>,
     pins: Vec<(Slice, Vec<u8>)>,
+    lent: Vec<(Bytes, u8)>,
     next: u8,
 }
 
@@ -61,9 +66,9 @@ impl World {
         let cache = cache(2 << 20);
         let server = (0..LEN).map(|i| (i / 7) as u8 | 1).collect();
         let index = cache.new_index();
-        let (fetches, upload, pins) = (Vec::new(), Vec::new(), Vec::new());
+        let (fetches, upload, pins, lent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let local = vec![None; LEN];
-        World { cache, index, server, version: 0, local, fetches, upload, pins, next: 100 }
+        World { cache, index, server, version: 0, local, fetches, upload, pins, lent, next: 100 }
     }
 
     fn view(&self, range: Range<usize>) -> Vec<u8> {
@@ -73,6 +78,7 @@ impl World {
     fn step(&mut self, op: Op) {
         match op {
             Op::Write(at, n) => self.write(at, n.min(LEN - at)),
+            Op::Lend(at, n) => self.lend(at, n.min(LEN - at)),
             Op::Fetch(at, order) => self.fetch(at as u64, PAGE_SIZE << order),
             Op::EndFetch(i, ok) if !self.fetches.is_empty() => {
                 let fetch = self.fetches.remove(i % self.fetches.len());
@@ -129,16 +135,37 @@ impl World {
 
     fn write(&mut self, at: usize, n: usize) {
         self.next = self.next.wrapping_add(1);
-        let bytes = vec![self.next; n];
+        self.write_bytes(at, &vec![self.next; n], None);
+    }
+
+    /// The bytes are looked at to the end: nobody may write to them.
+    fn lend(&mut self, at: usize, n: usize) {
+        self.next = self.next.wrapping_add(1);
+        let bytes = Bytes::from(vec![self.next; n]);
+        self.write_bytes(at, &bytes, Some(&bytes));
+        self.lent.push((bytes, self.next));
+    }
+
+    fn write_bytes(&mut self, at: usize, bytes: &[u8], lent: Option<&Bytes>) {
+        let n = bytes.len();
         let (writer, now) = (Writer(u32::from(self.next % 2)), BootTime::ZERO);
-        let whole = Piece { offset: at as u64, bytes: &bytes, writer, group: None, now };
+        let whole = Piece { offset: at as u64, bytes, lent, writer, group: None, now };
         let mut done = 0;
         while done < n {
             let rest = whole.after(done);
             match self.index.write_step(&rest) {
                 Step::Wrote(bytes) => done += bytes,
+                Step::Covered(place) => {
+                    let new = self.lent(place, &rest).pop().expect("one folio");
+                    let new = Written::new(new.offset, new.mem, &rest, false);
+                    let Step::Wrote(bytes) = self.index.replace(new, &rest) else {
+                        unreachable!("nobody else is there")
+                    };
+                    assert!(bytes > 0, "what was there a moment ago");
+                    done += bytes;
+                }
                 Step::Absent(run) => {
-                    let new = self.memory(run, GRANULE).into_iter();
+                    let new = self.lent(run, &rest).into_iter();
                     let new = new.map(|n| Written::new(n.offset, n.mem, &rest, false));
                     let new = new.filter(|w| w.bytes() > 0).collect();
                     done += self.index.insert_written(new, &rest, self.index.data_gen());
@@ -165,6 +192,12 @@ impl World {
 
     fn memory(&self, run: Range<u64>, cap: usize) -> Vec<NewFolio> {
         self.cache.alloc_window(&[run], u64::MAX, cap).expect("within the budget")
+    }
+
+    fn lent(&self, run: Range<u64>, piece: &Piece<'_>) -> Vec<NewFolio> {
+        let lend = |place| piece.lend(place);
+        let window = self.cache.alloc_lent(&[run], piece.end(), GRANULE, lend);
+        window.expect("within the budget")
     }
 
     fn one(&self, folio: &Arc<Folio>) -> NewMem {
@@ -264,6 +297,11 @@ impl World {
         assert_eq!(self.cache.room().dirty(), 0);
         assert!(usage.budgeted <= usage.budget);
         assert_eq!(self.cache.usage().budgeted, 0, "all memory is given back");
+        self.cache.let_go_returned();
+        for (bytes, value) in self.lent {
+            assert!(bytes.iter().all(|b| *b == value), "nobody wrote to the caller's bytes");
+            assert!(bytes.is_unique(), "and nobody has them any more");
+        }
     }
 }
 
@@ -290,6 +328,27 @@ fn w1_memory_that_anybody_holds_is_copied_before_it_is_written_to() {
     world.check_pins();
 }
 
+/// Small enough for Miri, too.
+#[test]
+fn r_2_lent_bytes_are_the_folio_itself_and_are_never_written_to() {
+    let mut world = World::new();
+    world.lend(0, LEN);
+    let Lookup::Uptodate(folio) = world.index.get(0) else { panic!("written as a whole") };
+    let own = world.lent[0].0.as_ptr();
+    assert_eq!(folio.slice(0..1).as_ptr(), own, "not a copy");
+    drop(folio);
+    world.read(0, LEN);
+    world.step(Op::Take(0, LEN));
+    // Into a page of it, then over all of it, while it is on its way and a reader has it.
+    world.write(5000, 3);
+    world.lend(0, LEN);
+    world.end_upload(true);
+    world.read(0, LEN);
+    world.check_pins();
+    assert_eq!(world.cache.counters().snapshot().write_lent_bytes, 2 * LENT_MIN as u64);
+    world.finish();
+}
+
 /// A writer found an overlay held, and went for memory; meanwhile the file's version moved.
 #[test]
 fn w1_a_folio_demoted_under_a_writer_that_was_to_copy_it_is_left_alone() {
@@ -298,7 +357,8 @@ fn w1_a_folio_demoted_under_a_writer_that_was_to_copy_it_is_left_alone() {
     world.write(10, 20);
     world.step(Op::Take(0, PAGE_SIZE));
     let writer = Writer(0);
-    let rest = Piece { offset: 12, bytes: &[9; 3], writer, group: None, now: BootTime::ZERO };
+    let rest =
+        Piece { offset: 12, bytes: &[9; 3], lent: None, writer, group: None, now: BootTime::ZERO };
     let Step::Shared(folio) = world.index.write_step(&rest) else { panic!("an upload holds it") };
     world.step(Op::Clear);
     let mem = world.one(&folio);
