@@ -23,7 +23,7 @@ run_miri() {
   # Miri is some hundred times slower: few random cases.
   PROPTEST_CASES=4 MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks" \
     cargo "+$nightly" miri test -p netfs --lib --locked --target-dir target/miri -- \
-    folio::memory folio::arena folio::state folio::waiters w1_memory sizes sync::biased
+    folio::memory folio::arena folio::state folio::waiters w1_memory r_2_lent sizes sync::biased
 }
 
 # The standard library is built with the sanitizer too, where its source is installed: what it does to our
