@@ -187,7 +187,7 @@ impl World {
         } else {
             self.wrote(of, offset, &bytes, &result);
         }
-        if direct && result.as_ref().is_ok_and(|n| *n == bytes.len()) || !direct {
+        if !direct || result.as_ref().is_ok_and(|n| *n == bytes.len()) {
             self.files[of].track = track;
         }
         let n = result.unwrap_or(0);

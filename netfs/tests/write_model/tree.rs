@@ -120,7 +120,8 @@ impl Paths {
         let below = |path: &str, dir: &str| path == dir || path.starts_with(&format!("{dir}/"));
         self.0.retain(|path, entry| {
             let moved = below(path, from) && was.0.get(path) == Some(entry);
-            !moved && !(below(path, to) && was.0.get(path) == Some(entry))
+            let replaced = below(path, to) && was.0.get(path) == Some(entry);
+            !moved && !replaced
         });
         for (path, entry) in was.0.iter().filter(|(path, _)| below(path, from)) {
             self.0.insert(format!("{to}{}", &path[from.len()..]), entry.clone());
