@@ -83,7 +83,7 @@ impl Who {
     /// Before a read plans again that has done so `attempt` times: an answer that was put off until our own
     /// changes have ended is waited for. Who is overtaken again and again by uploads has them wait, until
     /// the guard is dropped.
-    pub(crate) async fn quiet(&self, attempt: usize) -> Result<Option<Turn<'_>>> {
+    pub(crate) async fn quiet(&self, attempt: usize) -> Result<Option<Turn>> {
         let quiet = async {
             let turn = self.inode.after_round().await;
             if attempt < REPLANS_BESIDE_UPLOADS {

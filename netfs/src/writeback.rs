@@ -46,7 +46,7 @@ pub(crate) struct Writeback {
     /// One writer at a time changes a file's bytes and size (row 88: as the kernel's inode lock).
     pub(crate) write: Arc<tokio::sync::Mutex<()>>,
     /// One round at a time.
-    queue: tokio::sync::Mutex<()>,
+    queue: Arc<tokio::sync::Mutex<()>>,
     pub(crate) logged: log::Logged,
     pub(crate) recalls: recall::Recalls,
     state: Mutex<State>,

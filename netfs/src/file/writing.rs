@@ -395,7 +395,7 @@ async fn persist(file: &File, what: What) -> Result<()> {
     file.who.inode.wb.take_lost(&file.writing).map_or(Ok(()), Err)
 }
 
-pub(super) async fn persist_as(who: &Who, what: What) -> Result<()> {
+pub(crate) async fn persist_as(who: &Who, what: What) -> Result<()> {
     let inode = &who.inode;
     let mut pause = PAUSES_MS.0;
     loop {

@@ -13,6 +13,7 @@
 use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use super::Inode;
 use crate::{
@@ -82,7 +83,7 @@ impl Inode {
     /// those we are making, waits until the replies to our changes have told, and keeps further ones off
     /// until the guard is dropped, so that the next answer can be judged. After [`JUDGE_WAIT`] it will be,
     /// whatever is on its way. Nobody who has the file's turn may call this.
-    pub(crate) async fn after_round(&self) -> Option<Turn<'_>> {
+    pub(crate) async fn after_round(&self) -> Option<Turn> {
         if !self.cell.is_unjudged() {
             return None;
         }
@@ -94,10 +95,15 @@ impl Inode {
     }
 
     /// The file's turn, if it comes in time.
-    pub(crate) async fn turn_within(&self, patience: Duration) -> Option<Turn<'_>> {
+    pub(crate) async fn turn_within(&self, patience: Duration) -> Option<Turn> {
         let core = &self.core;
         let until = self.now() + patience.min(core.options.remote_timeout);
-        timer::until(&core.driver, &*core.clock, until, quiesce(self)).await
+        let mut turn = std::pin::pin!(quiesce(self));
+        // Nearly always: no timer for that.
+        if let Some(turn) = turn.as_mut().now_or_never() {
+            return Some(turn);
+        }
+        timer::until(&core.driver, &*core.clock, until, turn).await
     }
 
     /// The core's test of a fill whose bytes were asked for, or taken from memory, at `epoch`.

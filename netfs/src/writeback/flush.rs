@@ -6,13 +6,13 @@ use super::{
     chain::{Chain, Outcome},
     conflict,
     copy::{Before, Copy},
-    flusher::Flusher,
     groups::{Part, What, parts},
     is_gone, is_personal, is_transient,
     upload::{How, Uploaded, upload},
 };
 use crate::{
     coherency::Validity,
+    context::Core,
     error::{Errno, Error, Result},
     folio::{Sent, Unit},
     fscache::Identity,
@@ -51,8 +51,8 @@ pub(crate) async fn flush_what(inode: &Arc<Inode>, what: What, wait: Wait) -> Re
 async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
     let _turn = match wait {
         Wait::Turn => quiesce(inode).await,
-        Wait::No => match inode.wb.queue.try_lock() {
-            Ok(turn) => Turn { held: Some(turn), flusher: &inode.core.flusher },
+        Wait::No => match Arc::clone(&inode.wb.queue).try_lock_owned() {
+            Ok(turn) => Turn { held: Some(turn), core: Arc::clone(&inode.core) },
             Err(_) => return Ok(()),
         },
     };
@@ -151,21 +151,22 @@ fn unit(inode: &Inode) -> Unit {
 }
 
 /// A file's turn. The flusher, which passed the file by meanwhile, looks again at its end.
-pub(crate) struct Turn<'a> {
-    held: Option<tokio::sync::MutexGuard<'a, ()>>,
-    flusher: &'a Flusher,
+pub(crate) struct Turn {
+    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+    core: Arc<Core>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.held = None;
-        self.flusher.round_over();
+        self.core.flusher.round_over();
     }
 }
 
 /// Holds the file's turn, so that nothing is on its way to the server, until dropped.
-pub(crate) async fn quiesce(inode: &Inode) -> Turn<'_> {
-    Turn { held: Some(inode.wb.queue.lock().await), flusher: &inode.core.flusher }
+pub(crate) async fn quiesce(inode: &Inode) -> Turn {
+    let held = Arc::clone(&inode.wb.queue).lock_owned().await;
+    Turn { held: Some(held), core: Arc::clone(&inode.core) }
 }
 
 /// What a round without an error came to.

@@ -1,0 +1,8 @@
+//! What this client does to a file beside what else it is doing to it: names, attributes, sizes, opens.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod names;
+mod tools;
+mod uploads;
