@@ -19,7 +19,7 @@ use crate::{
     write::{
         buffered::{Buffered, check_end},
         direct::{self, Direct},
-        resize,
+        resize::{self, Locks},
     },
     writeback::{
         conflict::ConflictPolicy,
@@ -192,9 +192,11 @@ impl File {
         }
         inode.wb.enter_group(group)?;
         if self.how.direct || options.unbuffered {
-            let mode = self.who.enter(Mode::Direct, offset..offset + len).await?;
+            let range = offset..offset + len;
+            self.sent_before(range.clone(), group).await?;
+            let locks = self.held(Arc::new(one), Mode::Direct, range).await?;
             let what = Direct { offset, data: source.into_slices(), group };
-            let done = direct::write(&self.who, what, (one, mode)).await?;
+            let done = direct::write(&self.who, what, locks).await?;
             return Ok(offset..offset + done as u64);
         }
         let done = self.write_buffered(offset, &source, len, group).await?;
@@ -316,8 +318,8 @@ impl File {
         check_end(&self.who, size, 0)?;
         let one = self.alone().await?;
         self.who.inode.core.check_open()?;
-        let mode = self.who.enter(Mode::Buffered, 0..u64::MAX).await?;
-        resize::set_size(&self.who, size, (one, mode)).await
+        let locks = self.held(Arc::new(one), Mode::Buffered, 0..u64::MAX).await?;
+        resize::set_size(&self.who, size, locks).await
     }
 
     /// Gives up what was written and is not on the server, if it could not be uploaded: the file is as the
@@ -361,6 +363,43 @@ impl File {
     /// As [`fsync`](File::fsync); the bytes are kept, and any opener of the file can try again.
     pub async fn close(self) -> Result<()> {
         if self.how.close_flush { self.flush_range(0, u64::MAX).await } else { Ok(()) }
+    }
+
+    /// What a change of the file that goes straight to the server holds besides the write lock. It waits no
+    /// longer than until the caller's deadline, and than a call may take: what is being uploaded may hang.
+    pub(super) async fn held(
+        &self,
+        write: Arc<OwnedMutexGuard<()>>,
+        mode: Mode,
+        range: Range<u64>,
+    ) -> Result<Locks> {
+        let locks = async {
+            let turn = quiesce(&self.who.inode).await;
+            let mode = self.who.enter(mode, range).await?;
+            Ok(Locks { _mode: mode, _turn: turn, _write: write })
+        };
+        self.who.by_call_deadline(locks).await.unwrap_or_else(|| {
+            let told = "an upload of the file has not ended; nothing was changed";
+            Err(Error::new(Errno::ETIMEDOUT, told))
+        })
+    }
+
+    /// Has uploaded what a direct write of `range` must not overtake, while buffered readers go on.
+    async fn sent_before(&self, range: Range<u64>, group: Option<Group>) -> Result<()> {
+        let inode = &self.who.inode;
+        if inode.pages.dirty_bytes() == 0 {
+            return Ok(());
+        }
+        let rounds = async {
+            if let Some(group) = group {
+                flush_what(inode, What::Before(group), Wait::Turn).await?;
+            }
+            flush_what(inode, What::Range(range), Wait::Turn).await
+        };
+        self.who.by_call_deadline(rounds).await.unwrap_or_else(|| {
+            let told = "what was written before has not been uploaded; nothing was written";
+            Err(Error::new(Errno::ETIMEDOUT, told))
+        })
     }
 
     /// The file's write lock.

@@ -6,3 +6,4 @@ mod common;
 mod names;
 mod tools;
 mod uploads;
+mod waits;
