@@ -493,7 +493,8 @@ pub trait RemoteFile: Any + Send + Sync {
 
     /// Gives back a promise that the server recalled (an NFS delegation): after everything that had to
     /// be written was. Called on the object that was opened last, if anybody has it any more: an adapter that
-    /// holds a promise SHOULD keep the file's object with it.
+    /// holds a promise SHOULD keep the file's object with it. With several mounts of the volume each is
+    /// called, for nobody says whose promise was recalled: without one this MUST do nothing, successfully.
     fn release_promise(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<()>> {
         let _ = cx;
         Box::pin(async { Ok(()) })

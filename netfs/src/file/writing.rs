@@ -239,7 +239,7 @@ impl File {
         let inode = &self.who.inode;
         let _mode = self.who.enter(Mode::Buffered, offset..offset + len).await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
-        let (cookie, writing, may_read) = (self.cookie(), &self.writing, self.how.read);
+        let (cookie, writing, may_read) = (self.cookie(), &self.writing, self.may_fetch);
         let writer = Buffered { who: &self.who, cookie, writing, group, may_read };
         let parts: &[IoSlice<'_>] = match source {
             Source::Borrowed(parts) => parts,

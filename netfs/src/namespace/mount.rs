@@ -170,7 +170,7 @@ impl Mount {
         Ok(Mount(Arc::new(Shared { volume: counted, fs, root, dentries, access })))
     }
 
-    pub(super) fn fs(&self) -> &Arc<dyn DynRemoteFs> {
+    pub(crate) fn fs(&self) -> &Arc<dyn DynRemoteFs> {
         &self.0.fs
     }
 

@@ -4,6 +4,7 @@
 mod common;
 
 mod names;
+mod opens;
 mod tools;
 mod uploads;
 mod waits;
