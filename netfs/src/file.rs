@@ -98,7 +98,7 @@ pub(crate) struct Granted<'a> {
 
 impl File {
     pub(crate) fn new(node: Node, cx: Cx, how: OpenOptions, granted: Granted<'_>) -> File {
-        let who = Who { inode: node.inode, remote: node.remote, cx };
+        let who = Who { inode: node.inode, remote: node.remote, cx, origin: how.origin };
         let writing = Writing::default();
         who.inode.wb.opened(&writing);
         who.inode.wb.recalls.opened(granted.by, &who.remote, &who.cx);

@@ -306,7 +306,13 @@ impl Inode {
         self.cell.own_write(None, || ());
         self.cell.expire();
         self.cut_over();
+        self.fronts_forget(0..u64::MAX);
         self.end_change();
+    }
+
+    /// Fronts that have some of `range` are to ask for it again, all of them.
+    fn fronts_forget(&self, range: std::ops::Range<u64>) {
+        self.cell.tell_fronts(&range, None);
     }
 
     fn cut_over(&self) {
@@ -342,6 +348,7 @@ impl Inode {
         self.wb.conflicts.settle();
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size, || 0);
+        self.fronts_forget(0..u64::MAX);
         self.end_change();
         self.unpark_if_clean();
     }
@@ -377,6 +384,7 @@ impl Inode {
         self.pages.clear_keeping(keep);
         self.disk_misses.clear();
         *self.symlink.lock() = None;
+        self.fronts_forget(0..u64::MAX);
     }
 
     /// Brings the cookie to the inode's identity; an object of another identity is cut over.
@@ -526,6 +534,7 @@ impl Inode {
         self.pages.clear_keeping(&[]);
         self.disk_misses.clear();
         *self.symlink.lock() = None;
+        self.fronts_forget(0..u64::MAX);
         self.end_change();
     }
 

@@ -30,6 +30,7 @@ use futures_util::FutureExt;
 use smallvec::SmallVec;
 
 use crate::{
+    coherency::Origin,
     error::{Errno, Error, Result},
     folio::Slice,
     inode::{Inode, JUDGE_WAIT},
@@ -60,6 +61,8 @@ pub(crate) struct Who {
     pub(crate) inode: Arc<Inode>,
     pub(crate) remote: DynFile,
     pub(crate) cx: Cx,
+    /// The front it is for, which is not told of its own changes.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// Checks in a row that may leave the size of a new version open.

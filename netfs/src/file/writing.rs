@@ -258,6 +258,7 @@ impl File {
                 Err(_) => break,
             }
         }
+        inode.cell.tell_fronts(&(offset..offset + done), self.who.origin);
         Ok(done)
     }
 

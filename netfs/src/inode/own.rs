@@ -168,6 +168,7 @@ impl Inode {
     pub(crate) fn gave_up(&self, ranges: &[Range<u64>]) {
         self.begin_change();
         ranges.iter().for_each(|range| self.pages.give_up_sent(range));
+        ranges.iter().for_each(|range| self.fronts_forget(range.clone()));
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size, || self.pages.dirty_end());
         if self.pages.dirty_bytes() == 0 {

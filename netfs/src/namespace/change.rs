@@ -271,7 +271,7 @@ impl Mount {
     async fn uploaded(&self, node: &Node, cx: &Cx) -> Result<Turn> {
         if node.inode.pages.dirty_bytes() > 0 {
             let (inode, remote) = (Arc::clone(&node.inode), Arc::clone(&node.remote));
-            let who = Who { inode, remote, cx: cx.clone() };
+            let who = Who { inode, remote, cx: cx.clone(), origin: None };
             let round = persist_as(&who, What::Range(0..u64::MAX));
             let told = "what was written has not been uploaded; nothing was changed";
             let late = || Err(Error::new(Errno::ETIMEDOUT, told));

@@ -23,11 +23,9 @@ use crate::{
     dirtylog::Entry,
     error::{Errno, Error, Result},
     folio::{GRANULE, Group, Sent, Slice, Writer},
-    inode::Inode,
     read::Who,
     remote::Facts,
     request::plan,
-    sync::Arc,
     writeback::{
         chain::Chain,
         flush::{LOST_MAX, adopt, in_turn},
@@ -69,7 +67,7 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     in_turn(inode, What::Range(range.clone()), true).await?;
     inode.log_change().await;
     let pages = plan::page_out(&range);
-    drop_pages(inode, &pages);
+    drop_pages(who, &pages);
     inode.core.counters.dio_writes.inc();
     inode.begin_modify().await;
     let own_changes = inode.wb.conflicts.own_changes(inode);
@@ -94,7 +92,7 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     if sent.error.as_ref().is_some_and(|error| half_done || perhaps_done(error)) {
         inode.others_wrote();
     }
-    drop_pages(inode, &pages);
+    drop_pages(who, &pages);
     inode.end_modify();
     inode.core.counters.write_bytes.add(done);
     if done > 0 {
@@ -166,10 +164,10 @@ fn pieces(offset: u64, data: Vec<Slice>) -> Vec<Sent> {
     pieces
 }
 
-fn drop_pages(inode: &Arc<Inode>, pages: &Range<u64>) {
-    inode.drop_range(pages.clone());
+fn drop_pages(who: &Who, pages: &Range<u64>) {
+    who.inode.drop_range(pages.clone());
     // Nobody waits for the fronts: a page that is faulted in again is read after the write.
-    drop(inode.cell.zap(pages, None));
+    who.inode.cell.tell_fronts(pages, who.origin);
 }
 
 /// Whether a call that failed so may have been done all the same.

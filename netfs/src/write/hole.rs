@@ -77,6 +77,7 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: Locks) -> Result<
             let change = call.answered(&reply)?;
             let known = call.known.as_ref();
             inode.punched(&range, || inode.changed_data(known, change, range.clone()));
+            inode.cell.tell_fronts(&range, work.origin);
             call.end(change);
             Ok(())
         })

@@ -41,7 +41,9 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: Locks) -> Result<()> {
             let changed = inode.sizes.load().remote_i_size.min(size)..u64::MAX;
             let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
             let change = call.answered(&reply)?;
+            let end = inode.sizes.load().i_size.min(size);
             inode.cut(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+            inode.cell.tell_fronts(&(end..u64::MAX), work.origin);
             call.end(change);
             Ok(())
         })

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod fronts;
 mod names;
 mod opens;
 mod tools;
