@@ -63,13 +63,17 @@ async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
 pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Result<()> {
     let (what, covered) = inode.log_covers(what);
     let logged = inode.log_mark();
-    let result = all_parts(inode, &what, awaited).await;
+    let mut result = all_parts(inode, &what, awaited).await;
     // Not by the error alone: that of a conflict, too, is ESTALE.
     if let Err(error) = &result
         && is_gone(error)
         && inode.cell.valid_now() == Validity::Deleted
     {
-        give_up(inode, error).await;
+        if conflict::keep_removed(inode).await {
+            result = Ok(());
+        } else {
+            give_up(inode, error).await;
+        }
     }
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {

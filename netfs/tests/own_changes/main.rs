@@ -4,6 +4,7 @@
 mod common;
 
 mod fronts;
+mod kept;
 mod names;
 mod opens;
 mod tools;
