@@ -14,6 +14,7 @@ pub use blocking::Blocking;
 use bytes::Bytes;
 pub use options::{Durability, OpenOptions, Sync};
 pub use write_options::{WriteGroup, WriteOptions};
+pub use writing::Unclosed;
 pub(crate) use writing::persist_as;
 
 use crate::{

@@ -155,9 +155,11 @@ impl Inode {
     }
 
     pub(crate) fn attr(&self) -> Option<Attr> {
-        // The size a reader sees comes from the size cell (it may run ahead of the server's).
-        let attr = *self.attr.lock();
-        attr.map(|a| Attr { size: self.sizes.load().i_size, ..a })
+        // Size and times run ahead of the server's while bytes are dirty, as in a kernel.
+        let attr = (*self.attr.lock())?;
+        let wrote = self.wrote_at();
+        let (mtime, ctime) = (wrote.unwrap_or(attr.mtime), wrote.unwrap_or(attr.ctime));
+        Some(Attr { size: self.sizes.load().i_size, mtime, ctime, ..attr })
     }
 
     pub(crate) fn kind(&self) -> Option<FileKind> {

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::{Errno, Error, Result},
     folio::{Group, Slice},
+    inode::Inode,
     iomode::Mode,
     read::Who,
     sync::Arc,
@@ -23,7 +24,7 @@ use crate::{
     },
     writeback::{
         conflict::ConflictPolicy,
-        flush::{Wait, flush_what, quiesce},
+        flush::{Wait, flush_what, in_turn, quiesce},
         flusher::flush_listed,
         groups::What,
         is_transient,
@@ -282,6 +283,15 @@ impl File {
         persist(self, What::Range(0..u64::MAX)).await
     }
 
+    /// `fdatasync(2)`: as [`fsync`](File::fsync). Servers keep sizes and times with the data, so that there is
+    /// nothing to leave out.
+    ///
+    /// # Errors
+    /// As [`fsync`](File::fsync).
+    pub async fn fdatasync(&self) -> Result<()> {
+        self.fsync().await
+    }
+
     /// The same for what was written to `len` bytes at `offset`.
     ///
     /// # Errors
@@ -291,21 +301,17 @@ impl File {
     }
 
     /// Has what was written to `len` bytes at `offset` uploaded soon, without waiting for it: a hint, as
-    /// `sync_file_range(2)` with `SYNC_FILE_RANGE_WRITE`. Whether that succeeds [`fsync`](File::fsync) says.
+    /// `sync_file_range(2)` with `SYNC_FILE_RANGE_WRITE`. Hints that have not begun are one, over all of their
+    /// ranges and what lies between. Whether that succeeds [`fsync`](File::fsync) says.
     ///
     /// # Errors
     /// `EINVAL` for a range past 2^63-1.
     pub fn start_writeback(&self, offset: u64, len: u64) -> Result<()> {
         check_range(offset, len)?;
-        let (inode, range) = (Arc::clone(&self.who.inode), offset..offset + len);
-        if inode.pages.dirty_bytes() > 0 {
-            let core = Arc::clone(&inode.core);
-            core.driver.spawn(async move {
-                // Its errors are kept with the file.
-                if let Err(error) = flush_what(&inode, What::Range(range), Wait::Turn).await {
-                    tracing::debug!(%error, "writeback that was hinted at failed");
-                }
-            });
+        let inode = &self.who.inode;
+        if len > 0 && inode.pages.dirty_bytes() > 0 && inode.wb.hint(offset..offset + len) {
+            let (core, inode) = (Arc::clone(&inode.core), Arc::clone(inode));
+            core.driver.spawn(async move { hinted(&inode).await });
         }
         Ok(())
     }
@@ -358,12 +364,20 @@ impl File {
     }
 
     /// Uploads what was written, then closes the file (close-to-open), unless it was opened
-    /// [without](crate::OpenOptions::close_flush). Dropping a `File` leaves what was written to the flusher.
+    /// [without](crate::OpenOptions::close_flush), or the adapter says that
+    /// [nobody else can see the file](crate::remote::RemoteFile::close_must_flush). Dropping a `File` leaves
+    /// what was written to the flusher.
     ///
     /// # Errors
-    /// As [`fsync`](File::fsync); the bytes are kept, and any opener of the file can try again.
-    pub async fn close(self) -> Result<()> {
-        if self.how.close_flush { self.flush_range(0, u64::MAX).await } else { Ok(()) }
+    /// As [`fsync`](File::fsync), with the file, which is still open: the bytes are kept, so that it can be
+    /// closed again, [discarded](File::discard_dirty), or dropped.
+    pub async fn close(self) -> std::result::Result<(), Unclosed> {
+        let flushes = self.how.close_flush && self.who.remote.close_must_flush(&self.who.cx);
+        if !flushes {
+            return Ok(());
+        }
+        let done = self.flush_range(0, u64::MAX).await;
+        done.map_err(|error| Unclosed { file: Box::new(self), error })
     }
 
     /// What a change of the file that goes straight to the server holds besides the write lock. It waits no
@@ -415,6 +429,52 @@ impl File {
         }
         self.who.inode.check_exists()?;
         check_range(0, 0)
+    }
+}
+
+/// Writes out what was hinted at until now.
+async fn hinted(inode: &Arc<Inode>) {
+    let _turn = quiesce(inode).await;
+    let Some(range) = inode.wb.take_hint() else { return };
+    // Its errors are kept with the file.
+    if let Err(error) = in_turn(inode, What::Range(range), false).await {
+        tracing::debug!(%error, "writeback that was hinted at failed");
+    }
+}
+
+/// A file whose [`close`](File::close) has failed, and why. As an error it is that one.
+#[derive(Debug)]
+pub struct Unclosed {
+    /// Still open.
+    pub file: Box<File>,
+    /// Of the upload.
+    pub error: Error,
+}
+
+impl Unclosed {
+    /// The error's number.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.error.errno()
+    }
+}
+
+impl std::fmt::Display for Unclosed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Unclosed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<Unclosed> for Error {
+    /// The file is dropped: what was written is left to the flusher.
+    fn from(unclosed: Unclosed) -> Error {
+        unclosed.error
     }
 }
 

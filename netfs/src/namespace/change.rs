@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Errno, Error, Result},
-    file::{Evicted, persist_as},
+    file::{Evicted, OpenOptions, persist_as},
     inode::Inode,
     read::Who,
     remote::{Change, Cx, NewFile, RenameHow, SetAttr},
@@ -261,6 +261,10 @@ impl Mount {
             let call = Call::begin(&node.inode);
             let reply = mount.answered(mount.fs().set_attr(&node.remote, set, call_cx)).await;
             let change = reply.map_err(|e| mount.failed(e, &[], Some(&node)))?;
+            if set.mtime.is_some() {
+                // What could not be uploaded does not hide it.
+                node.inode.wb.recalls.forget_write_time();
+            }
             renamed(call, &node, Some(&change));
             Ok(())
         })
@@ -284,13 +288,14 @@ impl Mount {
         self.turn(node).await
     }
 
-    /// Cuts a file at `size`, or extends it by zeros: opens it for that
-    /// ([`File::set_len`](crate::File::set_len)).
+    /// Cuts a file at `size`, or extends it by zeros: opens it for writing
+    /// ([`File::set_len`](crate::File::set_len)); the right to read is not needed, as for `truncate(2)`.
     ///
     /// # Errors
-    /// As [`open_rw`](Mount::open_rw) and `File::set_len`.
+    /// As [`open_node_with`](Mount::open_node_with) and `File::set_len`.
     pub async fn set_len(&self, node: &Node, size: u64, cx: &Cx) -> Result<()> {
-        self.open_rw(node, cx).await?.set_len(size).await
+        let how = OpenOptions::new().write(true);
+        self.open_node_with(node, &how, cx).await?.set_len(size).await
     }
 
     /// Lets go of all clean pages of a file, in memory and in the disk cache.

@@ -86,6 +86,11 @@ impl Recalls {
         self.wrote_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
+    /// The time of the last write is the server's again, whatever is dirty.
+    pub(crate) fn forget_write_time(&self) {
+        self.wrote_at.store(0, Ordering::Relaxed);
+    }
+
     fn running(&self) -> Option<Arc<Recall>> {
         self.now.lock().clone()
     }
@@ -248,22 +253,26 @@ impl Who {
 impl Inode {
     /// See [`LocalState`]. From memory, and at once.
     pub(crate) fn local_state(&self) -> LocalState {
-        let dirty = self.pages.dirty_bytes();
-        let attr = self.attr();
-        let wrote = (dirty > 0).then(|| {
-            let at = BootTime::from_nanos(self.wb.recalls.wrote_at.load(Ordering::Relaxed));
+        let (attr, wrote) = (self.attr(), self.wrote_at());
+        LocalState {
+            size: self.sizes.load().i_size,
+            dirty: self.pages.dirty_bytes(),
+            mtime: wrote.or(attr.map(|attr| attr.mtime)),
+            ctime: wrote.or(attr.map(|attr| attr.ctime)),
+        }
+    }
+
+    /// When the file was last written to here, while the server does not have it.
+    pub(crate) fn wrote_at(&self) -> Option<TimeSpec> {
+        let at = self.wb.recalls.wrote_at.load(Ordering::Relaxed);
+        (at > 0 && self.pages.dirty_bytes() > 0).then(|| {
+            let at = BootTime::from_nanos(at);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let at = now.saturating_sub(self.now().since(at));
             TimeSpec {
                 sec: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
                 nsec: at.subsec_nanos(),
             }
-        });
-        LocalState {
-            size: self.sizes.load().i_size,
-            dirty,
-            mtime: wrote.or(attr.map(|attr| attr.mtime)),
-            ctime: wrote.or(attr.map(|attr| attr.ctime)),
-        }
+        })
     }
 }
