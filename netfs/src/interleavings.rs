@@ -24,6 +24,7 @@ use crate::{
     Builder, File, FillPolicy, Mount, Netfs, OpenOptions,
     clock::StepClock,
     driver::{Handle, block_on},
+    file::Granted,
     folio::FolioCache,
     fscache::CacheBackend,
     remote::{Cred, Cx},
