@@ -14,6 +14,8 @@ pub use blocking::Blocking;
 use bytes::Bytes;
 pub use options::{Durability, OpenOptions, Sync};
 pub use write_options::{WriteGroup, WriteOptions};
+pub use writing::Unclosed;
+pub(crate) use writing::persist_as;
 
 use crate::{
     coherency::Validity,
@@ -24,7 +26,7 @@ use crate::{
     iomode::Mode,
     namespace::Node,
     read::{self, GATHER_MAX, Slices, Who, ahead::Ahead, buffered::Reader, readahead::Streams},
-    remote::{Attr, Cx, FileKind},
+    remote::{Attr, Cx, DynRemoteFs, FileKind},
     request::plan,
     sizes::Sizes,
     sync::{Arc, Mutex, atomic::AtomicU8},
@@ -75,6 +77,8 @@ pub struct File {
     streams: Mutex<Streams>,
     ahead: Arc<Ahead>,
     how: OpenOptions,
+    /// The server lets it read, whether it was opened for that or not: what is around a write can be fetched.
+    may_fetch: bool,
     /// Reads through the caches are for this open: it is for reading, and not direct.
     reads_cached: bool,
     /// See `advise`.
@@ -84,17 +88,38 @@ pub struct File {
     _open: OpenCount,
 }
 
+/// What an open was granted.
+#[derive(Clone, Copy)]
+pub(crate) struct Granted<'a> {
+    /// The client it was opened through.
+    pub(crate) by: &'a Arc<dyn DynRemoteFs>,
+    /// Reading, too.
+    pub(crate) reads: bool,
+}
+
 impl File {
-    pub(crate) fn new(node: Node, cx: Cx, how: OpenOptions) -> File {
-        let who = Who { inode: node.inode, remote: node.remote, cx };
+    pub(crate) fn new(node: Node, cx: Cx, how: OpenOptions, granted: Granted<'_>) -> File {
+        let who = Who { inode: node.inode, remote: node.remote, cx, origin: how.origin };
         let writing = Writing::default();
         who.inode.wb.opened(&writing);
-        who.inode.wb.recalls.opened(&who.remote, &who.cx);
+        who.inode.wb.recalls.opened(granted.by, &who.remote, &who.cx);
+        let may_fetch = granted.reads;
         let (streams, ahead) = (Mutex::default(), Arc::default());
         let reads_cached = how.read && !how.direct;
         let (cookie, advice) = (OnceLock::new(), AtomicU8::new(0));
         let _open = OpenCount::new(&who.inode);
-        let file = File { cookie, who, streams, ahead, how, reads_cached, advice, writing, _open };
+        let file = File {
+            cookie,
+            who,
+            streams,
+            ahead,
+            how,
+            may_fetch,
+            reads_cached,
+            advice,
+            writing,
+            _open,
+        };
         // So that the lookup is under way by the time of the first read.
         file.cookie();
         file

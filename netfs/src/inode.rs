@@ -154,9 +154,11 @@ impl Inode {
     }
 
     pub(crate) fn attr(&self) -> Option<Attr> {
-        // The size a reader sees comes from the size cell (it may run ahead of the server's).
-        let attr = *self.attr.lock();
-        attr.map(|a| Attr { size: self.sizes.load().i_size, ..a })
+        // Size and times run ahead of the server's while bytes are dirty, as in a kernel.
+        let attr = (*self.attr.lock())?;
+        let wrote = self.wrote_at();
+        let (mtime, ctime) = (wrote.unwrap_or(attr.mtime), wrote.unwrap_or(attr.ctime));
+        Some(Attr { size: self.sizes.load().i_size, mtime, ctime, ..attr })
     }
 
     pub(crate) fn kind(&self) -> Option<FileKind> {
@@ -310,7 +312,13 @@ impl Inode {
         self.cell.own_write(None, || ());
         self.cell.expire();
         self.cut_over();
+        self.fronts_forget(0..u64::MAX);
         self.end_change();
+    }
+
+    /// Fronts that have some of `range` are to ask for it again, all of them.
+    fn fronts_forget(&self, range: std::ops::Range<u64>) {
+        self.cell.tell_fronts(&range, None);
     }
 
     fn cut_over(&self) {
@@ -346,6 +354,7 @@ impl Inode {
         self.wb.conflicts.settle();
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size, || 0);
+        self.fronts_forget(0..u64::MAX);
         self.end_change();
         self.unpark_if_clean();
     }
@@ -381,6 +390,7 @@ impl Inode {
         self.pages.clear_keeping(keep);
         self.disk_misses.clear();
         *self.symlink.lock() = None;
+        self.fronts_forget(0..u64::MAX);
     }
 
     /// Brings the cookie to the inode's identity; an object of another identity is cut over.
@@ -542,6 +552,7 @@ impl Inode {
         self.pages.clear_keeping(&[]);
         self.disk_misses.clear();
         *self.symlink.lock() = None;
+        self.fronts_forget(0..u64::MAX);
         self.end_change();
     }
 

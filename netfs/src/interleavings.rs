@@ -26,6 +26,7 @@ use crate::{
     Builder, File, FillPolicy, Mount, Netfs, OpenOptions,
     clock::StepClock,
     driver::{Handle, block_on},
+    file::Granted,
     folio::FolioCache,
     fscache::CacheBackend,
     remote::{Cred, Cx},
@@ -122,7 +123,9 @@ impl World {
     }
 
     fn open(&self) -> Arc<File> {
-        Arc::new(File::new(self.mount.root(), cx(), OpenOptions::new().read(true).write(true)))
+        let how = OpenOptions::new().read(true).write(true);
+        let granted = Granted { by: self.mount.fs(), reads: true };
+        Arc::new(File::new(self.mount.root(), cx(), how, granted))
     }
 
     /// All that is cached in memory is evicted, one folio after the other.

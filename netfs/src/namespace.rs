@@ -14,6 +14,7 @@ mod access;
 mod blocking;
 mod change;
 mod dentry;
+mod held;
 mod mount;
 mod open;
 mod replay;

@@ -30,6 +30,7 @@ use futures_util::FutureExt;
 use smallvec::SmallVec;
 
 use crate::{
+    coherency::Origin,
     error::{Errno, Error, Result},
     folio::Slice,
     inode::Inode,
@@ -57,6 +58,8 @@ pub(crate) struct Who {
     pub(crate) inode: Arc<Inode>,
     pub(crate) remote: DynFile,
     pub(crate) cx: Cx,
+    /// The front it is for, which is not told of its own changes.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// Checks in a row that may leave the size of a new version open.
@@ -107,6 +110,10 @@ impl Who {
     /// Waits for `work` until the caller's deadline, and no longer than a call to the server may take: for what
     /// hangs behind such a call. `None`: not by then.
     pub(crate) async fn by_call_deadline<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        if let Some(done) = work.as_mut().now_or_never() {
+            return Some(done);
+        }
         let core = &self.inode.core;
         let timeout = core.clock.now() + core.options.remote_timeout;
         let until = self.cx.deadline().map_or(timeout, |deadline| deadline.min(timeout));

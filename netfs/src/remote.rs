@@ -493,9 +493,19 @@ pub trait RemoteFile: Any + Send + Sync {
         unsupported()
     }
 
+    /// Whether a close of the open that `cx` carries the token of must upload what was written, so that whoever
+    /// opens the file next sees it (close-to-open). No where nobody else can open it meanwhile without this
+    /// client's being told first (NFS: with a write delegation): then it is left to the flusher. By default
+    /// yes. Asked for each [`File::close`](crate::File::close); MUST NOT block.
+    fn close_must_flush(&self, cx: &Cx) -> bool {
+        let _ = cx;
+        true
+    }
+
     /// Gives back a promise that the server recalled (an NFS delegation): after everything that had to
     /// be written was. Called on the object that was opened last, if anybody has it any more: an adapter that
-    /// holds a promise SHOULD keep the file's object with it.
+    /// holds a promise SHOULD keep the file's object with it. With several mounts of the volume each is
+    /// called, for nobody says whose promise was recalled: without one this MUST do nothing, successfully.
     fn release_promise(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<()>> {
         let _ = cx;
         Box::pin(async { Ok(()) })

@@ -34,6 +34,8 @@ pub(crate) mod recall;
 pub(crate) mod room;
 pub(crate) mod upload;
 
+use std::ops::Range;
+
 use crate::{
     dirtylog::OwnerId,
     error::{Errno, Error, Result},
@@ -48,7 +50,7 @@ pub(crate) struct Writeback {
     /// One writer at a time changes a file's bytes and size (row 88: as the kernel's inode lock).
     pub(crate) write: Arc<tokio::sync::Mutex<()>>,
     /// One round at a time.
-    queue: tokio::sync::Mutex<()>,
+    queue: Arc<tokio::sync::Mutex<()>>,
     pub(crate) logged: log::Logged,
     pub(crate) recalls: recall::Recalls,
     state: Mutex<State>,
@@ -64,6 +66,8 @@ struct State {
     /// How many write groups were begun, and the one written in last: all before it are over.
     groups_begun: u64,
     group: Option<Group>,
+    /// What is to be uploaded soon, by a task that waits for its turn.
+    hinted: Option<Range<u64>>,
     /// What was discarded, and how often that happened.
     lost: Option<(u64, Error)>,
 }
@@ -146,6 +150,20 @@ impl Writeback {
         drop(state);
         // An adapter's file and token go outside the lock.
         drop(closed);
+    }
+
+    /// Notes a hint to upload `range` soon. False: one is waiting already, and is about this too.
+    pub(crate) fn hint(&self, range: Range<u64>) -> bool {
+        let mut state = self.state.lock();
+        let first = state.hinted.is_none();
+        let hinted = state.hinted.get_or_insert_with(|| range.clone());
+        *hinted = hinted.start.min(range.start)..hinted.end.max(range.end);
+        first
+    }
+
+    /// What is hinted at; from here on the next hint is another one.
+    pub(crate) fn take_hint(&self) -> Option<Range<u64>> {
+        self.state.lock().hinted.take()
     }
 
     /// The next write group of the file.
@@ -243,4 +261,19 @@ pub(crate) fn is_gone(error: &Error) -> bool {
 /// Whether the error is about credentials, so that another writer's may do.
 fn is_personal(error: &Error) -> bool {
     matches!(error.errno(), Errno::EACCES | Errno::EPERM | Errno::EKEYEXPIRED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_one_until_they_are_taken() {
+        let writeback = Writeback::default();
+        assert!(writeback.hint(10..20), "the first one has a task");
+        assert!(!writeback.hint(0..5) && !writeback.hint(12..30), "which is about these, too");
+        assert_eq!(writeback.take_hint(), Some(0..30));
+        assert_eq!(writeback.take_hint(), None);
+        assert!(writeback.hint(1..2));
+    }
 }

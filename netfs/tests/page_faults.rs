@@ -79,7 +79,7 @@ impl Trap {
     }
 
     /// The memory, for one user.
-    #[allow(clippy::mut_from_ref, reason = "one at a time, as each test does")]
+    #[expect(clippy::mut_from_ref, reason = "one at a time, as each test does")]
     fn buffer(&self) -> &mut [u8] {
         // SAFETY: mapped until drop; who touches it waits until it is accessible. Each test hands it to one thread
         // and looks at it when that has ended.

@@ -12,9 +12,9 @@ use std::{
 use netfs::{
     Error, Result,
     error::Errno,
-    remote::{AccessMask, Change, Cx, Facts, FileKind, Version},
+    remote::{AccessMask, Attr, Change, Cred, Cx, Facts, FileKind, Version},
 };
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode};
 
 use crate::{
     file::{LocalFile, OpenFile},
@@ -29,6 +29,8 @@ pub(crate) struct Target<'a> {
     file: &'a LocalFile,
     base: Base<'a>,
     before: Option<Version>,
+    /// What its mode becomes with the change of its data, if that is another one.
+    plain_mode: Option<u32>,
 }
 
 enum Base<'a> {
@@ -57,11 +59,11 @@ impl<'a> Target<'a> {
         tree.check_writable()?;
         let open = cx.token().get::<OpenFile>().filter(|open| open.writes(&file.shared_key()));
         if let Some(open) = open {
-            return Target::begin(tree, file, Base::Token(open));
+            return Target::begin(tree, file, Base::Token(open), Some(cx.cred()));
         }
         let (fd, st) = tree.live(file)?;
         tree.require(fd.as_fd(), &st, cx.cred(), AccessMask::WRITE)?;
-        Target::begin(tree, file, Base::Shared(fd))
+        Target::begin(tree, file, Base::Shared(fd), Some(cx.cred()))
     }
 
     /// Any file, whose attributes are to be changed; the caller has seen to the rights.
@@ -70,33 +72,60 @@ impl<'a> Target<'a> {
         file: &'a LocalFile,
         fd: Arc<OwnedFd>,
     ) -> Result<Target<'a>> {
-        Target::begin(tree, file, Base::Shared(fd))
+        Target::begin(tree, file, Base::Shared(fd), None)
     }
 
-    fn begin(tree: &'a Tree, file: &'a LocalFile, base: Base<'a>) -> Result<Target<'a>> {
+    /// `writer`: who changes the data, if anybody does.
+    fn begin(
+        tree: &'a Tree,
+        file: &'a LocalFile,
+        base: Base<'a>,
+        writer: Option<&Cred>,
+    ) -> Result<Target<'a>> {
         let asked = tree.ask_unwatched();
         let st = tree.stat(base.fd())?;
         let key = file.shared_key();
         let settled = tree.stamps.settled(&key, &st, asked.at, || tree.writers(file));
-        Ok(Target { tree, file, base, before: settled.then(|| st.version()).flatten() })
+        let before = settled.then(|| st.version()).flatten();
+        let plain_mode = writer.and_then(|writer| plain_mode(&st.attr, writer));
+        Ok(Target { tree, file, base, before, plain_mode })
     }
 
-    /// A descriptor for writing. It must be closed before [`end`](Target::end): while it is open nobody can
+    /// A descriptor for writing, of a file that has lost its set-id bits where the writer's own system calls
+    /// would have taken them (row 61): a kernel leaves them to a process that is root, which this one may be
+    /// for somebody else. It must be closed before [`end`](Target::end): while it is open nobody can
     /// be told from other writers.
     pub(crate) fn open(&self) -> Result<OwnedFd> {
-        open_for_writing(self.base.fd()).map_err(|e| match e.raw_os_error() {
+        let fd = open_for_writing(self.base.fd()).map_err(|e| match e.raw_os_error() {
             // The way to a file that is gone, on a network mount.
             Some(libc::ESTALE | libc::ENOENT) => stale(),
             _ => Error::io(e, "opening a file of the local tree for writing"),
-        })
+        })?;
+        // Any other process's bits the kernel takes itself.
+        if let Some(mode) = self.plain_mode.filter(|_| rustix::process::geteuid().is_root()) {
+            rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode))
+                .map_err(|e| Error::io(e.into(), "taking the set-id bits of a file"))?;
+        }
+        Ok(fd)
     }
 
     /// After the change: what a reply says of it.
     pub(crate) fn end(self) -> Result<Change> {
-        let Target { tree, file, base, before } = self;
+        let Target { tree, file, base, before, .. } = self;
         let after = tree.fresh_facts(file, base.fd())?;
         Ok(Change::new(before, after))
     }
+}
+
+/// The permission bits that a change of its data by `writer` leaves a file, if they are others than it has: as the
+/// kernel, without set-user-id, and without set-group-id if its group may execute it or is not the writer's.
+fn plain_mode(attr: &Attr, writer: &Cred) -> Option<u32> {
+    if writer.is_root() {
+        return None;
+    }
+    let gid_goes = attr.mode & 0o010 != 0 || !writer.in_group(attr.gid);
+    let bits = attr.mode & (0o4000 | if gid_goes { 0o2000 } else { 0 });
+    (bits != 0).then_some(attr.mode & !bits)
 }
 
 impl Tree {

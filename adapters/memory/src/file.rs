@@ -46,6 +46,10 @@ impl RemoteFile for MemoryFile {
         &self.key
     }
 
+    fn close_must_flush(&self, _cx: &Cx) -> bool {
+        self.origin.state.lock().settings.close_must_flush
+    }
+
     fn limits(&self) -> IoLimits {
         let (hook, path, asked, mut limits) = {
             let state = self.origin.state.lock();

@@ -142,6 +142,10 @@ pub struct Settings {
     /// Whether the client that makes a change is told of it by an event like all others, as by a server
     /// that does not know who it is. Default: no.
     pub break_originator: bool,
+    /// Whether a close must upload what was written ([`RemoteFile::close_must_flush`]). Default: yes.
+    ///
+    /// [`RemoteFile::close_must_flush`]: netfs::remote::RemoteFile::close_must_flush
+    pub close_must_flush: bool,
 }
 
 impl Default for Settings {
@@ -169,6 +173,7 @@ impl Default for Settings {
             quota_errno: Errno::ENOSPC,
             states_before: true,
             break_originator: false,
+            close_must_flush: true,
         }
     }
 }

@@ -93,8 +93,8 @@ impl VolumeEvents {
 
     /// The server wants the promise for `key` back. Writes become write-through, what fronts have mapped is
     /// taken away, what was written is uploaded, and then
-    /// [`release_promise`](crate::remote::RemoteFile::release_promise) is called through the file's last
-    /// opener. What cannot be uploaded within [`Builder::recall_timeout`](crate::Builder::recall_timeout) is
+    /// [`release_promise`](crate::remote::RemoteFile::release_promise) is called through the last opener of the
+    /// file of each mount of the volume. What cannot be uploaded within [`Builder::recall_timeout`](crate::Builder::recall_timeout) is
     /// kept, and the promise given back without it. Recalls of one file share their work.
     ///
     /// For a file that nobody knows there is nothing to give back.

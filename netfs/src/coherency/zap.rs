@@ -5,6 +5,13 @@
 //! [`Ticket`]. The pages themselves stay cached (A2.05): the break may be spurious, and the truth
 //! needs an RPC.
 //!
+//! So does whatever replaces or drops pages that a front may have: a write, a cut, a hole, a direct write,
+//! bytes that are given up, another version that a check has found, an own change that met somebody else's. It
+//! tells all fronts but the one that made the change ([`OpenOptions::origin`](crate::OpenOptions::origin)),
+//! after the change, and before the call returns; nobody waits for the answers. A front with a copy of its own
+//! (a kernel's page cache) hears of plain writes for its copy's sake, one that maps slices because a byte of a
+//! slice never changes. Eviction is no change, and is not told.
+//!
 //! A front registers first and checks validity afterwards, on each fault; an event first makes the
 //! file stale and walks the registrations afterwards. So whichever comes second sees the other: no
 //! page is mapped unnoticed (A2.03, A2.04).
@@ -25,9 +32,9 @@ use crate::sync::{
 
 /// A front that has pages of a file mapped.
 pub trait Zapper: Send + Sync + 'static {
-    /// Unmap what is mapped of `range` (bytes), then answer through `done`.
+    /// Unmap what is mapped of `range` (bytes; of each page it touches), then answer through `done`.
     ///
-    /// It is called from the thread that reports an event, so it MUST NOT block, do I/O, or call
+    /// It is called from the thread that reports an event or makes a change, so it MUST NOT block, do I/O, or call
     /// back into the library: it queues the work. Several calls may be outstanding and may come in
     /// any order. `generation` grows with each event; a fault handler that read the file's
     /// generation before it checked validity MUST NOT map if a zap with a greater one has come since.
@@ -154,7 +161,11 @@ pub(super) enum Target {
 /// The registrations of one volume. Only inodes with one are in it, so a volume-wide event walks
 /// what is mapped and nothing else (A2.01).
 #[derive(Default)]
-pub(super) struct ZapRegistry(Mutex<Table>);
+pub(super) struct ZapRegistry {
+    table: Mutex<Table>,
+    /// Registrations, so that a write to a volume without any costs a load.
+    count: AtomicU64,
+}
 
 #[derive(Default)]
 struct Table {
@@ -179,15 +190,22 @@ impl ZapRegistry {
         origin: Origin,
         zapper: Arc<dyn Zapper>,
     ) -> ZapRegistration {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         table.next += 1;
         let id = table.next;
         let generation = Arc::clone(generation);
         let outstanding = Vec::new();
         let registered = Registered { id, origin, zapper, generation, outstanding };
         table.inodes.entry(inode).or_default().push(registered);
+        // Before the front looks at a page: a change that is not told of by then is seen.
+        self.count.fetch_add(1, Ordering::SeqCst);
         drop(table);
         ZapRegistration { registry: Arc::clone(self), inode, id }
+    }
+
+    /// Whether nobody has registered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::SeqCst) == 0
     }
 
     /// Zaps, and returns a ticket for the answers. The zappers are called with no lock held.
@@ -201,7 +219,7 @@ impl ZapRegistry {
         let ticket = Ticket::resolved();
         let mut calls = Vec::new();
         {
-            let mut table = self.0.lock();
+            let mut table = self.table.lock();
             match target {
                 Target::Inode(inode) => {
                     let registered = table.inodes.get_mut(&inode).into_iter().flatten();
@@ -222,12 +240,13 @@ impl ZapRegistry {
 
     fn deregister(&self, inode: u64, id: u64) {
         let gone = {
-            let mut table = self.0.lock();
+            let mut table = self.table.lock();
             let Some(list) = table.inodes.get_mut(&inode) else { return };
             let gone = list.iter().position(|r| r.id == id).map(|at| list.swap_remove(at));
             if list.is_empty() {
                 table.inodes.remove(&inode);
             }
+            self.count.fetch_sub(u64::from(gone.is_some()), Ordering::SeqCst);
             gone
         };
         // Outside the lock: a waker may run anything.

@@ -154,6 +154,14 @@ impl Blocking<'_> {
         pollster::block_on(self.0.fsync())
     }
 
+    /// See [`File::fdatasync`].
+    ///
+    /// # Errors
+    /// As [`File::fsync`].
+    pub fn fdatasync(&self) -> Result<()> {
+        pollster::block_on(self.0.fdatasync())
+    }
+
     /// See [`File::flush_range`].
     ///
     /// # Errors

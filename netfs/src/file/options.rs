@@ -1,6 +1,7 @@
 //! [`OpenOptions`]: for what, and with which promises, a file is opened.
 
 use crate::{
+    coherency::Origin,
     error::{Errno, Error, Result},
     remote::OpenIntent,
 };
@@ -64,6 +65,7 @@ pub struct OpenOptions {
     pub(crate) direct: bool,
     pub(crate) durability: Durability,
     pub(crate) close_flush: bool,
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Default for OpenOptions {
@@ -89,6 +91,7 @@ impl OpenOptions {
             direct: false,
             durability: Durability::Memory,
             close_flush: true,
+            origin: None,
         }
     }
 
@@ -180,6 +183,14 @@ impl OpenOptions {
     #[must_use]
     pub const fn close_flush(mut self, close_flush: bool) -> OpenOptions {
         self.close_flush = close_flush;
+        self
+    }
+
+    /// The front this open is for: it is not told of changes it makes through it, for what it has itself it
+    /// knows ([`Node::register_zapper`](crate::Node::register_zapper)).
+    #[must_use]
+    pub const fn origin(mut self, origin: Origin) -> OpenOptions {
+        self.origin = Some(origin);
         self
     }
 

@@ -55,10 +55,7 @@ impl File {
         let one = Arc::new(self.alone().await?);
         // Where the file ends decides what is done.
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
-        let locks = async || -> Result<_> {
-            let mode = self.who.enter(Mode::Buffered, 0..u64::MAX).await?;
-            Ok((Arc::clone(&one), mode))
-        };
+        let locks = async || self.held(Arc::clone(&one), Mode::Buffered, 0..u64::MAX).await;
         let keep_size = match mode {
             FallocateMode::Allocate { keep_size } => {
                 return hole::allocate(&self.who, range, keep_size, locks().await?).await;

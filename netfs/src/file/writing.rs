@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::{Errno, Error, Result},
     folio::{Group, Slice},
+    inode::Inode,
     iomode::Mode,
     read::Who,
     sync::Arc,
@@ -19,11 +20,11 @@ use crate::{
     write::{
         buffered::{Buffered, check_end},
         direct::{self, Direct},
-        resize,
+        resize::{self, Locks},
     },
     writeback::{
         conflict::ConflictPolicy,
-        flush::{Wait, flush_what, quiesce},
+        flush::{Wait, flush_what, in_turn, quiesce},
         flusher::flush_listed,
         groups::What,
         is_transient,
@@ -203,9 +204,11 @@ impl File {
         }
         inode.wb.enter_group(group)?;
         if self.how.direct || options.unbuffered {
-            let mode = self.who.enter(Mode::Direct, offset..offset + len).await?;
+            let range = offset..offset + len;
+            self.sent_before(range.clone(), group).await?;
+            let locks = self.held(Arc::new(one), Mode::Direct, range).await?;
             let what = Direct { offset, data: source.into_slices(), group };
-            let done = direct::write(&self.who, what, (one, mode)).await?;
+            let done = direct::write(&self.who, what, locks).await?;
             return Ok(offset..offset + done as u64);
         }
         let done = self.write_buffered(offset, &source, len, group).await?;
@@ -248,7 +251,7 @@ impl File {
         let inode = &self.who.inode;
         let _mode = self.who.enter(Mode::Buffered, offset..offset + len).await?;
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
-        let (cookie, writing, may_read) = (self.cookie(), &self.writing, self.how.read);
+        let (cookie, writing, may_read) = (self.cookie(), &self.writing, self.may_fetch);
         let (parts, lent): (&[IoSlice<'_>], _) = match source {
             Source::Borrowed(parts) => (parts, None),
             Source::Owned(bytes) => (&[IoSlice::new(bytes)], Some(bytes)),
@@ -267,6 +270,7 @@ impl File {
                 Err(_) => break,
             }
         }
+        inode.cell.tell_fronts(&(offset..offset + done), self.who.origin);
         Ok(done)
     }
 
@@ -290,6 +294,15 @@ impl File {
         persist(self, What::Range(0..u64::MAX)).await
     }
 
+    /// `fdatasync(2)`: as [`fsync`](File::fsync). Servers keep sizes and times with the data, so that there is
+    /// nothing to leave out.
+    ///
+    /// # Errors
+    /// As [`fsync`](File::fsync).
+    pub async fn fdatasync(&self) -> Result<()> {
+        self.fsync().await
+    }
+
     /// The same for what was written to `len` bytes at `offset`.
     ///
     /// # Errors
@@ -299,21 +312,17 @@ impl File {
     }
 
     /// Has what was written to `len` bytes at `offset` uploaded soon, without waiting for it: a hint, as
-    /// `sync_file_range(2)` with `SYNC_FILE_RANGE_WRITE`. Whether that succeeds [`fsync`](File::fsync) says.
+    /// `sync_file_range(2)` with `SYNC_FILE_RANGE_WRITE`. Hints that have not begun are one, over all of their
+    /// ranges and what lies between. Whether that succeeds [`fsync`](File::fsync) says.
     ///
     /// # Errors
     /// `EINVAL` for a range past 2^63-1.
     pub fn start_writeback(&self, offset: u64, len: u64) -> Result<()> {
         check_range(offset, len)?;
-        let (inode, range) = (Arc::clone(&self.who.inode), offset..offset + len);
-        if inode.pages.dirty_bytes() > 0 {
-            let core = Arc::clone(&inode.core);
-            core.driver.spawn(async move {
-                // Its errors are kept with the file.
-                if let Err(error) = flush_what(&inode, What::Range(range), Wait::Turn).await {
-                    tracing::debug!(%error, "writeback that was hinted at failed");
-                }
-            });
+        let inode = &self.who.inode;
+        if len > 0 && inode.pages.dirty_bytes() > 0 && inode.wb.hint(offset..offset + len) {
+            let (core, inode) = (Arc::clone(&inode.core), Arc::clone(inode));
+            core.driver.spawn(async move { hinted(&inode).await });
         }
         Ok(())
     }
@@ -327,8 +336,8 @@ impl File {
         check_end(&self.who, size, 0)?;
         let one = self.alone().await?;
         self.who.inode.core.check_open()?;
-        let mode = self.who.enter(Mode::Buffered, 0..u64::MAX).await?;
-        resize::set_size(&self.who, size, (one, mode)).await
+        let locks = self.held(Arc::new(one), Mode::Buffered, 0..u64::MAX).await?;
+        resize::set_size(&self.who, size, locks).await
     }
 
     /// Gives up what was written and is not on the server, if it could not be uploaded: the file is as the
@@ -356,8 +365,6 @@ impl File {
         let bytes = inode.pages.dirty_bytes();
         inode.discard_dirty();
         inode.wb.note_lost(error);
-        // What another opener's fsync has logged meanwhile.
-        inode.log_discard().await?;
         Ok(bytes)
     }
 
@@ -369,12 +376,57 @@ impl File {
     }
 
     /// Uploads what was written, then closes the file (close-to-open), unless it was opened
-    /// [without](crate::OpenOptions::close_flush). Dropping a `File` leaves what was written to the flusher.
+    /// [without](crate::OpenOptions::close_flush), or the adapter says that
+    /// [nobody else can see the file](crate::remote::RemoteFile::close_must_flush). Dropping a `File` leaves
+    /// what was written to the flusher.
     ///
     /// # Errors
-    /// As [`fsync`](File::fsync); the bytes are kept, and any opener of the file can try again.
-    pub async fn close(self) -> Result<()> {
-        if self.how.close_flush { self.flush_range(0, u64::MAX).await } else { Ok(()) }
+    /// As [`fsync`](File::fsync), with the file, which is still open: the bytes are kept, so that it can be
+    /// closed again, [discarded](File::discard_dirty), or dropped.
+    pub async fn close(self) -> std::result::Result<(), Unclosed> {
+        let flushes = self.how.close_flush && self.who.remote.close_must_flush(&self.who.cx);
+        if !flushes {
+            return Ok(());
+        }
+        let done = self.flush_range(0, u64::MAX).await;
+        done.map_err(|error| Unclosed { file: Box::new(self), error })
+    }
+
+    /// What a change of the file that goes straight to the server holds besides the write lock. It waits no
+    /// longer than until the caller's deadline, and than a call may take: what is being uploaded may hang.
+    pub(super) async fn held(
+        &self,
+        write: Arc<OwnedMutexGuard<()>>,
+        mode: Mode,
+        range: Range<u64>,
+    ) -> Result<Locks> {
+        let locks = async {
+            let turn = quiesce(&self.who.inode).await;
+            let mode = self.who.enter(mode, range).await?;
+            Ok(Locks { _mode: mode, _turn: turn, _write: write })
+        };
+        self.who.by_call_deadline(locks).await.unwrap_or_else(|| {
+            let told = "an upload of the file has not ended; nothing was changed";
+            Err(Error::new(Errno::ETIMEDOUT, told))
+        })
+    }
+
+    /// Has uploaded what a direct write of `range` must not overtake, while buffered readers go on.
+    async fn sent_before(&self, range: Range<u64>, group: Option<Group>) -> Result<()> {
+        let inode = &self.who.inode;
+        if inode.pages.dirty_bytes() == 0 {
+            return Ok(());
+        }
+        let rounds = async {
+            if let Some(group) = group {
+                flush_what(inode, What::Before(group), Wait::Turn).await?;
+            }
+            flush_what(inode, What::Range(range), Wait::Turn).await
+        };
+        self.who.by_call_deadline(rounds).await.unwrap_or_else(|| {
+            let told = "what was written before has not been uploaded; nothing was written";
+            Err(Error::new(Errno::ETIMEDOUT, told))
+        })
     }
 
     /// The file's write lock.
@@ -389,6 +441,52 @@ impl File {
         }
         self.who.inode.check_exists()?;
         check_range(0, 0)
+    }
+}
+
+/// Writes out what was hinted at until now.
+async fn hinted(inode: &Arc<Inode>) {
+    let _turn = quiesce(inode).await;
+    let Some(range) = inode.wb.take_hint() else { return };
+    // Its errors are kept with the file.
+    if let Err(error) = in_turn(inode, What::Range(range), false).await {
+        tracing::debug!(%error, "writeback that was hinted at failed");
+    }
+}
+
+/// A file whose [`close`](File::close) has failed, and why. As an error it is that one.
+#[derive(Debug)]
+pub struct Unclosed {
+    /// Still open.
+    pub file: Box<File>,
+    /// Of the upload.
+    pub error: Error,
+}
+
+impl Unclosed {
+    /// The error's number.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        self.error.errno()
+    }
+}
+
+impl std::fmt::Display for Unclosed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Unclosed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<Unclosed> for Error {
+    /// The file is dropped: what was written is left to the flusher.
+    fn from(unclosed: Unclosed) -> Error {
+        unclosed.error
     }
 }
 
@@ -409,7 +507,7 @@ async fn persist(file: &File, what: What) -> Result<()> {
     file.who.inode.wb.take_lost(&file.writing).map_or(Ok(()), Err)
 }
 
-pub(super) async fn persist_as(who: &Who, what: What) -> Result<()> {
+pub(crate) async fn persist_as(who: &Who, what: What) -> Result<()> {
     let inode = &who.inode;
     let mut pause = PAUSES_MS.0;
     loop {

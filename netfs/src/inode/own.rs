@@ -41,7 +41,7 @@ impl Inode {
 
     /// Whether a change of ours found the version known before it, and nobody has told of a later one since:
     /// replies overtake each other.
-    fn is_alone(&self, known: Option<&Version>, change: &Change) -> bool {
+    pub(crate) fn is_alone(&self, known: Option<&Version>, change: &Change) -> bool {
         let now = self.cell.version();
         let ours_still = now.as_ref() == known || now == change.after.version;
         change.before.is_some() && change.before.as_ref() == known && ours_still
@@ -168,6 +168,7 @@ impl Inode {
     pub(crate) fn gave_up(&self, ranges: &[Range<u64>]) {
         self.begin_change();
         ranges.iter().for_each(|range| self.pages.give_up_sent(range));
+        ranges.iter().for_each(|range| self.fronts_forget(range.clone()));
         let size = self.sizes.load().remote_i_size;
         self.sizes.discarded(size, || self.pages.dirty_end());
         if self.pages.dirty_bytes() == 0 {

@@ -5,39 +5,25 @@
 //! cached: they hold under the new version too. Else they are looked up again.
 //!
 //! Lock order: the turn of a file that gets or loses a name (its uploads move the same version), then the
-//! directories by number.
+//! directories by number ([`held`](super::held)).
 
 use bytes::Bytes;
-use tokio::sync::OwnedMutexGuard;
 
 use super::{
     BlockingMount, Mount, Node,
-    mount::{admit, check_name, require_dir, to_its_end},
+    held::{Held, Parents, Uploads},
+    mount::{admit, check_name, require_dir},
 };
 use crate::{
-    coherency::Epoch,
     error::{Errno, Error, Result},
-    file::Evicted,
+    file::{Evicted, OpenOptions, persist_as},
     inode::Inode,
-    remote::{Change, Cx, NewFile, RenameHow, SetAttr, Version},
+    read::Who,
+    remote::{Change, Cx, NewFile, RenameHow, SetAttr},
     sync::{Arc, atomic::Ordering},
-    timer,
     write::resize::Call,
-    writeback::{conflict::ConflictPolicy, flush::quiesce, perhaps_done},
+    writeback::{conflict::ConflictPolicy, flush::Turn, groups::What, is_transient, perhaps_done},
 };
-
-/// Directories whose names are being changed: locked, and their versions before.
-struct Parents {
-    _locks: Vec<OwnedMutexGuard<()>>,
-    known: Vec<(u64, Option<Version>)>,
-    epoch: Epoch,
-}
-
-impl Parents {
-    fn known(&self, dir: &Inode) -> Option<&Version> {
-        self.known.iter().find(|(id, _)| *id == dir.id).and_then(|(_, v)| v.as_ref())
-    }
-}
 
 impl Mount {
     /// Makes an empty regular file with these permission bits (0o7777).
@@ -92,12 +78,12 @@ impl Mount {
         cx: &Cx,
     ) -> Result<Node> {
         check(dir, name)?;
-        let (mount, dir, cx) = (self.clone(), dir.clone(), cx.clone());
+        let (mount, dir, call_cx) = (self.clone(), dir.clone(), cx.clone());
         let name = Bytes::copy_from_slice(name);
-        self.change(cx.clone(), async move {
-            let parents = mount.parents(&[&dir]).await;
+        let parents = self.in_time(cx, async { Ok(self.parents(&[&dir]).await) }).await?;
+        self.change(cx, async move {
             let reply =
-                mount.answered(mount.fs().create(&dir.remote, name.clone(), what, cx)).await;
+                mount.answered(mount.fs().create(&dir.remote, name.clone(), what, call_cx)).await;
             let made = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], None))?;
             let (node, _) = admit(mount.volume(), made.found, &parents.epoch)?;
             let entry = (name, Some(node.clone()));
@@ -107,19 +93,21 @@ impl Mount {
         .await
     }
 
-    /// Notes what a change by this client has made of names of `dir`: `None` = there is none any more.
+    /// Notes what a change by this client has made of names of `dir`: `None` = there is none any more. Says
+    /// whether nobody else has changed any, so that the names were what they were taken for.
     fn learned(
         &self,
         dir: &Node,
         change: Option<&Change>,
         parents: &Parents,
         names: impl IntoIterator<Item = (Bytes, Option<Node>)>,
-    ) {
+    ) -> bool {
         let known = parents.known(&dir.inode);
         let alone = dir.inode.changed_names(known, change);
         let now = change.and_then(|change| change.after.version.as_ref());
         let moved = known.zip(now).filter(|_| alone);
         self.dentries().edit(&dir.inode, moved, parents.epoch, names);
+        alone
     }
 
     /// Gives a file another name (a hard link).
@@ -128,13 +116,18 @@ impl Mount {
     /// `EPERM` for a directory; as [`create`](Mount::create).
     pub async fn link(&self, file: &Node, dir: &Node, name: &[u8], cx: &Cx) -> Result<()> {
         check(dir, name)?;
-        let (mount, file, dir, cx) = (self.clone(), file.clone(), dir.clone(), cx.clone());
+        let (mount, file, dir, call_cx) = (self.clone(), file.clone(), dir.clone(), cx.clone());
         let name = Bytes::copy_from_slice(name);
-        self.change(cx.clone(), async move {
-            let _quiet = quiesce(&file.inode).await;
-            let parents = mount.parents(&[&dir]).await;
+        let (parents, quiet) = self
+            .in_time(cx, async {
+                let quiet = self.turn(&file).await?;
+                Ok((self.parents(&[&dir]).await, quiet))
+            })
+            .await?;
+        self.change(cx, async move {
+            let _quiet = quiet;
             let call = Call::begin(&file.inode);
-            let reply = mount.fs().link(&file.remote, &dir.remote, name.clone(), cx);
+            let reply = mount.fs().link(&file.remote, &dir.remote, name.clone(), call_cx);
             let reply = mount.answered(reply).await;
             let done = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], Some(&file)))?;
             mount.learned(&dir, done.dir.as_ref(), &parents, [(name, Some(file.clone()))]);
@@ -165,23 +158,23 @@ impl Mount {
 
     async fn remove(&self, dir: &Node, name: &[u8], is_dir: bool, cx: &Cx) -> Result<()> {
         check(dir, name)?;
-        let file = self.lookup(dir, name, cx).await?.ok_or_else(no_name)?;
-        let (mount, dir, cx) = (self.clone(), dir.clone(), cx.clone());
-        let name = Bytes::copy_from_slice(name);
-        self.change(cx.clone(), async move {
-            // Its uploads move the same version. A file that goes need not wait long for them.
-            let _quiet = file.inode.turn_in_time().await;
-            let parents = mount.parents(&[&dir]).await;
+        let (mount, call_cx) = (self.clone(), cx.clone());
+        let place = [(dir.clone(), Bytes::copy_from_slice(name))];
+        let held = self.in_time(cx, self.hold(&place, Uploads::Pass, cx)).await?;
+        self.change(cx, async move {
+            let Held { mut files, parents, turns: _quiet } = held;
+            let file = files.swap_remove(0).ok_or_else(no_name)?;
+            let [(dir, name)] = place;
             let call = Call::begin(&file.inode);
-            let reply = mount.fs().remove(&dir.remote, name.clone(), is_dir, cx);
+            let reply = mount.fs().remove(&dir.remote, name.clone(), is_dir, call_cx);
             let reply = mount.answered(reply).await;
             let done = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], Some(&file)))?;
-            mount.learned(&dir, done.dir.as_ref(), &parents, [(name, None)]);
+            let sure = mount.learned(&dir, done.dir.as_ref(), &parents, [(name, None)]);
             drop(parents);
             match &done.gone {
                 Some(key) => mount.gone(key).await,
                 None => {
-                    renamed(call, &file, done.file.as_ref());
+                    renamed(call, &file, done.file.as_ref().filter(|_| sure));
                     Ok(())
                 }
             }
@@ -204,35 +197,23 @@ impl Mount {
     ) -> Result<()> {
         check(from.0, from.1)?;
         check(to.0, to.1)?;
-        let file = self.lookup(from.0, from.1, cx).await?.ok_or_else(no_name)?;
-        let other = self.lookup(to.0, to.1, cx).await?;
-        let (mount, cx) = (self.clone(), cx.clone());
-        let from = (from.0.clone(), Bytes::copy_from_slice(from.1));
-        let to = (to.0.clone(), Bytes::copy_from_slice(to.1));
-        self.change(
-            cx.clone(),
-            async move { mount.rename_here(file, other, from, to, how, cx).await },
-        )
-        .await
+        let (mount, call_cx) = (self.clone(), cx.clone());
+        let place = |(dir, name): (&Node, &[u8])| (dir.clone(), Bytes::copy_from_slice(name));
+        let places = [place(from), place(to)];
+        let held = self.in_time(cx, self.hold(&places, Uploads::End, cx)).await?;
+        self.change(cx, async move { mount.rename_here(held, places, how, call_cx).await }).await
     }
 
     async fn rename_here(
         &self,
-        file: Node,
-        other: Option<Node>,
-        from: (Node, Bytes),
-        to: (Node, Bytes),
+        held: Held,
+        [from, to]: [(Node, Bytes); 2],
         how: RenameHow,
         cx: Cx,
     ) -> Result<()> {
-        let _quiet = quiesce(&file.inode).await;
-        // Not for ever: somebody may be exchanging the two the other way round.
-        let second = other.as_ref().filter(|other| !Arc::ptr_eq(&other.inode, &file.inode));
-        let _others_quiet = match second {
-            Some(other) => other.inode.turn_in_time().await,
-            None => None,
-        };
-        let parents = self.parents(&[&from.0, &to.0]).await;
+        let Held { mut files, parents, turns: _quiet } = held;
+        let other = files.pop().flatten();
+        let file = files.pop().flatten().ok_or_else(no_name)?;
         let call = Call::begin(&file.inode);
         let others_call = other.as_ref().map(|other| Call::begin(&other.inode));
         let places = ((&from.0.remote, from.1.clone()), (&to.0.remote, to.1.clone()));
@@ -246,49 +227,81 @@ impl Mount {
         let one = other.as_ref().is_some_and(|other| Arc::ptr_eq(&other.inode, &file.inode));
         let left = if one { Some(file.clone()) } else { left };
         let (old, new) = ((from.1, left), (to.1, Some(file.clone())));
-        if Arc::ptr_eq(&from.0.inode, &to.0.inode) {
-            self.learned(&to.0, done.dir.as_ref(), &parents, [old, new]);
+        let here = Arc::ptr_eq(&from.0.inode, &to.0.inode);
+        let told = |dir: &Node, change| parents.vouches(&dir.inode, change);
+        // Both, or neither: what was found in one directory is entered in the other.
+        let sure = told(&to.0, &done.dir) && (here || told(&from.0, &done.from));
+        let (there, back) = (done.dir.filter(|_| sure), done.from.filter(|_| sure));
+        if here {
+            self.learned(&to.0, there.as_ref(), &parents, [old, new]);
         } else {
-            self.learned(&to.0, done.dir.as_ref(), &parents, [new]);
-            self.learned(&from.0, done.from.as_ref(), &parents, [old]);
+            self.learned(&to.0, there.as_ref(), &parents, [new]);
+            self.learned(&from.0, back.as_ref(), &parents, [old]);
         }
         drop(parents);
-        renamed(call, &file, done.file.as_ref());
+        renamed(call, &file, done.file.as_ref().filter(|_| sure));
         if let Some(key) = &done.gone {
             return self.gone(key).await;
         }
         if let (Some(other), Some(call), false) = (&other, others_call, one) {
-            renamed(call, other, done.other.as_ref());
+            renamed(call, other, done.other.as_ref().filter(|_| sure));
         }
         Ok(())
     }
 
-    /// Changes attributes other than the size ([`set_len`](Mount::set_len)). What is being uploaded goes
-    /// first.
+    /// Changes attributes other than the size ([`set_len`](Mount::set_len)). What was written to the file is
+    /// uploaded first, as the kernel's clients do: an upload afterwards would move the times that are set, or
+    /// be refused for the mode. If the server refuses those bytes for good the attributes are changed all the
+    /// same, and the next fsync tells of the bytes.
     ///
     /// # Errors
-    /// `EPERM` without the right to; `ESTALE` if the file was deleted; `EROFS`; what the adapter returned.
+    /// `EPERM` without the right to; `ESTALE` if the file was deleted; `EROFS`; what the adapter returned. If
+    /// what was written could not be uploaded for a reason that may pass, that reason, at the latest after
+    /// [`Builder::remote_timeout`](crate::Builder::remote_timeout) (`ETIMEDOUT`): then nothing was changed.
     pub async fn set_attr(&self, node: &Node, set: SetAttr, cx: &Cx) -> Result<()> {
         node.inode.check_exists()?;
-        let (mount, node, cx) = (self.clone(), node.clone(), cx.clone());
-        self.change(cx.clone(), async move {
-            let _quiet = quiesce(&node.inode).await;
+        let quiet = self.in_time(cx, self.uploaded(node, cx)).await?;
+        let (mount, node, call_cx) = (self.clone(), node.clone(), cx.clone());
+        self.change(cx, async move {
+            let _quiet = quiet;
             let call = Call::begin(&node.inode);
-            let reply = mount.answered(mount.fs().set_attr(&node.remote, set, cx)).await;
+            let reply = mount.answered(mount.fs().set_attr(&node.remote, set, call_cx)).await;
             let change = reply.map_err(|e| mount.failed(e, &[], Some(&node)))?;
+            if set.mtime.is_some() {
+                // What could not be uploaded does not hide it.
+                node.inode.wb.recalls.forget_write_time();
+            }
             renamed(call, &node, Some(&change));
             Ok(())
         })
         .await
     }
 
-    /// Cuts a file at `size`, or extends it by zeros: opens it for that
-    /// ([`File::set_len`](crate::File::set_len)).
+    /// The file's turn, with everything written to it before on the server, or refused for good.
+    async fn uploaded(&self, node: &Node, cx: &Cx) -> Result<Turn> {
+        if node.inode.pages.dirty_bytes() > 0 {
+            let (inode, remote) = (Arc::clone(&node.inode), Arc::clone(&node.remote));
+            let who = Who { inode, remote, cx: cx.clone(), origin: None };
+            let round = persist_as(&who, What::Range(0..u64::MAX));
+            let told = "what was written has not been uploaded; nothing was changed";
+            let late = || Err(Error::new(Errno::ETIMEDOUT, told));
+            match who.by_call_deadline(round).await.unwrap_or_else(late) {
+                Err(error) if is_transient(&error) => return Err(error),
+                Err(error) => tracing::debug!(%error, "attributes are set over a failed upload"),
+                Ok(()) => {}
+            }
+        }
+        self.turn(node).await
+    }
+
+    /// Cuts a file at `size`, or extends it by zeros: opens it for writing
+    /// ([`File::set_len`](crate::File::set_len)); the right to read is not needed, as for `truncate(2)`.
     ///
     /// # Errors
-    /// As [`open_rw`](Mount::open_rw) and `File::set_len`.
+    /// As [`open_node_with`](Mount::open_node_with) and `File::set_len`.
     pub async fn set_len(&self, node: &Node, size: u64, cx: &Cx) -> Result<()> {
-        self.open_rw(node, cx).await?.set_len(size).await
+        let how = OpenOptions::new().write(true);
+        self.open_node_with(node, &how, cx).await?.set_len(size).await
     }
 
     /// Lets go of all clean pages of a file, in memory and in the disk cache.
@@ -300,35 +313,6 @@ impl Mount {
     /// mounts; `None`: as the context says.
     pub fn set_conflict_policy(&self, policy: Option<ConflictPolicy>) {
         self.volume().set_conflict_policy(policy);
-    }
-
-    /// Locks directories whose names are about to be changed.
-    async fn parents(&self, dirs: &[&Node]) -> Parents {
-        let mut dirs: Vec<&Arc<Inode>> = dirs.iter().map(|dir| &dir.inode).collect();
-        dirs.sort_by_key(|dir| dir.id);
-        dirs.dedup_by_key(|dir| dir.id);
-        let mut locks = Vec::with_capacity(dirs.len());
-        for dir in &dirs {
-            locks.push(Arc::clone(&dir.wb.write).lock_owned().await);
-        }
-        let known = dirs.iter().map(|dir| (dir.id, dir.cell.version())).collect();
-        Parents { _locks: locks, known, epoch: self.volume().cell().sample() }
-    }
-
-    /// Runs a change on the driver, to its end even if the caller goes away: what it holds locked and what it
-    /// does to the caches belong together. The caller waits no longer than its deadline.
-    async fn change<T: Send + 'static>(
-        &self,
-        cx: Cx,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let core = self.volume().core();
-        let work = to_its_end(self.volume(), work);
-        let Some(deadline) = cx.deadline() else { return work.await };
-        timer::until(&core.driver, &*core.clock, deadline, work).await.unwrap_or_else(|| {
-            let told = "the caller's deadline passed; the change may yet be made";
-            Err(Error::new(Errno::ETIMEDOUT, told))
-        })
     }
 
     /// Bounds one call to the server.

@@ -45,8 +45,9 @@ struct Carried {
 
 /// What the cache says about a name.
 pub(super) enum Cached {
-    Found(Node),
-    Negative,
+    /// And the directory's version under which it stands for that.
+    Found(Node, Option<Version>),
+    Negative(Option<Version>),
     Unknown,
 }
 
@@ -63,9 +64,10 @@ impl Dentries {
         }
         let key = (dir.id, name.clone());
         let Some(dentry) = self.cache.get(&key) else { return Cached::Unknown };
+        // Before the look whether it is quiet: then it is the version of that time, too.
+        let now = dir.cell.version();
         let current = match &dentry.dir_version {
             Some(version) => {
-                let now = dir.cell.version();
                 now.as_ref() == Some(version) || self.carries(dir, version, now.as_ref())
             }
             None => dir.cell.quiet_since(&dentry.epoch),
@@ -77,8 +79,8 @@ impl Dentries {
         match dentry.node {
             // The file went, perhaps for another of the same name.
             Some(node) if node.inode.check_exists().is_err() => Cached::Unknown,
-            Some(node) => Cached::Found(node),
-            None => Cached::Negative,
+            Some(node) => Cached::Found(node, now),
+            None => Cached::Negative(now),
         }
     }
 

@@ -17,7 +17,8 @@ use crate::{
     file::{File, OpenOptions},
     inode::{Inode, MAX_LATE, Verdict},
     remote::{
-        AccessMask, Attr, Cx, DynFile, DynFound, DynRemoteFs, Facts, FileKind, StatFs, VolumeId,
+        AccessMask, Attr, Cx, DynFile, DynFound, DynRemoteFs, Facts, FileKind, StatFs, Version,
+        VolumeId,
     },
     sync::{Arc, atomic::Ordering},
     writeback::quiet::Overtaken,
@@ -68,6 +69,21 @@ impl Node {
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Node({}, {:?})", self.inode.id, self.inode.kind())
+    }
+}
+
+/// What a name stands for.
+#[derive(Clone)]
+pub(super) struct Named {
+    /// `None`: there is no such name.
+    pub(super) node: Option<Node>,
+    /// The version of the directory under which that is so, if it is known.
+    pub(super) version: Option<Version>,
+}
+
+impl Named {
+    pub(super) fn id(&self) -> Option<u64> {
+        self.node.as_ref().map(Node::id)
     }
 }
 
@@ -155,7 +171,7 @@ impl Mount {
         Ok(Mount(Arc::new(Shared { volume: counted, fs, root, dentries, access })))
     }
 
-    pub(super) fn fs(&self) -> &Arc<dyn DynRemoteFs> {
+    pub(crate) fn fs(&self) -> &Arc<dyn DynRemoteFs> {
         &self.0.fs
     }
 
@@ -211,19 +227,24 @@ impl Mount {
     /// `EINVAL` for a name that is empty, `.`, `..` or contains `/` or NUL; `ENAMETOOLONG` above 255
     /// bytes; `EACCES` without search permission; `ENOTDIR`; what the adapter returned.
     pub async fn lookup(&self, dir: &Node, name: &[u8], cx: &Cx) -> Result<Option<Node>> {
+        Ok(self.look(dir, name, cx).await?.node)
+    }
+
+    /// The same, and under which version of the directory.
+    pub(super) async fn look(&self, dir: &Node, name: &[u8], cx: &Cx) -> Result<Named> {
         check_name(name)?;
         require_dir(dir)?;
         self.require(dir, AccessMask::EXEC, cx).await?;
         let name = Bytes::copy_from_slice(name);
         let counters = &self.0.volume.core().counters;
         match self.0.dentries.get(&dir.inode, &name) {
-            Cached::Found(node) => {
+            Cached::Found(node, version) => {
                 counters.dentry_hits.inc();
-                return Ok(Some(node));
+                return Ok(Named { node: Some(node), version });
             }
-            Cached::Negative => {
+            Cached::Negative(version) => {
                 counters.negative_hits.inc();
-                return Ok(None);
+                return Ok(Named { node: None, version });
             }
             Cached::Unknown => {}
         }
@@ -235,8 +256,8 @@ impl Mount {
             Some(found) => Some(admit(&self.0.volume, found, &epoch)?.0),
             None => None,
         };
-        self.remember_names(dir, reply.dir, epoch, [(name, node.clone())]);
-        Ok(node)
+        let version = self.remember_names(dir, reply.dir, epoch, [(name, node.clone())]);
+        Ok(Named { node, version })
     }
 
     pub(super) fn sample(&self) -> Epoch {
@@ -244,18 +265,19 @@ impl Mount {
     }
 
     /// Caches names under the directory version their reply stated. Without one they are cached only
-    /// under the version the directory is known to have and no event since the request.
+    /// under the version the directory is known to have and no event since the request. Returns the version
+    /// of the directory under which they stand for that, if it is known.
     pub(super) fn remember_names(
         &self,
         dir: &Node,
         facts: Option<Facts>,
         epoch: Epoch,
         names: impl IntoIterator<Item = (Bytes, Option<Node>)>,
-    ) {
+    ) -> Option<Version> {
         let version = match &facts {
             Some(facts) => {
                 if dir.inode.apply(facts, &epoch, &[]) == Verdict::Late {
-                    return;
+                    return None;
                 }
                 facts.version.clone()
             }
@@ -265,12 +287,14 @@ impl Mount {
         };
         // Names without a version count as content of an unknown one: when a check cannot confirm the
         // directory, they go with it.
+        let now = dir.inode.cell.version();
         if version.is_none() && !dir.inode.cell.is_current(None, &epoch) {
-            return;
+            return None;
         }
         for (name, node) in names {
             self.0.dentries.put(&dir.inode, name, version.clone(), epoch, node);
         }
+        version.or(now)
     }
 
     /// Walks a path of `/`-separated names from the root. Symbolic links are not followed; an empty

@@ -3,7 +3,7 @@
 use super::mount::{Mount, Node, check_name, require_dir};
 use crate::{
     error::{Errno, Error, Result},
-    file::{File, OpenOptions},
+    file::{File, Granted, OpenOptions},
     remote::{AccessMask, Cx, FileKind, NewFile, OpenIntent},
 };
 
@@ -148,7 +148,8 @@ impl Mount {
             inode.apply(&facts, &epoch, &[]);
         }
         inode.ensure_valid(&node.remote, &cx).await?;
-        Ok(File::new(node, cx.with_token(token), options))
+        let granted = Granted { by: self.fs(), reads: intent.reads() };
+        Ok(File::new(node, cx.with_token(token), options, granted))
     }
 
     /// Checks the caller's rights; returns what to ask the server for. A file that is only written is

@@ -1,9 +1,10 @@
 //! Writes past the caches (rows 86 to 88).
 //!
-//! In this order, with the file's write lock and the direct I/O mode held, so that no buffered read or write
-//! runs beside it (N-C39), and the file's turn of writeback, so that none of its uploads does:
+//! What is dirty in the range goes to the server before anything else, while buffered readers go on. Then, in
+//! this order, with the file's write lock, its turn of writeback, so that none of its uploads runs beside it, and
+//! the direct I/O mode held, so that no buffered read or write does (N-C39):
 //!
-//! 1. earlier write groups, then what is dirty in the range, go to the server: older bytes before newer;
+//! 1. what has become dirty there since, and earlier write groups, go to the server: older bytes before newer;
 //! 2. clean pages of the range are dropped, and fronts that map them are told;
 //! 3. the caller's bytes are sent, one call after the other: an error leaves a contiguous prefix (row 87), whose
 //!    length is returned. They are committed before the call returns, for nobody has them afterwards;
@@ -17,18 +18,17 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::resize::Locks;
 use crate::{
     dirtylog::Entry,
     error::{Errno, Error, Result},
     folio::{GRANULE, Group, Sent, Slice, Writer},
-    inode::Inode,
     read::Who,
     remote::Facts,
     request::plan,
-    sync::Arc,
     writeback::{
         chain::Chain,
-        flush::{LOST_MAX, adopt, in_turn, quiesce},
+        flush::{LOST_MAX, adopt, in_turn},
         groups::What,
         perhaps_done,
         upload::{How, Uploaded, upload},
@@ -42,9 +42,9 @@ pub(crate) struct Direct {
     pub(crate) group: Option<Group>,
 }
 
-/// Writes; returns how many bytes the server has on stable storage, at least one. `locks` (the write lock and
-/// the I/O mode) are held until it has ended, even if the caller has gone away by then.
-pub(crate) async fn write(who: &Who, what: Direct, locks: impl Send + 'static) -> Result<usize> {
+/// Writes; returns how many bytes the server has on stable storage, at least one. `locks` are held until it has
+/// ended, even if the caller has gone away by then.
+pub(crate) async fn write(who: &Who, what: Direct, locks: Locks) -> Result<usize> {
     let work = who.clone();
     let task = who.inode.core.driver.spawn(async move {
         let result = write_here(&work, what).await;
@@ -61,14 +61,13 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     let pieces = pieces(offset, data);
     let Some(last) = pieces.last() else { return Ok(0) };
     let range = offset..last.range.end;
-    let _turn = quiesce(inode).await;
     if let Some(group) = group {
         in_turn(inode, What::Before(group), true).await?;
     }
     in_turn(inode, What::Range(range.clone()), true).await?;
     inode.log_change().await;
     let pages = plan::page_out(&range);
-    drop_pages(inode, &pages);
+    drop_pages(who, &pages);
     inode.core.counters.dio_writes.inc();
     inode.begin_modify().await;
     let own_changes = inode.wb.conflicts.own_changes(inode);
@@ -93,7 +92,7 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     if sent.error.as_ref().is_some_and(|error| half_done || perhaps_done(error)) {
         inode.others_wrote();
     }
-    drop_pages(inode, &pages);
+    drop_pages(who, &pages);
     inode.end_modify();
     inode.core.counters.write_bytes.add(done);
     if done > 0 {
@@ -165,8 +164,8 @@ fn pieces(offset: u64, data: Vec<Slice>) -> Vec<Sent> {
     pieces
 }
 
-fn drop_pages(inode: &Arc<Inode>, pages: &Range<u64>) {
-    inode.drop_range(pages.clone());
+fn drop_pages(who: &Who, pages: &Range<u64>) {
+    who.inode.drop_range(pages.clone());
     // Nobody waits for the fronts: a page that is faulted in again is read after the write.
-    drop(inode.cell.zap(pages, None));
+    who.inode.cell.tell_fronts(pages, who.origin);
 }

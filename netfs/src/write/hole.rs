@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::resize::{Call, grow, modifying, to_its_end};
-use crate::{dirtylog::Entry, error::Result, read::Who, sync::Arc, writeback::flush::quiesce};
+use super::resize::{Call, Locks, grow, modifying, to_its_end};
+use crate::{dirtylog::Entry, error::Result, read::Who, sync::Arc};
 
 /// What [`File::fallocate`](crate::File::fallocate) does with its range.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -33,12 +33,11 @@ pub(crate) async fn allocate(
     who: &Who,
     range: Range<u64>,
     keep_size: bool,
-    locks: impl Send + 'static,
+    locks: Locks,
 ) -> Result<()> {
     let work = who.clone();
     let work = async move {
         let inode = &work.inode;
-        let _quiet = quiesce(inode).await;
         let changing = async {
             let call = Call::begin(inode);
             let remote = Arc::clone(&work.remote);
@@ -57,11 +56,10 @@ pub(crate) async fn allocate(
 
 /// Makes a hole of the part of `range` within the file. `EOPNOTSUPP` if the server cannot; then nothing has
 /// changed.
-pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: impl Send + 'static) -> Result<()> {
+pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: Locks) -> Result<()> {
     let work = who.clone();
     let work = async move {
         let inode = &work.inode;
-        let _quiet = quiesce(inode).await;
         let inside = |end: u64| range.start..range.end.min(end);
         let sizes = inode.sizes.load();
         let last = inside(sizes.i_size).end >= inode.pages.dirty_end();
@@ -81,6 +79,7 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: impl Send + 'stat
             let change = call.answered(&reply)?;
             let known = call.known.as_ref();
             inode.punched(&range, || inode.changed_data(known, change, range.clone()));
+            inode.cell.tell_fronts(&range, work.origin);
             call.end(change);
             Ok(())
         })
@@ -91,10 +90,9 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: impl Send + 'stat
 }
 
 /// Lets the file grow to `size`, by zeros, if it is not that long.
-pub(crate) async fn extend(who: &Who, size: u64, locks: impl Send + 'static) -> Result<()> {
+pub(crate) async fn extend(who: &Who, size: u64, locks: Locks) -> Result<()> {
     let work = who.clone();
     let work = async move {
-        let _quiet = quiesce(&work.inode).await;
         if work.inode.sizes.load().i_size >= size { Ok(()) } else { grow(&work, size).await }
     };
     to_its_end(who, work, locks).await

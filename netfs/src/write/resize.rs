@@ -1,25 +1,38 @@
 //! Another size for a file, and what it has in common with [holes](super::hole): calls to the server that
 //! nothing may be written around.
 
+use tokio::sync::OwnedMutexGuard;
+
 use crate::{
     coherency::Writing,
     dirtylog::Entry,
     error::{Errno, Error, Result},
     inode::Inode,
+    iomode::ModeGuard,
     read::Who,
     remote::{Change, Version},
     sync::Arc,
-    writeback::{conflict::OwnChanges, flush::quiesce, is_gone, perhaps_done},
+    writeback::{conflict::OwnChanges, flush::Turn, is_gone, perhaps_done},
 };
 
-/// Cuts the file at `size`, or extends it by zeros, on the server and here; `locks` as in [`to_its_end`].
+/// What keeps a file to one change of it, taken in this order ([`File::held`](crate::File)): the caller waits for
+/// all of it, and goes away if it takes too long. Only what has been sent goes on without its caller.
+pub(crate) struct Locks {
+    /// Last, so that what is queued for a turn behind an upload that hangs keeps no reader of the cache waiting.
+    pub(crate) _mode: ModeGuard,
+    /// Nothing is on its way to the server.
+    pub(crate) _turn: Turn,
+    /// No other writer's.
+    pub(crate) _write: Arc<OwnedMutexGuard<()>>,
+}
+
+/// Cuts the file at `size`, or extends it by zeros, on the server and here.
 ///
 /// Nothing is on its way to the server meanwhile (A3.10): an upload that came after the cut would bring
 /// bytes back. What is dirty below the new end stays so.
-pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -> Result<()> {
+pub(crate) async fn set_size(who: &Who, size: u64, locks: Locks) -> Result<()> {
     let work = who.clone();
     let work = async move {
-        let _quiet = quiesce(&work.inode).await;
         let inode = &work.inode;
         inode.log_change().await;
         modifying(inode, async {
@@ -28,7 +41,9 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: impl Send + 'static) -
             let changed = inode.sizes.load().remote_i_size.min(size)..u64::MAX;
             let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
             let change = call.answered(&reply)?;
+            let end = inode.sizes.load().i_size.min(size);
             inode.cut(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+            inode.cell.tell_fronts(&(end..u64::MAX), work.origin);
             call.end(change);
             Ok(())
         })
@@ -72,13 +87,12 @@ pub(super) async fn modifying(
     done
 }
 
-/// Runs `work` on the driver, to its end even if the caller goes away, and keeps `locks` (the write lock and
-/// the I/O mode) as long: what is written after a cut must not be cut. The caller waits no longer than its
+/// Runs `work` on the driver, to its end even if the caller goes away, and keeps `locks` as long: what is written after a cut must not be cut. The caller waits no longer than its
 /// deadline and the timeout for a call; the call itself is not given up, for it might come to the server late.
 pub(super) async fn to_its_end(
     who: &Who,
     work: impl Future<Output = Result<()>> + Send + 'static,
-    locks: impl Send + 'static,
+    locks: Locks,
 ) -> Result<()> {
     let core = &who.inode.core;
     let task = core.driver.spawn(async move {

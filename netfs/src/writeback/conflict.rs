@@ -66,7 +66,8 @@ pub enum ConflictPolicy {
     /// [`Merge`](ConflictPolicy::Merge) for the file.
     Fail,
     /// The hook is given our bytes. What it says it has saved is given up here: the file is as the server has
-    /// it. If it fails this is [`Fail`](ConflictPolicy::Fail), and every flush asks it again.
+    /// it. If it fails this is [`Fail`](ConflictPolicy::Fail), and every flush asks it again; but if the file
+    /// was [removed](Conflict::removed) the bytes are given up then, as without a hook.
     KeepBoth(Arc<dyn ConflictHook>),
 }
 
@@ -86,6 +87,9 @@ impl fmt::Debug for ConflictPolicy {
     }
 }
 
+/// How often bytes that came in meanwhile are handed over, too.
+const HAND_OVERS_MAX: usize = 4;
+
 /// Saves bytes that met somebody else's change: [`ConflictPolicy::KeepBoth`].
 pub trait ConflictHook: Send + Sync + 'static {
     /// Saves `conflict.dirty()` somewhere else; `Ok` says that it has.
@@ -104,7 +108,9 @@ pub trait ConflictHook: Send + Sync + 'static {
 pub struct Conflict {
     volume: VolumeId,
     key: Bytes,
-    met: Met,
+    ours: Option<Version>,
+    theirs: Option<Version>,
+    removed: bool,
     dirty: Vec<(u64, Slice)>,
 }
 
@@ -121,16 +127,23 @@ impl Conflict {
         &self.key
     }
 
-    /// The version our bytes were written over.
+    /// The version our bytes were written over; `None` for a removed file of a server without versions.
     #[must_use]
-    pub fn ours(&self) -> &Version {
-        &self.met.base
+    pub fn ours(&self) -> Option<&Version> {
+        self.ours.as_ref()
+    }
+
+    /// The file does not exist any more: somebody else removed it, or moved another one over its name (as
+    /// editors do to save). If the bytes are not saved now they are lost.
+    #[must_use]
+    pub fn removed(&self) -> bool {
+        self.removed
     }
 
     /// The version the server has now, if a reply has named it.
     #[must_use]
     pub fn theirs(&self) -> Option<&Version> {
-        self.met.theirs.as_ref()
+        self.theirs.as_ref()
     }
 
     /// Our bytes: offsets and contents, ascending and disjoint. A snapshot that no later write changes.
@@ -313,6 +326,56 @@ pub(super) async fn before_upload(inode: &Arc<Inode>) -> Result<()> {
 }
 
 async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) -> Result<()> {
+    let versions = (Some(met.base.clone()), met.theirs.clone());
+    hand_over(inode, hook, versions, false).await.map_err(|error| match error {
+        NotKept::Hook(error) => {
+            let told = format!("{}; saving it elsewhere failed: {error}", met.error());
+            Error::new(Errno::ESTALE, told)
+        }
+        NotKept::Log(error) => error,
+    })
+}
+
+/// The file does not exist any more: with the policy to keep both, the hook gets what was written to it. Says
+/// whether it has saved all of it.
+pub(super) async fn keep_removed(inode: &Arc<Inode>) -> bool {
+    let ConflictPolicy::KeepBoth(hook) = inode.conflict_policy() else { return false };
+    // Who was in the middle of a write may bring some more in.
+    for _ in 0..HAND_OVERS_MAX {
+        if inode.pages.dirty_bytes() == 0 {
+            return true;
+        }
+        let versions = (inode.cell.version(), None);
+        match hand_over(inode, Arc::clone(&hook), versions, true).await {
+            Ok(()) => {}
+            // Saved; a replay will find that the file is gone.
+            Err(NotKept::Log(error)) => {
+                tracing::debug!(%error, "the log keeps bytes that were saved")
+            }
+            Err(NotKept::Hook(error)) => {
+                tracing::warn!(key = ?inode.key, %error, "what was written to a removed file was not saved");
+                return false;
+            }
+        }
+    }
+    inode.pages.dirty_bytes() == 0
+}
+
+/// Why bytes are not the hook's.
+enum NotKept {
+    /// It has not saved them.
+    Hook(Error),
+    /// It has, and they are given up here; a crash might bring them back.
+    Log(Error),
+}
+
+/// Gives the hook what is dirty, and then gives it up.
+async fn hand_over(
+    inode: &Arc<Inode>,
+    hook: Arc<dyn ConflictHook>,
+    (ours, theirs): (Option<Version>, Option<Version>),
+    removed: bool,
+) -> std::result::Result<(), NotKept> {
     // Until all is settled: what the hook has must not be logged once more, behind the mark.
     let _held = inode.log_hold();
     let logged = inode.log_mark();
@@ -323,16 +386,13 @@ async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) ->
     let mut taken = OnTheirWay::new(inode, ranges.clone());
     let dirty = sent.into_iter().map(|Sent { range, data, .. }| (range.start, data)).collect();
     let (volume, key) = (inode.volume.id().clone(), inode.key.clone());
-    let conflict = Conflict { volume, key, met: met.clone(), dirty };
+    let conflict = Conflict { volume, key, ours, theirs, removed, dirty };
     let bytes = conflict.bytes();
-    if let Err(error) = inode.core.answered(hook.keep(conflict)).await {
-        let told = format!("{}; saving it elsewhere failed: {error}", met.error());
-        return Err(Error::new(Errno::ESTALE, told));
-    }
+    inode.core.answered(hook.keep(conflict)).await.map_err(NotKept::Hook)?;
     taken.end();
     inode.gave_up(&ranges);
     inode.wb.conflicts.settle();
     inode.core.counters.write_kept_bytes.add(bytes);
     // All of it is given up, whatever range this flush is about: a crash must not bring it back.
-    inode.log_settle(logged, &(0..u64::MAX)).await
+    inode.log_settle(logged, &(0..u64::MAX)).await.map_err(NotKept::Log)
 }

@@ -6,13 +6,13 @@ use super::{
     chain::{Chain, Outcome},
     conflict,
     copy::{Before, Copy},
-    flusher::Flusher,
     groups::{Part, What, parts},
     is_gone, is_personal, is_transient,
     upload::{How, Uploaded, upload},
 };
 use crate::{
     coherency::{Epoch, Validity},
+    context::Core,
     error::{Errno, Error, Result},
     folio::{Sent, Unit},
     fscache::Identity,
@@ -51,8 +51,8 @@ pub(crate) async fn flush_what(inode: &Arc<Inode>, what: What, wait: Wait) -> Re
 async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
     let _turn = match wait {
         Wait::Turn => quiesce(inode).await,
-        Wait::No => match inode.wb.queue.try_lock() {
-            Ok(turn) => Turn { held: Some(turn), flusher: &inode.core.flusher },
+        Wait::No => match Arc::clone(&inode.wb.queue).try_lock_owned() {
+            Ok(turn) => Turn { held: Some(turn), core: Arc::clone(&inode.core) },
             Err(_) => return Ok(()),
         },
     };
@@ -63,13 +63,18 @@ async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
 pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Result<()> {
     let (what, covered) = inode.log_covers(what);
     let logged = inode.log_mark();
-    let result = all_parts(inode, &what, awaited).await;
+    let mut result = all_parts(inode, &what, awaited).await;
     // Not by the error alone: that of a conflict, too, is ESTALE.
     if let Err(error) = &result
         && is_gone(error)
         && inode.cell.valid_now() == Validity::Deleted
     {
-        give_up(inode, error).await;
+        if conflict::keep_removed(inode).await {
+            log_forgets(inode).await;
+            result = Ok(());
+        } else {
+            give_up(inode, error).await;
+        }
     }
     // A call may fail after its last byte: then, too, there is nothing to wait for.
     if inode.pages.dirty_bytes() == 0 {
@@ -96,13 +101,17 @@ async fn give_up(inode: &Inode, error: &Error) {
     }
     tracing::warn!(bytes, "a file was deleted on the server while it had bytes to upload");
     let _held = inode.log_hold();
+    log_forgets(inode).await;
+    inode.discard_dirty();
+    inode.core.counters.write_removed_bytes.add(bytes);
+    inode.wb.note_lost(error.clone());
+}
+
+async fn log_forgets(inode: &Inode) {
     if let Err(error) = inode.log_removed().await {
         // The flusher tries again; a replay would find that the file is gone.
         tracing::warn!(%error, "the log of dirty bytes keeps those of a deleted file for now");
     }
-    inode.discard_dirty();
-    inode.core.counters.write_removed_bytes.add(bytes);
-    inode.wb.note_lost(error.clone());
 }
 
 async fn all_parts(inode: &Arc<Inode>, what: &What, awaited: bool) -> Result<()> {
@@ -155,21 +164,22 @@ fn unit(inode: &Inode) -> Unit {
 }
 
 /// A file's turn. The flusher, which passed the file by meanwhile, looks again at its end.
-pub(crate) struct Turn<'a> {
-    held: Option<tokio::sync::MutexGuard<'a, ()>>,
-    flusher: &'a Flusher,
+pub(crate) struct Turn {
+    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+    core: Arc<Core>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.held = None;
-        self.flusher.round_over();
+        self.core.flusher.round_over();
     }
 }
 
 /// Holds the file's turn, so that nothing is on its way to the server, until dropped.
-pub(crate) async fn quiesce(inode: &Inode) -> Turn<'_> {
-    Turn { held: Some(inode.wb.queue.lock().await), flusher: &inode.core.flusher }
+pub(crate) async fn quiesce(inode: &Inode) -> Turn {
+    let held = Arc::clone(&inode.wb.queue).lock_owned().await;
+    Turn { held: Some(held), core: Arc::clone(&inode.core) }
 }
 
 /// What a round without an error came to.

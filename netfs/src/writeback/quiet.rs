@@ -8,7 +8,10 @@
 
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, Either, select};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Either, select},
+};
 
 use super::flush::{Turn, quiesce};
 use crate::{inode::Inode, timer};
@@ -42,8 +45,8 @@ pub(crate) struct Quiet<'a> {
     /// Tries that are left, not counting those made in the queue.
     left: usize,
     queued: usize,
-    queue: Option<BoxFuture<'a, Turn<'a>>>,
-    turn: Option<Turn<'a>>,
+    queue: Option<BoxFuture<'a, Turn>>,
+    turn: Option<Turn>,
 }
 
 impl Inode {
@@ -57,7 +60,7 @@ impl Inode {
     /// those we are making, waits until the replies to our changes have told. With the file's turn, if it gets
     /// it, further ones are kept off, so that the next answer can be judged. After [`JUDGE_WAIT`] it will be,
     /// whatever is on its way. Nobody who has the file's turn may call this.
-    async fn after_round(&self) -> Option<Turn<'_>> {
+    async fn after_round(&self) -> Option<Turn> {
         if !self.cell.is_unjudged() {
             return None;
         }
@@ -83,8 +86,15 @@ impl Inode {
     }
 
     /// The file's turn, if it comes in time.
-    pub(crate) async fn turn_in_time(&self) -> Option<Turn<'_>> {
-        timer::until(&self.core.driver, &*self.core.clock, self.soon(), quiesce(self)).await
+    pub(crate) async fn turn_within(&self, patience: Duration) -> Option<Turn> {
+        let core = &self.core;
+        let until = self.now() + patience.min(core.options.remote_timeout);
+        let mut turn = std::pin::pin!(quiesce(self));
+        // Nearly always: no timer for that.
+        if let Some(turn) = turn.as_mut().now_or_never() {
+            return Some(turn);
+        }
+        timer::until(&core.driver, &*core.clock, until, turn).await
     }
 
     fn soon(&self) -> crate::clock::BootTime {

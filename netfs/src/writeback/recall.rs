@@ -23,7 +23,7 @@ use crate::{
     error::{Errno, Error},
     inode::Inode,
     read::Who,
-    remote::{Cx, DynFile, RemoteFile, TimeSpec},
+    remote::{Cx, DynFile, DynRemoteFs, RemoteFile, TimeSpec},
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
@@ -41,11 +41,19 @@ const ROUNDS_MAX: usize = 4;
 #[derive(Default)]
 pub(crate) struct Recalls {
     now: Mutex<Option<Arc<Recall>>>,
-    /// Through whom a promise is given back: the last opener. Weak, for the adapter's file may hold, in calls
-    /// that its server does not answer, this inode.
-    opener: Mutex<Option<(Weak<dyn RemoteFile>, Cx)>>,
+    /// Through whom promises are given back: the last opener of each client, for the server does not say whose
+    /// it recalls, and each has its own.
+    openers: Mutex<Vec<Opener>>,
     /// Boot time of the last write.
     wrote_at: AtomicU64,
+}
+
+/// Weak, for the adapter's file may hold, in calls that its server does not answer, this inode.
+#[derive(Clone)]
+struct Opener {
+    client: Weak<dyn DynRemoteFs>,
+    remote: Weak<dyn RemoteFile>,
+    cx: Cx,
 }
 
 /// A recall at work.
@@ -65,13 +73,22 @@ struct State {
 
 impl Recalls {
     /// Without the open's token or deadline: the promise outlives both.
-    pub(crate) fn opened(&self, remote: &DynFile, cx: &Cx) {
-        let opener = (Arc::downgrade(remote), Cx::new(Arc::clone(cx.cred())));
-        *self.opener.lock() = Some(opener);
+    pub(crate) fn opened(&self, client: &Arc<dyn DynRemoteFs>, remote: &DynFile, cx: &Cx) {
+        let (client, remote) = (Arc::downgrade(client), Arc::downgrade(remote));
+        let opener = Opener { client, remote, cx: Cx::new(Arc::clone(cx.cred())) };
+        let mut openers = self.openers.lock();
+        let same = |of: &Opener| Weak::ptr_eq(&of.client, &opener.client);
+        openers.retain(|of| of.remote.strong_count() > 0 && !same(of));
+        openers.push(opener);
     }
 
     pub(crate) fn wrote(&self, now: BootTime) {
         self.wrote_at.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The time of the last write is the server's again, whatever is dirty.
+    pub(crate) fn forget_write_time(&self) {
+        self.wrote_at.store(0, Ordering::Relaxed);
     }
 
     fn running(&self) -> Option<Arc<Recall>> {
@@ -193,24 +210,23 @@ impl Run {
 
     async fn release(&self, mut errors: Vec<Error>) -> Recalled {
         let inode = &self.inode;
-        let opener = inode.wb.recalls.opener.lock().clone();
+        let openers = inode.wb.recalls.openers.lock().clone();
         // Whom the adapter itself has forgotten, it holds no promise of.
-        let opener = opener.and_then(|(remote, cx)| Some((remote.upgrade()?, cx)));
-        let released = match opener {
-            Some((remote, cx)) => inode.core.answered(remote.release_promise(cx)).await,
-            None => Ok(()),
-        };
+        let holding = openers.into_iter().filter_map(|of| Some((of.remote.upgrade()?, of.cx)));
+        let calls = holding.map(|(remote, cx)| inode.core.answered(remote.release_promise(cx)));
+        let released = futures_util::future::join_all(calls).await;
         // A reply that came meanwhile may have brought the promise that is no more.
         inode.cell.expire();
-        match released {
-            // It is gone, and its promises with it.
-            Err(error) if !matches!(error.errno(), Errno::ESTALE | Errno::ENOENT) => {
-                errors.push(error);
-                Recalled::Unreleased(errors)
-            }
-            _ if errors.is_empty() => Recalled::Released,
-            _ => Recalled::ReleasedParked(errors),
+        // If the file is gone, its promises are, too.
+        let gone = |e: &Error| matches!(e.errno(), Errno::ESTALE | Errno::ENOENT);
+        let refused: Vec<_> =
+            released.into_iter().filter_map(Result::err).filter(|e| !gone(e)).collect();
+        if refused.is_empty() && errors.is_empty() {
+            return Recalled::Released;
         }
+        let kept = !refused.is_empty();
+        errors.extend(refused);
+        if kept { Recalled::Unreleased(errors) } else { Recalled::ReleasedParked(errors) }
     }
 }
 
@@ -237,22 +253,26 @@ impl Who {
 impl Inode {
     /// See [`LocalState`]. From memory, and at once.
     pub(crate) fn local_state(&self) -> LocalState {
-        let dirty = self.pages.dirty_bytes();
-        let attr = self.attr();
-        let wrote = (dirty > 0).then(|| {
-            let at = BootTime::from_nanos(self.wb.recalls.wrote_at.load(Ordering::Relaxed));
+        let (attr, wrote) = (self.attr(), self.wrote_at());
+        LocalState {
+            size: self.sizes.load().i_size,
+            dirty: self.pages.dirty_bytes(),
+            mtime: wrote.or(attr.map(|attr| attr.mtime)),
+            ctime: wrote.or(attr.map(|attr| attr.ctime)),
+        }
+    }
+
+    /// When the file was last written to here, while the server does not have it.
+    pub(crate) fn wrote_at(&self) -> Option<TimeSpec> {
+        let at = self.wb.recalls.wrote_at.load(Ordering::Relaxed);
+        (at > 0 && self.pages.dirty_bytes() > 0).then(|| {
+            let at = BootTime::from_nanos(at);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let at = now.saturating_sub(self.now().since(at));
             TimeSpec {
                 sec: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
                 nsec: at.subsec_nanos(),
             }
-        });
-        LocalState {
-            size: self.sizes.load().i_size,
-            dirty,
-            mtime: wrote.or(attr.map(|attr| attr.mtime)),
-            ctime: wrote.or(attr.map(|attr| attr.ctime)),
-        }
+        })
     }
 }

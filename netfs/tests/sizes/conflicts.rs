@@ -24,7 +24,7 @@ impl ConflictHook for Copies {
     fn keep(self: Arc<Self>, conflict: Conflict) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             *self.asked.lock().expect("lock") += 1;
-            assert_ne!(Some(conflict.ours()), conflict.theirs());
+            assert_ne!(conflict.ours(), conflict.theirs());
             if let Some(work) = self.meanwhile.lock().expect("lock").take() {
                 work();
             }

@@ -2,7 +2,7 @@
 //!
 //! Each is used for a while and let go of within its step.
 
-use netfs::{Durability, Errno, File, OpenOptions, ReadOptions, Sync, WriteOptions};
+use netfs::{Durability, Errno, Error, File, OpenOptions, ReadOptions, Sync, WriteOptions};
 
 use crate::{modelling::cx, modes::Asked, world::World};
 
@@ -205,7 +205,7 @@ impl World {
         match result {
             Ok(()) if flush => self.uploaded(of, &before),
             Ok(()) => {}
-            Err(e) => self.excuse("close", &e),
+            Err(e) => self.excuse("close", &Error::from(e)),
         }
     }
 }

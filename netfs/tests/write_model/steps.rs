@@ -246,7 +246,7 @@ impl World {
         let of = handle.of;
         let before = self.origin_bytes(&self.files[of].path);
         let Ok(file) = Arc::try_unwrap(handle.file) else { return };
-        let result = self.drive(file.close());
+        let result = self.drive(file.close()).map_err(Error::from);
         let path = self.files[of].path.clone();
         self.note(format!("close {path}: {result:?}"));
         match result {

@@ -278,3 +278,29 @@ fn attributes_are_changed_and_by_right() {
     set(&bed, "f", mode(0o755), me()).unwrap();
     assert_eq!(errno(set(&bed, "f", at(SetTime::Now), other)), eperm);
 }
+
+#[test]
+fn row_61_what_somebody_without_privileges_changes_loses_its_set_id_bits() {
+    if !is_root() {
+        return;
+    }
+    let bed = writable();
+    bed.write("f", b"0123456789");
+    let mode = || std::fs::metadata(bed.path("f")).unwrap().permissions().mode() & 0o7777;
+    let write = |cx| {
+        let (sub, done) = netfs::remote::WriteSub::detached(0, b"x", cx);
+        block_on(bed.walk("f").unwrap().write(sub));
+        assert_eq!(done.wait().written, 1);
+    };
+    let cut = |cx| _ = block_on(bed.walk("f").unwrap().set_size(5, cx)).unwrap();
+    for (before, after) in [(0o6777, 0o777), (0o4777, 0o777), (0o2767, 0o767)] {
+        let changes: [&dyn Fn(Cx); 2] = [&write, &cut];
+        for change in changes {
+            chmod(&bed, "f", before);
+            change(me());
+            assert_eq!(mode(), before, "the superuser's own");
+            change(nobody());
+            assert_eq!(mode(), after);
+        }
+    }
+}

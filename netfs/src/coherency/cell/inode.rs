@@ -261,6 +261,13 @@ impl InodeCell {
         self.volume.zappers.zap(Target::Inode(self.number), range, generation, skip)
     }
 
+    /// The same where nobody waits for the answers.
+    pub(crate) fn tell_fronts(&self, range: &std::ops::Range<u64>, skip: Option<Origin>) {
+        if !self.volume.zappers.is_empty() {
+            drop(self.zap(range, skip));
+        }
+    }
+
     /// The number of the last zap; grows.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
