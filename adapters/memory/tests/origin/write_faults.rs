@@ -221,6 +221,17 @@ fn every_change_can_fail_and_can_lose_its_reply() {
     }
 }
 
+/// `DoneBut`: all was done, and a restart of the server would keep what is not to be committed.
+#[test]
+fn a_call_may_fail_and_be_done() {
+    let fs = origin();
+    fs.inject(Fault::on(Op::SetSize).done_but(Errno::EIO));
+    let failed = now(fs.file("a").unwrap().set_size(3, cx(0))).unwrap_err();
+    assert_eq!((failed.errno(), fs.size("a").unwrap()), (Errno::EIO, 3));
+    assert_eq!(fs.durable("a").unwrap().size(), 3);
+    assert_eq!(fs.kind("a").unwrap(), netfs::remote::FileKind::File);
+}
+
 /// Effects that do not fit a call leave it alone, by chance as well.
 #[test]
 fn faults_hit_only_what_they_fit() {
