@@ -9,7 +9,7 @@ use std::sync::{
 
 use common::{Bench, cx};
 use netfs::FillWhenFull;
-use netfs_memory::{Link, MemoryFs};
+use netfs_memory::{Fault, Gate, Link, MemoryFs, Op, SnapshotAt};
 
 const MIB: u64 = 1 << 20;
 const CHUNK: usize = 128 * 1024;
@@ -82,5 +82,68 @@ fn writers_share_a_slow_server_fairly_in_bounded_memory_and_nothing_is_lost() {
             assert!(held == chunk(who, nth), "chunk {nth} of writer {who}");
         }
     }
+    bench.shutdown();
+}
+
+/// Until some writer has had to wait.
+fn throttled(bench: &Bench) {
+    while bench.stats().write_throttled == 0 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_server_that_hangs_stops_nobody_who_writes_to_another() {
+    let origin = |id: &str| {
+        let fs = MemoryFs::builder().volume_id(id).bytes("f", "").bytes("g", "");
+        fs.build().expect("build")
+    };
+    let (hung, well) = (origin("hung"), origin("well"));
+    let gate = Gate::new();
+    hung.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Issue).always());
+    let bench = Bench::with(&hung, None, |b| {
+        b.memory_bytes(4 * BUDGET).dirty_bytes(MIB, 2 * MIB).fill_queue(0, FillWhenFull::Drop)
+    });
+    let other = bench.netfs().blocking_mount(Arc::clone(&well), &cx()).expect("mount");
+    let [f, g] = ["f", "g"].map(|name| bench.mount.blocking().open_rw(name, &cx()).expect("open"));
+    let file = other.blocking().open_rw("f", &cx()).expect("open");
+    let (large, some) = (chunk(0, 0).repeat(24), chunk(1, 0).repeat(40));
+    std::thread::scope(|s| {
+        let one = s.spawn(|| f.blocking().write_at(0, &large));
+        throttled(&bench);
+        let two = s.spawn(|| g.blocking().write_at(0, &large));
+        assert_eq!(file.blocking().write_at(0, &some).expect("not throttled for ever"), some.len());
+        file.blocking().fsync().expect("a healthy server");
+        assert!(!one.is_finished() && !two.is_finished(), "these wait for theirs");
+        gate.release();
+        for writer in [one, two] {
+            assert_eq!(writer.join().expect("no panic").expect("it answers now"), large.len());
+        }
+    });
+    well.verify("f", 0, &some).expect("all of it");
+    drop((f, g, file, other));
+    bench.shutdown();
+}
+
+#[test]
+fn a_budget_that_shrinks_while_writers_wait_lets_them_go_on() {
+    let fs = MemoryFs::builder().bytes("f", "").bytes("g", "").build().expect("build");
+    let bench =
+        Bench::with(&fs, None, |b| b.memory_bytes(4 * BUDGET).fill_queue(0, FillWhenFull::Drop));
+    let [f, g] = ["f", "g"].map(|name| bench.mount.blocking().open_rw(name, &cx()).expect("open"));
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Issue).always());
+    let large = chunk(0, 0).repeat(96);
+    std::thread::scope(|s| {
+        let writer = s.spawn(|| f.blocking().write_at(0, &large));
+        throttled(&bench);
+        bench.netfs().set_budget(MIB).expect("as far as it goes");
+        gate.release();
+        assert_eq!(writer.join().expect("no panic").expect("write"), large.len());
+        assert_eq!(g.blocking().write_at(0, b"small").expect("write"), 5);
+    });
+    f.blocking().fsync().expect("fsync");
+    fs.verify("f", 0, &large).expect("all of it");
+    drop((f, g));
     bench.shutdown();
 }

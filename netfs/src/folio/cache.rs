@@ -21,7 +21,7 @@ use crate::{
         Arc, Mutex, Readers,
         atomic::{AtomicU64, Ordering},
     },
-    writeback::room::Room,
+    writeback::room::{Room, Share},
 };
 
 /// Memory of one context, in bytes. `budgeted` never exceeds `budget`; `pinned` and `transient`
@@ -121,9 +121,14 @@ impl FolioCache {
         now
     }
 
-    /// An index for one more inode.
+    /// An index for one more inode of the volume with that share.
+    pub(crate) fn new_index_of(self: &Arc<Self>, share: Share) -> Arc<FolioIndex> {
+        FolioIndex::new(Arc::clone(self), self.next_index.fetch_add(1, Ordering::Relaxed), share)
+    }
+
+    #[cfg(test)]
     pub(crate) fn new_index(self: &Arc<Self>) -> Arc<FolioIndex> {
-        FolioIndex::new(Arc::clone(self), self.next_index.fetch_add(1, Ordering::Relaxed))
+        self.new_index_of(Share::default())
     }
 
     /// Allocates memory for all of `runs` (page-aligned, not overlapping), cut by [`folio_sizes`],

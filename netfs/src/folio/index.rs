@@ -56,6 +56,7 @@ use crate::{
         Arc, BiasedLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    writeback::room::Share,
 };
 
 /// A folio that was just locked, and the permission to fill it. Whoever has it must end it with
@@ -81,6 +82,8 @@ pub(crate) struct Removed {
 /// One file's part of the page cache.
 pub(crate) struct FolioIndex {
     id: u64,
+    /// Of what may be dirty: its volume's.
+    share: Share,
     cache: Arc<FolioCache>,
     this: Weak<FolioIndex>,
     /// On lines of its own: those who have to use the plain lock write to it.
@@ -111,9 +114,10 @@ struct Content {
 
 impl FolioIndex {
     /// An empty index. `id` is unique within the cache.
-    pub(super) fn new(cache: Arc<FolioCache>, id: u64) -> Arc<FolioIndex> {
+    pub(super) fn new(cache: Arc<FolioCache>, id: u64, share: Share) -> Arc<FolioIndex> {
         Arc::new_cyclic(|this| FolioIndex {
             id,
+            share,
             this: Weak::clone(this),
             content: CachePadded::new(BiasedLock::new(
                 Content::default(),

@@ -18,7 +18,7 @@ use crate::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    writeback::{conflict::ConflictPolicy, park::ParkedFiles, recall},
+    writeback::{conflict::ConflictPolicy, park::ParkedFiles, recall, room::Share},
 };
 
 /// How often (1 ms apart) a volume that looks in use is tried again.
@@ -46,6 +46,8 @@ pub(crate) struct Volume {
     pub(super) mounts: AtomicUsize,
     conflict_policy: Mutex<Option<ConflictPolicy>>,
     pub(crate) parked: ParkedFiles,
+    /// Of what may be dirty in the context.
+    pub(crate) share: Share,
     /// Files are found again by their keys, so a log of dirty bytes is of use.
     replayable: AtomicBool,
     pub(super) replayed: Mutex<Replayed>,
@@ -97,8 +99,10 @@ impl Volume {
         let fscache = OnceCell::new();
         let keep = moka::sync::Cache::builder().max_capacity(core.options.inode_capacity).build();
         let mounts = AtomicUsize::new(0);
+        let share = Share(core.next_inode_id());
         Arc::new(Volume {
             core,
+            share,
             id,
             cell,
             fscache,

@@ -44,15 +44,10 @@ impl Buffered<'_> {
     /// something failed.
     pub(crate) async fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let mut done = 0;
-        for chunk in bytes.chunks(CHUNK.min(self.at_once())) {
+        while done < bytes.len() {
+            let chunk = &bytes[done..bytes.len().min(done + CHUNK)];
             match self.write_chunk(offset + done as u64, chunk).await {
-                Ok(n) => {
-                    done += n;
-                    if n < chunk.len() {
-                        // The next chunk does not follow.
-                        break;
-                    }
-                }
+                Ok(n) => done += n,
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,
             }
@@ -60,13 +55,12 @@ impl Buffered<'_> {
         Ok(done)
     }
 
-    fn at_once(&self) -> usize {
-        usize::try_from(self.inode().core.folios.room().step()).unwrap_or(usize::MAX)
-    }
-
+    /// Writes as much of the front of `bytes` as may become dirty now, at least one byte.
     async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let inode = self.inode();
         let taken = self.take_room(bytes.len() as u64).await?;
+        // Never more than was asked for.
+        let bytes = &bytes[..taken.bytes() as usize];
         let before = inode.pages.dirtied_ever();
         let mut chunk = Chunk { inode, taken, before, offset, done: 0 };
         let result = self.who.by_deadline(self.copy_in(&mut chunk, bytes)).await;
@@ -82,13 +76,13 @@ impl Buffered<'_> {
 
     /// Waits, in turn, until not too much is dirty.
     async fn take_room(&self, bytes: u64) -> Result<Taken> {
-        let core = &self.inode().core;
-        if let Some(taken) = core.folios.room().try_take(bytes) {
+        let Inode { core, volume, .. } = &**self.inode();
+        if let Some(taken) = core.folios.room().try_take(volume.share, bytes) {
             return Ok(taken);
         }
         core.counters.write_throttled.inc();
         let _pressed = core.flusher.press();
-        self.who.by_deadline(core.folios.room().take(bytes)).await
+        self.who.by_deadline(core.folios.room().take(volume.share, bytes)).await
     }
 
     /// Step by step.
@@ -219,7 +213,7 @@ impl Drop for Chunk<'_> {
     fn drop(&mut self) {
         let Inode { core, pages, sizes, .. } = &**self.inode;
         let room = core.folios.room();
-        room.settle(&self.taken, pages.dirtied_ever() - self.before);
+        room.settle(self.taken, pages.dirtied_ever() - self.before);
         if self.done == 0 {
             return;
         }

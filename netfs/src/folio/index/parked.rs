@@ -23,7 +23,7 @@ impl FolioIndex {
         self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.dirtied_ever.fetch_add(bytes, Ordering::Relaxed);
         if content.dirty.is_parked() {
-            self.cache.room().dirtied_parked(bytes);
+            self.cache.room().dirtied_parked(self.share, bytes);
         } else {
             self.cache.room().dirtied(bytes);
         }
@@ -39,7 +39,7 @@ impl FolioIndex {
         if parked {
             self.cache.room().cleaned_parked(bytes);
         } else {
-            self.cache.room().cleaned(bytes);
+            self.cache.room().cleaned(self.share, bytes);
         }
     }
 
@@ -54,9 +54,9 @@ impl FolioIndex {
         let bytes = self.dirty_bytes();
         drop(content);
         if parked {
-            room.park(bytes);
+            room.park(self.share, bytes);
         } else {
-            room.unpark(bytes);
+            room.unpark(self.share, bytes);
         }
     }
 }
