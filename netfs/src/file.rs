@@ -87,8 +87,7 @@ pub struct File {
 impl File {
     pub(crate) fn new(node: Node, cx: Cx, how: OpenOptions) -> File {
         let who = Who { inode: node.inode, remote: node.remote, cx };
-        let writing = Writing::default();
-        who.inode.wb.opened(&writing);
+        let writing = Writing::opened(&who, how.writes());
         who.inode.wb.recalls.opened(&who.remote, &who.cx);
         let (streams, ahead) = (Mutex::default(), Arc::default());
         let reads_cached = how.read && !how.direct;

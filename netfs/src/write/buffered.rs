@@ -62,7 +62,7 @@ impl Buffered<'_> {
         // Never more than was asked for.
         let bytes = &bytes[..taken.bytes() as usize];
         let before = inode.pages.dirtied_ever();
-        let mut chunk = Chunk { inode, taken, before, offset, done: 0 };
+        let mut chunk = Chunk { inode, taken, before, group: self.group, offset, done: 0 };
         let result = self.who.by_deadline(self.copy_in(&mut chunk, bytes)).await;
         let done = chunk.done;
         drop(chunk);
@@ -204,6 +204,7 @@ struct Chunk<'a> {
     taken: Taken,
     /// What had ever become dirty of the file before it.
     before: u64,
+    group: Option<Group>,
     offset: u64,
     /// Bytes that are in.
     done: usize,
@@ -211,13 +212,14 @@ struct Chunk<'a> {
 
 impl Drop for Chunk<'_> {
     fn drop(&mut self) {
-        let Inode { core, pages, sizes, .. } = &**self.inode;
+        let Inode { core, pages, sizes, wb, .. } = &**self.inode;
         let room = core.folios.room();
         room.settle(self.taken, pages.dirtied_ever() - self.before);
         if self.done == 0 {
             return;
         }
         sizes.wrote(self.offset + self.done as u64, || pages.dirty_end());
+        wb.wrote_in(self.group);
         core.counters.write_bytes.add(self.done as u64);
         self.inode.log_wrote(self.offset..self.offset + self.done as u64);
         core.flusher.note(self.inode);

@@ -9,7 +9,7 @@ use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 
-use super::flush::OnTheirWay;
+use super::{flush::OnTheirWay, is_personal};
 use crate::{
     coherency::Validity,
     error::{Errno, Error, Result},
@@ -302,16 +302,26 @@ pub(super) async fn before_upload(inode: &Arc<Inode>) -> Result<()> {
         inode.wb.conflicts.settle();
         return Ok(());
     }
-    if inode.cell.valid_now() != Validity::Valid
-        && let Some((remote, cx)) = inode.wb.any_owner()
-    {
-        inode.ensure_valid(&remote, &cx).await?;
+    if inode.cell.valid_now() != Validity::Valid {
+        validate(inode).await?;
     }
     let Some(met) = inode.wb.conflicts.current() else { return Ok(()) };
     match policy {
         ConflictPolicy::KeepBoth(hook) => keep_both(inode, hook, met).await,
         _ => Err(met.error()),
     }
+}
+
+/// Asks the server as whichever writer it answers (A3.11).
+async fn validate(inode: &Arc<Inode>) -> Result<()> {
+    let mut refused = None;
+    for (remote, cx) in inode.wb.owners() {
+        match inode.ensure_valid(&remote, &cx).await {
+            Err(error) if is_personal(&error) => _ = refused.get_or_insert(error),
+            answered => return answered,
+        }
+    }
+    refused.map_or(Ok(()), Err)
 }
 
 async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) -> Result<()> {

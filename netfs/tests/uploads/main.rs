@@ -3,4 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod losses;
+mod owners;
+mod rounds;
 mod sizes;
