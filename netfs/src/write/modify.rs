@@ -112,6 +112,20 @@ mod tests {
         assert_eq!(on(Place::Fetching, 0..LEN), Modify::Overlay);
     }
 
+    /// However many writers it took.
+    #[test]
+    fn n_c26_a_write_that_leaves_nothing_unknown_makes_it_known_as_a_whole() {
+        let mut extents = Extents::new();
+        let limit = Extents::limit(LEN);
+        for i in 0..limit {
+            extents.insert(i * 100..(i + 1) * 100, Writer(i as u32 + 1));
+        }
+        assert_eq!(extents.count(), limit);
+        let rest = limit * 100..LEN;
+        assert_eq!(on(Place::Partial(&extents), rest.start..LEN - 1), Modify::ReadFirst);
+        assert_eq!(on(Place::Partial(&extents), rest), Modify::Whole, "nothing is left to be read");
+    }
+
     #[test]
     fn n_c25_disjoint_writes_neither_flush_nor_read_up_to_two_a_page() {
         let mut extents = Extents::new();
