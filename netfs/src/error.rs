@@ -91,6 +91,12 @@ errnos! {
     EHOSTUNREACH = libc::EHOSTUNREACH;
     /// The key (credential) has expired.
     EKEYEXPIRED = libc::EKEYEXPIRED;
+    /// The credentials were revoked.
+    EKEYREVOKED = libc::EKEYREVOKED;
+    /// The server does not accept the credentials.
+    EKEYREJECTED = libc::EKEYREJECTED;
+    /// There are no credentials.
+    ENOKEY = libc::ENOKEY;
     /// Directory not empty.
     ENOTEMPTY = libc::ENOTEMPTY;
     /// Quota exceeded.

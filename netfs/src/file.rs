@@ -100,8 +100,7 @@ pub(crate) struct Granted<'a> {
 impl File {
     pub(crate) fn new(node: Node, cx: Cx, how: OpenOptions, granted: Granted<'_>) -> File {
         let who = Who { inode: node.inode, remote: node.remote, cx, origin: how.origin };
-        let writing = Writing::default();
-        who.inode.wb.opened(&writing);
+        let writing = Writing::opened(&who, how.writes());
         who.inode.wb.recalls.opened(granted.by, &who.remote, &who.cx);
         let may_fetch = granted.reads;
         let (streams, ahead) = (Mutex::default(), Arc::default());

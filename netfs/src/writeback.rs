@@ -40,6 +40,8 @@ use crate::{
     dirtylog::OwnerId,
     error::{Errno, Error, Result},
     folio::{Group, Writer},
+    inode::Inode,
+    read::Who,
     remote::{Cx, DynFile, IoLimits},
     sync::{Arc, Mutex, Weak},
 };
@@ -82,11 +84,35 @@ struct Owner {
 }
 
 /// What an open file knows of its writing.
-#[derive(Default)]
 pub(crate) struct Writing {
+    inode: Arc<Inode>,
     writer: Mutex<Option<(Writer, Arc<()>)>>,
     /// Losses reported to this opener (N-C32).
     lost_seen: Mutex<u64>,
+}
+
+impl Writing {
+    /// Of a file that was just opened, `to_write` or not. What was lost before is none of its business. Who may
+    /// write can be asked for from now on: its credentials may do where those of others do not any more (A3.11).
+    pub(crate) fn opened(who: &Who, to_write: bool) -> Writing {
+        let wb = &who.inode.wb;
+        let lost = wb.state.lock().lost.as_ref().map_or(0, |(times, _)| *times);
+        let (inode, lost_seen) = (Arc::clone(&who.inode), Mutex::new(lost));
+        let writing = Writing { inode, writer: Mutex::default(), lost_seen };
+        if to_write {
+            wb.writer(&writing, &who.remote, &who.cx);
+        }
+        writing
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // With bytes of it on their way it is still needed; the last round forgets it.
+        if self.writer.lock().take().is_some() {
+            self.inode.wb.forget_closed(|| self.inode.pages.dirty_bytes() == 0);
+        }
+    }
 }
 
 impl Writeback {
@@ -117,15 +143,16 @@ impl Writeback {
         owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
     }
 
-    /// Some writer, to ask the server as.
-    fn any_owner(&self) -> Option<(DynFile, Cx)> {
+    /// All of them, to ask the server as.
+    fn owners(&self) -> Vec<(DynFile, Cx)> {
         let state = self.state.lock();
-        state.owners.first().map(|o| (Arc::clone(&o.remote), o.cx.clone()))
+        state.owners.iter().map(|o| (Arc::clone(&o.remote), o.cx.clone())).collect()
     }
 
     /// The limits of the server's calls, if anybody writes.
     fn limits(&self) -> Option<IoLimits> {
-        self.any_owner().map(|(remote, _)| remote.limits())
+        let remote = self.state.lock().owners.first().map(|o| Arc::clone(&o.remote));
+        remote.map(|remote| remote.limits())
     }
 
     /// Whose bytes `writer`'s are, for the log.
@@ -219,12 +246,6 @@ impl Writeback {
         let mut seen = of.lost_seen.lock();
         (std::mem::replace(&mut *seen, *times) < *times).then(|| error.clone())
     }
-
-    /// What was lost before an opener came is none of its business.
-    pub(crate) fn opened(&self, of: &Writing) {
-        let times = self.state.lock().lost.as_ref().map_or(0, |(n, _)| *n);
-        *of.lost_seen.lock() = times;
-    }
 }
 
 /// Whether an upload that failed so is worth another try by itself.
@@ -260,7 +281,15 @@ pub(crate) fn is_gone(error: &Error) -> bool {
 
 /// Whether the error is about credentials, so that another writer's may do.
 fn is_personal(error: &Error) -> bool {
-    matches!(error.errno(), Errno::EACCES | Errno::EPERM | Errno::EKEYEXPIRED)
+    matches!(
+        error.errno(),
+        Errno::EACCES
+            | Errno::EPERM
+            | Errno::ENOKEY
+            | Errno::EKEYEXPIRED
+            | Errno::EKEYREVOKED
+            | Errno::EKEYREJECTED
+    )
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn park(fs: &MemoryFs, file: &File, bytes: usize) -> netfs_memory::Injected {
 #[test]
 fn a_parked_file_throttles_no_other_writer() {
     let fs = origin();
-    // Nothing is uploaded by itself: a file that is parked in the middle of a write cuts it short.
+    // Nothing is uploaded before it is asked for: the file must not be parked in the middle of the write.
     let bench = Bench::with(&fs, None, |b| b.dirty_bytes(LIMIT, LIMIT));
     let full = open(&bench, "full");
     let size = LIMIT as usize / 10 * 9;

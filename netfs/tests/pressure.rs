@@ -9,7 +9,7 @@ use std::sync::{
 
 use common::{Bench, cx};
 use netfs::FillWhenFull;
-use netfs_memory::{Link, MemoryFs};
+use netfs_memory::{Fault, Gate, Link, MemoryFs, Op, SnapshotAt};
 
 const MIB: u64 = 1 << 20;
 const CHUNK: usize = 128 * 1024;
@@ -82,5 +82,35 @@ fn writers_share_a_slow_server_fairly_in_bounded_memory_and_nothing_is_lost() {
             assert!(held == chunk(who, nth), "chunk {nth} of writer {who}");
         }
     }
+    bench.shutdown();
+}
+
+/// Until some writer has had to wait.
+fn throttled(bench: &Bench) {
+    while bench.stats().write_throttled == 0 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_budget_that_shrinks_while_writers_wait_lets_them_go_on() {
+    let fs = MemoryFs::builder().bytes("f", "").bytes("g", "").build().expect("build");
+    let bench =
+        Bench::with(&fs, None, |b| b.memory_bytes(4 * BUDGET).fill_queue(0, FillWhenFull::Drop));
+    let [f, g] = ["f", "g"].map(|name| bench.mount.blocking().open_rw(name, &cx()).expect("open"));
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Issue).always());
+    let large = chunk(0, 0).repeat(96);
+    std::thread::scope(|s| {
+        let writer = s.spawn(|| f.blocking().write_at(0, &large));
+        throttled(&bench);
+        bench.netfs().set_budget(MIB).expect("as far as it goes");
+        gate.release();
+        assert_eq!(writer.join().expect("no panic").expect("write"), large.len());
+        assert_eq!(g.blocking().write_at(0, b"small").expect("write"), 5);
+    });
+    f.blocking().fsync().expect("fsync");
+    fs.verify("f", 0, &large).expect("all of it");
+    drop((f, g));
     bench.shutdown();
 }

@@ -7,7 +7,7 @@ use std::{path::Path, process::Command, sync::Arc};
 use cachefiles::CacheDir;
 use common::{Bench, cx};
 use netfs::{
-    Errno, File, FillPolicy, Stats,
+    Errno, File, FillPolicy, Stats, WriteOptions,
     fscache::{CacheBackend, CookieState, FaultPoint, FillWhenFull, MemCache, Refusal},
 };
 use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
@@ -275,6 +275,49 @@ fn row_126_a_crash_in_the_middle_of_a_round_leaves_nothing_to_find() {
             second.shutdown();
         });
         drop((file, first));
+    }
+}
+
+/// Calls that change the file past the page cache mark the object as a round does. What the server did with them
+/// shows in no version here.
+#[test]
+fn row_126_a_crash_in_the_middle_of_a_cut_a_hole_or_a_direct_write_leaves_nothing_to_find() {
+    type Change = fn(&File) -> netfs::Result<()>;
+    let cut: Change = |file| pollster::block_on(file.set_len(PAGE as u64));
+    let punch: Change = |file| pollster::block_on(file.punch_hole(PAGE as u64, 7 * PAGE as u64));
+    let direct: Change = |file| {
+        let (zeros, how) = ([0; 7 * PAGE], WriteOptions::unbuffered());
+        pollster::block_on(file.write_at_with(PAGE as u64, &zeros, how)).map(drop)
+    };
+    for (op, change) in [(Op::SetSize, cut), (Op::Deallocate, punch), (Op::Write, direct)] {
+        for disk in Disk::both() {
+            let fs = MemoryFs::builder().file("f", 8 * PAGE as u64).build().expect("build");
+            let zeroth = bench(&fs, &disk);
+            cached(&zeroth, "f");
+            zeroth.shutdown();
+            let disk = disk.reopened();
+            let first = bench(&fs, &disk);
+            assert_eq!(cached(&first, "f"), [true; 8]);
+            let file = open(&first, "f");
+            let gate = Gate::new();
+            fs.inject(Fault::on(op).hold(&gate, SnapshotAt::Release).times(1));
+            std::thread::scope(|s| {
+                let changing = s.spawn(|| change(&file));
+                fs.wait_until(|c, _| c.calls(op) == 1);
+                // Cut and grown again, perhaps.
+                let theirs = fs.change("f").silently().keeping_version();
+                theirs.write(PAGE as u64, vec![0; 7 * PAGE]).expect("applied");
+                let disk = disk.killed();
+                let second = bench(&fs, &disk);
+                let found =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cached(&second, "f")));
+                gate.release();
+                drop(changing.join());
+                assert_eq!(found.expect("the origin's bytes"), [false; 8], "{op:?}");
+                second.shutdown();
+            });
+            drop((file, first));
+        }
     }
 }
 

@@ -106,6 +106,9 @@ pub struct Settings {
     pub attr_in_reads: bool,
     /// Limits of a call.
     pub limits: IoLimits,
+    /// Whether a write that is larger than the limits allow when it arrives is refused (`EINVAL`). Default: no;
+    /// it is only a breach if none of the limits that were ever told allowed it. With a `limits_hook`: no effect.
+    pub refuse_oversized: bool,
     /// Asked instead of `limits` if set.
     pub limits_hook: Option<LimitsHook>,
     /// Widens windows.
@@ -157,6 +160,7 @@ impl Default for Settings {
             attr_moves_version: false,
             attr_in_reads: true,
             limits: IoLimits::default(),
+            refuse_oversized: false,
             limits_hook: None,
             expand: None,
             link: Link::default(),

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use netfs::{
     Errno, Result,
-    remote::{Change, Cx, FileKind, WriteOutcome, WriteSub},
+    remote::{Change, Cx, FileKind, IoLimits, WriteOutcome, WriteSub},
 };
 
 use crate::{
@@ -92,6 +92,9 @@ fn apply(
     if end > max_size(state, id)? {
         return Err(error(Errno::EFBIG, "a write past the largest size"));
     }
+    if state.settings.refuse_oversized && bytes.len() as u64 > limits(state, id)?.wsize {
+        return Err(error(Errno::EINVAL, "a write larger than the limits in force"));
+    }
     let before = state.version(node);
     let wanted = (bytes.len() as u64).min(verdict.shape.as_ref().map_or(u64::MAX, stop_after));
     let applied = fitting(state, id, offset..offset + wanted)?;
@@ -146,9 +149,12 @@ fn check_open(state: &mut State, id: NodeId, cx: &Cx) {
     state.ledger.breach(format!("write of {path} on an open for reading or of another file"));
 }
 
+fn limits(state: &State, id: NodeId) -> Result<IoLimits> {
+    Ok(state.tree.node(id)?.settings.limits.unwrap_or(state.settings.limits))
+}
+
 fn max_size(state: &State, id: NodeId) -> Result<u64> {
-    let own = state.tree.node(id)?.settings.limits;
-    Ok(own.unwrap_or(state.settings.limits).max_size)
+    Ok(limits(state, id)?.max_size)
 }
 
 /// How many bytes of `range` can be written before the quota is used up. What is stored already is paid

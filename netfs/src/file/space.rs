@@ -1,6 +1,6 @@
 //! [`File`]'s calls about the space of ranges.
 
-use super::File;
+use super::{File, Sync};
 use crate::{
     error::{Errno, Error, Result},
     iomode::Mode,
@@ -80,6 +80,9 @@ impl File {
         while at < end {
             let n = (end - at).min(ZEROS.len() as u64) as usize;
             at += self.write_zeros_at(at, &ZEROS[..n]).await?;
+        }
+        if range.start < end {
+            self.wait_as_opened(&(range.start..end), Sync::None).await?;
         }
         Ok(())
     }

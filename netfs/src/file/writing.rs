@@ -214,12 +214,17 @@ impl File {
         let done = self.write_buffered(offset, &source, len, group).await?;
         drop(one);
         let written = offset..offset + done;
-        if self.how.sync_level().max(options.sync) > Sync::None || self.how.write_through {
-            persist(self, What::Range(written.clone())).await?;
-        } else {
-            self.who.write_through_recall(offset, done).await;
-        }
+        self.wait_as_opened(&written, options.sync).await?;
         Ok(written)
+    }
+
+    /// A write to `written` has been made in memory: what it has yet to wait for.
+    pub(super) async fn wait_as_opened(&self, written: &Range<u64>, sync: Sync) -> Result<()> {
+        if self.how.sync_level().max(sync) > Sync::None || self.how.write_through {
+            return persist(self, What::Range(written.clone())).await;
+        }
+        self.who.write_through_recall(written.start, written.end - written.start).await;
+        Ok(())
     }
 
     /// Where an append of `len` bytes goes.
@@ -284,12 +289,8 @@ impl File {
     /// What the server answered. The bytes are kept and the next call tries again. Bytes that somebody
     /// [discarded](File::discard_dirty) are reported once to each opener.
     pub async fn fsync(&self) -> Result<()> {
-        let inode = &self.who.inode;
-        if let Some(lost) = inode.wb.take_lost(&self.writing) {
-            return Err(lost);
-        }
-        if self.how.durability == Durability::Journal && inode.log_fsync(&self.who).await {
-            return Ok(());
+        if self.how.durability == Durability::Journal && self.who.inode.log_fsync(&self.who).await {
+            return self.told_of_loss(Ok(()));
         }
         persist(self, What::Range(0..u64::MAX)).await
     }
@@ -435,6 +436,11 @@ impl File {
         self.who.by_deadline(async { Ok(lock.lock_owned().await) }).await
     }
 
+    /// A loss that the opener has not heard of, else `result`: that of a failed upload comes again next time.
+    fn told_of_loss(&self, result: Result<()>) -> Result<()> {
+        self.who.inode.wb.take_lost(&self.writing).map_or(result, Err)
+    }
+
     pub(super) fn check_writable(&self) -> Result<()> {
         if !self.how.writes() {
             return Err(Error::new(Errno::EBADF, "the file was not opened for writing"));
@@ -495,16 +501,12 @@ fn len_of(range: Range<u64>) -> usize {
     (range.end - range.start) as usize
 }
 
-/// Has it uploaded, however often it takes as long as failures may pass, up to the caller's deadline.
+/// Has it uploaded, however often it takes as long as failures may pass, up to the caller's deadline. A loss that
+/// the opener has not heard of is told now, whatever came of the upload: older ones, and if this very round
+/// gave bytes up or laid them over somebody else's.
 async fn persist(file: &File, what: What) -> Result<()> {
-    if let Some(lost) = file.who.inode.wb.take_lost(&file.writing) {
-        return Err(lost);
-    }
-    // If this very round gave the bytes up, the caller has been told now.
-    let told = |error| file.who.inode.wb.take_lost(&file.writing).unwrap_or(error);
-    persist_as(&file.who, what).await.map_err(told)?;
-    // That what was sent lies over somebody else's bytes came out just now.
-    file.who.inode.wb.take_lost(&file.writing).map_or(Ok(()), Err)
+    let uploaded = persist_as(&file.who, what).await;
+    file.told_of_loss(uploaded)
 }
 
 pub(crate) async fn persist_as(who: &Who, what: What) -> Result<()> {

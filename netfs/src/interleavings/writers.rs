@@ -5,7 +5,10 @@
 use shuttle::thread;
 
 use super::*;
-use crate::error::Errno;
+use crate::{
+    error::Errno,
+    writeback::flush::{Wait, flush, quiesce},
+};
 
 pub(super) const A: u8 = 252;
 pub(super) const B: u8 = 253;
@@ -107,6 +110,38 @@ fn w1_w5_an_fsync_covers_the_writes_before_it_and_no_later_one_is_lost() {
             assert_eq!(at(&world.origin.bytes(), 0, 500), [A; 500]);
         });
     }
+}
+
+/// A round that waits for nobody (sync-none) goes away where another one is under way; with one that hangs it would
+/// wait for ever.
+#[test]
+fn n_c36_a_round_that_waits_for_nobody_passes_a_busy_file_by() {
+    explore(200, || {
+        let world = World::new(1, PAGE, Answers::Whole);
+        write(&world.open(), 0, 100, A);
+        let inode = Arc::clone(&world.mount.root().inode);
+        let turn = block_on(quiesce(&inode));
+        block_on(flush(&inode, 0..u64::MAX, Wait::No)).expect("passed by");
+        assert_eq!(inode.pages.dirty_bytes(), 100);
+        drop(turn);
+        all_is_well(&world);
+    });
+}
+
+/// Who sees the file's new end reads what was written up to it.
+#[test]
+fn n_c37_the_size_never_runs_ahead_of_the_bytes() {
+    explore(400, || {
+        let world = World::new(1, PAGE, Answers::Whole);
+        let (file, end) = (world.open(), 2 * PAGE + 100);
+        let writing = thread::spawn(move || write(&file, PAGE, PAGE + 100, A));
+        let file = world.open();
+        let size = file.sizes().i_size;
+        let bytes = read(&file, PAGE, size.saturating_sub(PAGE));
+        assert!(size <= end && bytes.iter().all(|b| *b == A), "{size}: {bytes:?}");
+        join([writing]);
+        all_is_well(&world);
+    });
 }
 
 /// Slices and pages a reader has do not change, whatever is written; eviction takes nothing dirty.

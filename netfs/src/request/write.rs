@@ -3,9 +3,8 @@
 //! Rules it keeps:
 //!
 //! - **R1** Subrequests partition the dirty runs they were made from; none spans two runs (row 72), none
-//!   is empty or larger than the limits allow.
-//! - **R2** A short write is continued from where it stopped, under renegotiated limits, when nothing is
-//!   in flight (row 80, N-C31). Tries without progress are bounded ([`MAX_IDLE_TRIES`]).
+//!   is empty or larger than the limits allow at the time it is issued (N-C31).
+//! - **R2** A short write is continued from where it stopped when nothing is in flight (row 80, N-C31). Tries without progress are bounded ([`MAX_IDLE_TRIES`]).
 //! - **R3** After a failure nothing new is issued (row 16). The first error stands (N-C10). What was
 //!   not acknowledged is told by [`WriteRequest::unwritten`]: it stays dirty (unlike rows 77, 78).
 //! - **R4** A serial request has one sub in flight, so that what an error leaves on the server is a
@@ -37,6 +36,12 @@ struct Sub {
     idle_tries: u8,
 }
 
+impl Sub {
+    fn planned(range: Range<u64>, idle_tries: u8) -> Sub {
+        Sub { range, state: State::Planned, idle_tries }
+    }
+}
+
 /// One upload.
 #[derive(Debug)]
 pub(crate) struct WriteRequest {
@@ -48,26 +53,12 @@ pub(crate) struct WriteRequest {
 }
 
 impl WriteRequest {
-    /// An upload of `runs` (ascending, not touching), split to the server's limits. `segment_ends` are
-    /// the file offsets at which memory segments end, ascending.
-    pub(crate) fn new(
-        runs: &[Range<u64>],
-        segment_ends: Vec<u64>,
-        limits: &IoLimits,
-        serial: bool,
-    ) -> WriteRequest {
-        let mut req = WriteRequest { subs: Vec::new(), segment_ends, serial, error: None };
-        runs.iter().for_each(|run| req.push_split(run.clone(), State::Planned, 0, limits));
-        req
-    }
-
-    fn push_split(&mut self, range: Range<u64>, state: State, idle_tries: u8, limits: &IoLimits) {
-        let mut at = range.start;
-        while at < range.end {
-            let end = self.clip(at, range.end, limits);
-            self.subs.push(Sub { range: at..end, state, idle_tries });
-            at = end;
-        }
+    /// An upload of `runs` (ascending, not touching). `segment_ends` are the file offsets at which memory
+    /// segments end, ascending.
+    pub(crate) fn new(runs: &[Range<u64>], segment_ends: Vec<u64>, serial: bool) -> WriteRequest {
+        let planned = |run: &Range<u64>| Sub::planned(run.clone(), 0);
+        let subs = runs.iter().filter(|run| !run.is_empty()).map(planned).collect();
+        WriteRequest { subs, segment_ends, serial, error: None }
     }
 
     /// Where a call that starts at `at` has to end.
@@ -86,16 +77,24 @@ impl WriteRequest {
         self.subs[index].range.clone()
     }
 
-    /// The next sub to issue, in file order; it counts as in flight from here. `None` if there is none
-    /// now: an error stands, a retry waits for quiet (R2), or a serial one is out.
-    pub(crate) fn next_issue(&mut self) -> Option<usize> {
+    /// The next sub to issue, in file order and as large as `limits` allow; it counts as in flight from here.
+    /// `None` if there is none now: an error stands, a retry waits for quiet (R2), or a serial one is out.
+    pub(crate) fn next_issue(&mut self, limits: &IoLimits) -> Option<usize> {
         let paused = self.subs.iter().any(|s| s.state == State::NeedRetry);
         if self.error.is_some() || paused || (self.serial && self.in_flight() > 0) {
             return None;
         }
         let planned = (0..self.subs.len()).filter(|&i| self.subs[i].state == State::Planned);
         let next = planned.min_by_key(|&i| self.subs[i].range.start)?;
-        self.subs[next].state = State::InFlight;
+        let Range { start, end } = self.range(next);
+        let stop = self.clip(start, end, limits);
+        let sub = &mut self.subs[next];
+        sub.state = State::InFlight;
+        sub.range.end = stop;
+        if stop < end {
+            let rest = Sub::planned(stop..end, sub.idle_tries);
+            self.subs.push(rest);
+        }
         Some(next)
     }
 
@@ -146,17 +145,13 @@ impl WriteRequest {
         (self.in_flight() == 0 && self.error.is_none()).then_some(tries)
     }
 
-    /// If nothing is in flight and something waits for a retry: plans it under renegotiated limits.
-    pub(crate) fn begin_retry(&mut self, limits: &IoLimits) -> bool {
+    /// If nothing is in flight and something waits for a retry: plans it.
+    pub(crate) fn begin_retry(&mut self) -> bool {
         if self.retry_waits().is_none() {
             return false;
         }
-        let wanting = |s: &Sub| s.state == State::NeedRetry;
-        let again: Vec<Sub> = self.subs.iter().filter(|s| wanting(s)).cloned().collect();
-        self.subs.retain(|s| !wanting(s));
-        for sub in again {
-            self.push_split(sub.range, State::Planned, sub.idle_tries, limits);
-        }
+        let wanting = self.subs.iter_mut().filter(|s| s.state == State::NeedRetry);
+        wanting.for_each(|sub| sub.state = State::Planned);
         true
     }
 

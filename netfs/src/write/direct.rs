@@ -31,7 +31,7 @@ use crate::{
         flush::{LOST_MAX, adopt, in_turn},
         groups::What,
         perhaps_done,
-        upload::{How, Uploaded, upload},
+        upload::{How, Uploaded, parts_of, upload},
     },
 };
 
@@ -114,7 +114,13 @@ async fn send(who: &Who, pieces: &[Sent]) -> (Uploaded, u64) {
     let mut all = Uploaded::default();
     let mut at = start;
     for _ in 0..=LOST_MAX {
-        let up = upload(&who.inode, (&who.remote, &who.cx), &rest(pieces, at), How::serial()).await;
+        let up = upload(
+            &who.inode,
+            (&who.remote, &who.cx),
+            &parts_of(pieces, &[at..end]),
+            How::serial(),
+        )
+        .await;
         all.changes.extend(up.changes);
         all.stable.extend(up.stable);
         all.silent |= up.silent;
@@ -128,17 +134,6 @@ async fn send(who: &Who, pieces: &[Sent]) -> (Uploaded, u64) {
     let told = "the server keeps losing what it has not committed";
     all.error = Some(Error::new(Errno::EAGAIN, told));
     (all, at)
-}
-
-/// The pieces from `at` on.
-fn rest(pieces: &[Sent], at: u64) -> Vec<Sent> {
-    let from = |p: &Sent| {
-        let start = p.range.start.max(at);
-        let skip = (start - p.range.start) as usize;
-        let data = p.data.part(skip..p.data.len());
-        Sent { range: start..p.range.end, data, ..p.clone() }
-    };
-    pieces.iter().filter(|p| p.range.end > at).map(from).collect()
 }
 
 /// The caller's bytes as what an upload takes; a piece is a memory segment.

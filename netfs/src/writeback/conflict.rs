@@ -9,7 +9,7 @@ use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 
-use super::flush::OnTheirWay;
+use super::{flush::OnTheirWay, is_personal};
 use crate::{
     error::{Errno, Error, Result},
     folio::{Sent, Slice, Unit, Which},
@@ -314,15 +314,25 @@ pub(super) async fn before_upload(inode: &Arc<Inode>) -> Result<()> {
         inode.wb.conflicts.settle();
         return Ok(());
     }
-    if let Some((remote, cx)) = inode.wb.any_owner() {
-        // Not by way of the check that readers share: that one may be waiting for the turn.
-        inode.ensure_valid_in_turn(&remote, cx).await?;
-    }
+    validate(inode).await?;
     let Some(met) = inode.wb.conflicts.current() else { return Ok(()) };
     match policy {
         ConflictPolicy::KeepBoth(hook) => keep_both(inode, hook, met).await,
         _ => Err(met.error()),
     }
+}
+
+/// Asks the server as whichever writer it answers (A3.11). Not by way of the check that readers share: that one
+/// may be waiting for the turn.
+async fn validate(inode: &Arc<Inode>) -> Result<()> {
+    let mut refused = None;
+    for (remote, cx) in inode.wb.owners() {
+        match inode.ensure_valid_in_turn(&remote, cx).await {
+            Err(error) if is_personal(&error) => _ = refused.get_or_insert(error),
+            answered => return answered,
+        }
+    }
+    refused.map_or(Ok(()), Err)
 }
 
 async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Rounds over one file.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use super::{
     chain::{Chain, Outcome},
@@ -8,7 +8,7 @@ use super::{
     copy::{Before, Copy},
     groups::{Part, What, parts},
     is_gone, is_personal, is_transient,
-    upload::{How, Uploaded, upload},
+    upload::{How, Uploaded, parts_of, upload},
 };
 use crate::{
     coherency::{Epoch, Validity},
@@ -43,20 +43,25 @@ pub(crate) async fn flush(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> 
 
 /// The same for what is asked for in other words.
 pub(crate) async fn flush_what(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
+    flush_or_pass(inode, what, wait).await.map(drop)
+}
+
+/// The same. `Ok(false)`: another round was under way, and nothing is known of how it ended.
+pub(super) async fn flush_or_pass(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<bool> {
     let work = Arc::clone(inode);
     let task = inode.core.driver.spawn(async move { flush_here(&work, what, wait).await });
     task.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
 }
 
-async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<()> {
+async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<bool> {
     let _turn = match wait {
         Wait::Turn => quiesce(inode).await,
         Wait::No => match Arc::clone(&inode.wb.queue).try_lock_owned() {
             Ok(turn) => Turn { held: Some(turn), core: Arc::clone(&inode.core) },
-            Err(_) => return Ok(()),
+            Err(_) => return Ok(false),
         },
     };
-    in_turn(inode, what, wait == Wait::Turn).await
+    in_turn(inode, what, wait == Wait::Turn).await.map(|()| true)
 }
 
 /// The same for who has the turn already.
@@ -266,14 +271,24 @@ async fn know_ours(inode: &Inode, chain: &mut Chain, known: Option<&Version>, ep
         return;
     }
     if !chain.all_ours(known)
-        && let Some((remote, cx)) = inode.wb.any_owner()
-        && let Ok(facts) = inode.core.answered(remote.validate(cx)).await
+        && let Some(facts) = ask(inode).await
     {
         chain.lead_to(known, facts);
     }
     if !inode.cell.is_alone_since(epoch) {
         *chain = before;
     }
+}
+
+/// What the server says of the file to whichever writer it answers (A3.11).
+async fn ask(inode: &Inode) -> Option<Facts> {
+    for (remote, cx) in inode.wb.owners() {
+        match inode.core.answered(remote.validate(cx)).await {
+            Err(error) if is_personal(&error) => {}
+            answered => return answered.ok(),
+        }
+    }
+    None
 }
 
 /// What the replies say of the file, of which the server has bytes up to `end` now, some of `changed`.
@@ -314,25 +329,30 @@ pub(crate) fn adopt(
     None
 }
 
-/// Sends a batch with its writer's credentials, or those of another writer if the server does not
-/// accept them any more (A3.11). The error of the writer's own stands.
+/// Sends a batch with its writer's credentials, and what the server does not accept from that one any more
+/// with those of other writers (A3.11). If none will do the error of the writer's own stands.
 async fn send(inode: &Inode, batch: &[Sent], awaited: bool) -> Uploaded {
     let Some(first) = batch.first() else { return Uploaded::default() };
-    let mut result = unsent(batch);
-    for (remote, cx) in inode.wb.owners_for(first.writer) {
-        let up = upload(inode, (&remote, &cx), batch, How::parallel(awaited)).await;
-        let refused = up.stable.is_empty() && up.error.as_ref().is_some_and(is_personal);
-        let first_error = result.error.take();
-        result = up;
-        if !refused {
-            return result;
+    let owners = inode.wb.owners_for(first.writer);
+    let nobody = Error::new(Errno::EBADF, "nobody is left on whose behalf to write");
+    let mut all = Uploaded { error: owners.is_empty().then_some(nobody), ..unsent(batch) };
+    let mut rest = Cow::Borrowed(batch);
+    for (remote, cx) in owners {
+        let up = upload(inode, (&remote, &cx), &rest, How::parallel(awaited)).await;
+        all.stable.extend(up.stable);
+        all.changes.extend(up.changes);
+        all.silent |= up.silent;
+        all.unwritten = up.unwritten;
+        match up.error {
+            Some(error) if is_personal(&error) => _ = all.error.get_or_insert(error),
+            error => {
+                all.error = error;
+                break;
+            }
         }
-        result.error = first_error.or(result.error);
+        rest = Cow::Owned(parts_of(batch, &all.unwritten));
     }
-    if result.error.is_none() {
-        result.error = Some(Error::new(Errno::EBADF, "nobody is left on whose behalf to write"));
-    }
-    result
+    all
 }
 
 fn unsent(batch: &[Sent]) -> Uploaded {

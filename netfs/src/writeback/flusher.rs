@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::sync::Notify;
 
 use super::{
-    flush::{Wait, flush},
+    flush::{Wait, flush_or_pass},
+    groups::What,
     is_transient,
 };
 use crate::{
@@ -163,10 +164,12 @@ impl Drop for Pressed<'_> {
 
 /// Uploads a file and keeps the list.
 pub(crate) async fn flush_listed(inode: &Arc<Inode>, wait: Wait) -> Result<()> {
-    let result = flush(inode, 0..u64::MAX, wait).await;
-    let core = &inode.core;
-    core.flusher.tidy(inode, result.is_ok(), inode.now());
-    result
+    let result = flush_or_pass(inode, What::Range(0..u64::MAX), wait).await;
+    // One that was passed by says nothing of how its uploads go.
+    if !matches!(result, Ok(false)) {
+        inode.core.flusher.tidy(inode, result.is_ok(), inode.now());
+    }
+    result.map(drop)
 }
 
 /// A round that nobody waits for: one that hangs holds up no other file.

@@ -72,10 +72,7 @@ pub(crate) async fn upload(
 ) -> Uploaded {
     let runs = runs_of(pieces);
     let ends = pieces.iter().map(|p| p.folio_end.min(p.range.end)).collect();
-    let limits = remote.limits();
-    // One call that is stable at once is cheaper than a call and a commit; of many it is not.
-    let one = runs.len() == 1 && runs.iter().all(|r| r.end - r.start <= limits.wsize);
-    let mut req = WriteRequest::new(&runs, ends, &limits, how.serial);
+    let mut req = WriteRequest::new(&runs, ends, how.serial);
     let (tx, mut rx) = mpsc::unbounded_channel();
     let sink: Arc<dyn WriteSink> = Arc::new(Sink(tx));
     let mut up = Uploaded::default();
@@ -83,9 +80,11 @@ pub(crate) async fn upload(
     let counters = &inode.core.counters;
     while !req.complete() {
         while req.in_flight() < IN_FLIGHT_MAX
-            && let Some(index) = req.next_issue()
+            && let Some(index) = req.next_issue(&remote.limits())
         {
             let range = req.range(index);
+            // One call that is stable at once is cheaper than a call and a commit; of many it is not.
+            let one = runs == [range.clone()];
             counters.upload.inc();
             let data = slices(pieces, &range);
             let sub = WriteSub::new(index, range.start, data, cx.clone(), Arc::clone(&sink));
@@ -98,7 +97,7 @@ pub(crate) async fn upload(
                 inode.core.clock.sleep_until(inode.now() + pause).await;
             }
             counters.upload_retry.inc();
-            req.begin_retry(&remote.limits());
+            req.begin_retry();
             continue;
         }
         let Some((index, finished)) = rx.recv().await else { break };
@@ -144,6 +143,23 @@ async fn commit(
             up.error.get_or_insert(error);
         }
     }
+}
+
+/// Those parts of the pieces that are in `ranges`, which do not overlap; ascending as the pieces are.
+pub(crate) fn parts_of(pieces: &[Sent], ranges: &[Range<u64>]) -> Vec<Sent> {
+    let part = |p: &Sent, range: &Range<u64>| {
+        let (start, end) = (p.range.start.max(range.start), p.range.end.min(range.end));
+        let at = |n: u64| (n - p.range.start) as usize;
+        (start < end).then(|| Sent {
+            range: start..end,
+            data: p.data.part(at(start)..at(end)),
+            ..p.clone()
+        })
+    };
+    let mut parts: Vec<Sent> =
+        pieces.iter().flat_map(|p| ranges.iter().filter_map(move |r| part(p, r))).collect();
+    parts.sort_by_key(|p| p.range.start);
+    parts
 }
 
 /// The runs without a gap that the pieces make.
