@@ -46,6 +46,8 @@ pub(crate) struct Recalls {
     openers: Mutex<Vec<Opener>>,
     /// Boot time of the last write.
     wrote_at: AtomicU64,
+    /// Which write was told about last, and as of when: who asks twice gets the same answer.
+    told: Mutex<Option<(u64, TimeSpec)>>,
 }
 
 /// Weak, for the adapter's file may hold, in calls that its server does not answer, this inode.
@@ -265,14 +267,19 @@ impl Inode {
     /// When the file was last written to here, while the server does not have it.
     pub(crate) fn wrote_at(&self) -> Option<TimeSpec> {
         let at = self.wb.recalls.wrote_at.load(Ordering::Relaxed);
-        (at > 0 && self.pages.dirty_bytes() > 0).then(|| {
-            let at = BootTime::from_nanos(at);
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let at = now.saturating_sub(self.now().since(at));
-            TimeSpec {
-                sec: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
-                nsec: at.subsec_nanos(),
-            }
-        })
+        if at == 0 || self.pages.dirty_bytes() == 0 {
+            return None;
+        }
+        let mut told = self.wb.recalls.told.lock();
+        if let Some((_, time)) = told.filter(|(of, _)| *of == at) {
+            return Some(time);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ago = self.now().since(BootTime::from_nanos(at));
+        let time = now.saturating_sub(ago);
+        let sec = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let time = TimeSpec { sec, nsec: time.subsec_nanos() };
+        *told = Some((at, time));
+        Some(time)
     }
 }
