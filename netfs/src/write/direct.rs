@@ -114,13 +114,8 @@ async fn send(who: &Who, pieces: &[Sent]) -> (Uploaded, u64) {
     let mut all = Uploaded::default();
     let mut at = start;
     for _ in 0..=LOST_MAX {
-        let up = upload(
-            &who.inode,
-            (&who.remote, &who.cx),
-            &parts_of(pieces, &[at..end]),
-            How::serial(),
-        )
-        .await;
+        let rest = parts_of(pieces, std::slice::from_ref(&(at..end)));
+        let up = upload(&who.inode, (&who.remote, &who.cx), &rest, How::serial()).await;
         all.changes.extend(up.changes);
         all.stable.extend(up.stable);
         all.silent |= up.silent;
