@@ -52,7 +52,7 @@ impl File {
         let inode = &self.who.inode;
         inode.core.check_open()?;
         // Held by the calls to the server, too: they may outlast this one.
-        let one = Arc::new(self.alone().await?);
+        let one = Arc::new(self.alone_in_time().await?);
         // Where the file ends decides what is done.
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let locks = async || self.held(Arc::clone(&one), Mode::Buffered, 0..u64::MAX).await;

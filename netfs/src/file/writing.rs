@@ -192,7 +192,8 @@ impl File {
             check_end(&self.who, offset, len)?;
         }
         let group = options.group.map(|group| group.of(inode)).transpose()?;
-        let one = self.alone().await?;
+        let direct = self.how.direct || options.unbuffered;
+        let one = if direct { self.alone_in_time().await? } else { self.alone().await? };
         inode.core.check_open()?;
         inode.check_not_parked()?;
         let offset = match at {
@@ -203,7 +204,7 @@ impl File {
             return Ok(offset..offset);
         }
         inode.wb.enter_group(group)?;
-        if self.how.direct || options.unbuffered {
+        if direct {
             let range = offset..offset + len;
             self.sent_before(range.clone(), group).await?;
             let locks = self.held(Arc::new(one), Mode::Direct, range).await?;
@@ -211,7 +212,7 @@ impl File {
             let done = direct::write(&self.who, what, locks).await?;
             return Ok(offset..offset + done as u64);
         }
-        let done = self.write_buffered(offset, &source, len, group).await?;
+        let done = self.write_buffered(offset, &source, group).await?;
         drop(one);
         let written = offset..offset + done;
         self.wait_as_opened(&written, options.sync).await?;
@@ -242,7 +243,7 @@ impl File {
             return Err(error);
         }
         let parts = [IoSlice::new(zeros)];
-        self.write_buffered(offset, &Source::Borrowed(&parts), zeros.len() as u64, None).await
+        self.write_buffered(offset, &Source::Borrowed(&parts), None).await
     }
 
     /// Into memory, with the file's write lock. Returns how many bytes, at least one.
@@ -250,12 +251,8 @@ impl File {
         &self,
         offset: u64,
         source: &Source<'_>,
-        len: u64,
         group: Option<Group>,
     ) -> Result<u64> {
-        let inode = &self.who.inode;
-        let _mode = self.who.enter(Mode::Buffered, offset..offset + len).await?;
-        inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
         let (cookie, writing, may_read) = (self.cookie(), &self.writing, self.may_fetch);
         let (parts, lent): (&[IoSlice<'_>], _) = match source {
             Source::Borrowed(parts) => (parts, None),
@@ -275,7 +272,6 @@ impl File {
                 Err(_) => break,
             }
         }
-        inode.cell.tell_fronts(&(offset..offset + done), self.who.origin);
         Ok(done)
     }
 
@@ -335,7 +331,7 @@ impl File {
     pub async fn set_len(&self, size: u64) -> Result<()> {
         self.check_writable()?;
         check_end(&self.who, size, 0)?;
-        let one = self.alone().await?;
+        let one = self.alone_in_time().await?;
         self.who.inode.core.check_open()?;
         let locks = self.held(Arc::new(one), Mode::Buffered, 0..u64::MAX).await?;
         resize::set_size(&self.who, size, locks).await
@@ -386,10 +382,12 @@ impl File {
     /// closed again, [discarded](File::discard_dirty), or dropped.
     pub async fn close(self) -> std::result::Result<(), Unclosed> {
         let flushes = self.how.close_flush && self.who.remote.close_must_flush(&self.who.cx);
-        if !flushes {
-            return Ok(());
-        }
-        let done = self.flush_range(0, u64::MAX).await;
+        let done = if flushes {
+            self.flush_range(0, u64::MAX).await
+        } else {
+            // What has failed already is told all the same.
+            self.told_of_loss(self.who.inode.wb.parked().map_or(Ok(()), Err))
+        };
         done.map_err(|error| Unclosed { file: Box::new(self), error })
     }
 
@@ -439,6 +437,15 @@ impl File {
     /// A loss that the opener has not heard of, else `result`: that of a failed upload comes again next time.
     fn told_of_loss(&self, result: Result<()>) -> Result<()> {
         self.who.inode.wb.take_lost(&self.writing).map_or(result, Err)
+    }
+
+    /// The same for what goes straight to the server: no longer than a call may take, for the writer that has
+    /// it may be waiting for an upload that hangs.
+    pub(super) async fn alone_in_time(&self) -> Result<OwnedMutexGuard<()>> {
+        self.who.by_call_deadline(self.alone()).await.unwrap_or_else(|| {
+            let told = "another write to the file has not ended; nothing was changed";
+            Err(Error::new(Errno::ETIMEDOUT, told))
+        })
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {

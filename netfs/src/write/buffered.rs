@@ -11,6 +11,7 @@ use crate::{
     },
     fscache::Cookie,
     inode::Inode,
+    iomode::Mode,
     read::{Who, buffered::Reader},
     request::plan,
     sync::Arc,
@@ -79,7 +80,7 @@ impl Buffered<'_> {
         let inode = self.inode();
         let taken = self.take_room(bytes.len() as u64).await?;
         let before = inode.pages.dirtied_ever();
-        let mut chunk = Chunk { inode, taken, before, offset, done: 0 };
+        let mut chunk = Chunk { who: self.who, taken, before, offset, done: 0 };
         // It may be because uploads failed for good that there is room.
         inode.check_not_parked()?;
         let result = self.who.by_deadline(self.copy_in(&mut chunk, bytes)).await;
@@ -113,57 +114,77 @@ impl Buffered<'_> {
         let whole = Piece { offset, bytes, lent: self.lent, writer, group, now };
         let mut idle = 0;
         while chunk.done < bytes.len() {
-            let rest = whole.after(chunk.done);
-            let step = self.step(&rest).await?;
-            idle = if step == 0 { idle + 1 } else { 0 };
-            chunk.done += step;
-            if idle > IDLE_MAX {
-                let told = "what is written to changes faster than it can be written; try again";
-                return Err(Error::new(Errno::EAGAIN, told));
+            if let Some(range) = self.steps(chunk, &whole, &mut idle).await? {
+                flush(inode, range, Wait::Turn).await?;
             }
         }
         Ok(())
     }
 
+    /// As far as it goes in one I/O mode; says what has to be uploaded before it goes on. (Not here: who waits
+    /// for an upload in a mode stops all that want the other, and these all readers.)
+    async fn steps(
+        &self,
+        chunk: &mut Chunk<'_>,
+        whole: &Piece<'_>,
+        idle: &mut usize,
+    ) -> Result<Option<Range<u64>>> {
+        let range = whole.offset..whole.offset + whole.bytes.len() as u64;
+        let _mode = self.who.enter(Mode::Buffered, range).await?;
+        self.inode().ensure_valid(&self.who.remote, &self.who.cx).await?;
+        while chunk.done < whole.bytes.len() {
+            let rest = whole.after(chunk.done);
+            let (step, flush_first) = match self.step(&rest).await? {
+                Stepped::Wrote(bytes) => (bytes, None),
+                Stepped::FlushFirst(range) => (0, Some(range)),
+            };
+            *idle = if step == 0 { *idle + 1 } else { 0 };
+            chunk.done += step;
+            if *idle > IDLE_MAX {
+                let told = "what is written to changes faster than it can be written; try again";
+                return Err(Error::new(Errno::EAGAIN, told));
+            }
+            if flush_first.is_some() {
+                return Ok(flush_first);
+            }
+        }
+        Ok(None)
+    }
+
     /// Writes the front of `rest`, or does what has to be done first (then 0).
-    async fn step(&self, rest: &Piece<'_>) -> Result<usize> {
+    async fn step(&self, rest: &Piece<'_>) -> Result<Stepped> {
         let pages = &self.inode().pages;
         let step = match pages.write_step(rest) {
             Step::Covered(place) => self.write_over(&place, rest),
             step => step,
         };
-        match step {
-            Step::Wrote(bytes) => Ok(bytes),
-            Step::Covered(_) => Ok(0),
-            Step::Absent(run) => self.write_new(run, rest).await,
+        let wrote = match step {
+            Step::Wrote(bytes) => bytes,
+            Step::Covered(_) => 0,
+            Step::Absent(run) => self.write_new(run, rest).await?,
             Step::Shared(folio) => {
                 let mem = self.memory_like(&folio).await?;
                 pages.unshare(&folio, mem);
-                Ok(0)
+                0
             }
             Step::NeedsOverlay(folio) => {
                 let mem = self.memory_like(&folio).await?;
                 pages.attach_overlay(&folio, mem, rest.now);
-                Ok(0)
+                0
             }
             // Without the right to read: what is known of the folio goes to the server, then it is gone.
-            Step::ReadFirst(range) if !self.may_read => {
-                flush(self.inode(), range, Wait::Turn).await?;
-                Ok(0)
-            }
+            Step::ReadFirst(range) if !self.may_read => return Ok(Stepped::FlushFirst(range)),
             Step::ReadFirst(range) => {
                 // Room for it first: without any the reader goes round the page cache, and the folio
                 // stays as it is.
                 drop(self.memory(&range, u64::MAX, |_| None).await?);
                 let mut reader = Reader { who: self.who, cookie: self.cookie, ahead: None };
                 reader.gather(range.start, range.end - range.start).await?;
-                Ok(0)
+                0
             }
-            Step::OtherGroup(range) => {
-                flush(self.inode(), range, Wait::Turn).await?;
-                Ok(0)
-            }
-        }
+            Step::OtherGroup(range) => return Ok(Stepped::FlushFirst(range)),
+        };
+        Ok(Stepped::Wrote(wrote))
     }
 
     /// Writes all of the folio in `place`: into other memory, or, if there is none to be had at once, into what
@@ -240,10 +261,18 @@ impl Buffered<'_> {
     }
 }
 
+/// What a step came to.
+enum Stepped {
+    /// So many bytes are in.
+    Wrote(usize),
+    /// This has to be uploaded before.
+    FlushFirst(Range<u64>),
+}
+
 /// A part of a write on its way into memory. Its end, also that of a write whose caller goes away in the
 /// middle, settles what it took and tells of what is in.
 struct Chunk<'a> {
-    inode: &'a Arc<Inode>,
+    who: &'a Who,
     taken: Taken,
     /// What had ever become dirty of the file before it.
     before: u64,
@@ -254,7 +283,8 @@ struct Chunk<'a> {
 
 impl Drop for Chunk<'_> {
     fn drop(&mut self) {
-        let Inode { core, pages, sizes, .. } = &**self.inode;
+        let inode = &self.who.inode;
+        let Inode { core, pages, sizes, .. } = &**inode;
         let room = core.folios.room();
         room.settle(&self.taken, pages.dirtied_ever() - self.before);
         if self.done == 0 {
@@ -262,8 +292,10 @@ impl Drop for Chunk<'_> {
         }
         sizes.wrote(self.offset + self.done as u64, || pages.dirty_end());
         core.counters.write_bytes.add(self.done as u64);
-        self.inode.log_wrote(self.offset..self.offset + self.done as u64);
-        core.flusher.note(self.inode);
+        let written = self.offset..self.offset + self.done as u64;
+        inode.log_wrote(written.clone());
+        core.flusher.note(inode);
+        inode.cell.tell_fronts(&written, self.who.origin);
         if room.dirty() > core.options.dirty_background {
             core.flusher.kick();
         }

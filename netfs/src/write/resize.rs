@@ -60,7 +60,7 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: Locks) -> Result<()> {
 pub(super) async fn grow(who: &Who, size: u64) -> Result<()> {
     let inode = &who.inode;
     inode.cell.expire();
-    inode.ensure_valid(&who.remote, &who.cx).await?;
+    inode.ensure_valid_in_turn(&who.remote, who.cx.clone()).await?;
     if inode.sizes.load().remote_i_size >= size {
         return Ok(());
     }

@@ -15,7 +15,7 @@ use crate::{
     folio::{Sent, Slice, Unit, Which},
     inode::Inode,
     remote::{BoxFuture, Version, VolumeId},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
 };
 
 /// What to do with bytes that were written here and are not on the server when somebody else has changed the
@@ -346,9 +346,13 @@ async fn keep_both(inode: &Arc<Inode>, hook: Arc<dyn ConflictHook>, met: Met) ->
     })
 }
 
-/// The file does not exist any more: with the policy to keep both, the hook gets what was written to it. Says
+/// Somebody else has removed the file: with the policy to keep both, the hook gets what was written to it. Says
 /// whether it has saved all of it.
 pub(super) async fn keep_removed(inode: &Arc<Inode>) -> bool {
+    // By ourselves: nobody else's change meets ours.
+    if inode.unlinked.load(Ordering::Acquire) {
+        return false;
+    }
     let ConflictPolicy::KeepBoth(hook) = inode.conflict_policy() else { return false };
     // Who was in the middle of a write may bring some more in.
     for _ in 0..HAND_OVERS_MAX {

@@ -318,7 +318,7 @@ impl InodeCoherency {
     }
 
     /// What is cached was found right.
-    fn keep(&mut self, volume: &VolumeCoherency, facts: &Facts, epoch: &Epoch) -> Decision {
+    fn keep(&mut self, volume: &mut VolumeCoherency, facts: &Facts, epoch: &Epoch) -> Decision {
         self.checked_at = self.checked_at.max(epoch.seq);
         let adopt = self.adopt_attrs(facts, epoch);
         let installed = self.install(volume, facts, epoch);
@@ -352,7 +352,7 @@ impl InodeCoherency {
     }
 
     /// Installs the reply's promise unless something came in between or a newer one stands.
-    fn install(&mut self, volume: &VolumeCoherency, facts: &Facts, epoch: &Epoch) -> bool {
+    fn install(&mut self, volume: &mut VolumeCoherency, facts: &Facts, epoch: &Epoch) -> bool {
         let newer_stands = self.promise.is_some_and(|held| held.seq > epoch.seq);
         if newer_stands || self.event_since(volume, epoch) {
             return false;
@@ -366,8 +366,10 @@ impl InodeCoherency {
         // may have lapsed in between.)
         let barrier = volume.own_barrier().max(volume.key_broken_at(self.slot));
         let before = self.promise.filter(|held| held.seq >= barrier);
-        let since = before.and_then(|held| held.alone_since).unwrap_or(epoch.seq);
-        let alone_since = (facts.promise == write && !covered).then_some(since);
+        // A new one counts from now on: between the request and the server's promise anybody may have written.
+        let since = before.and_then(|held| held.alone_since);
+        let given = facts.promise == write && !covered;
+        let alone_since = given.then(|| since.unwrap_or_else(|| volume.bump()));
         self.promise = Some(Held { seq: epoch.seq, deadline, covered, alone_since });
         true
     }

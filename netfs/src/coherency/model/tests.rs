@@ -100,6 +100,10 @@ fn nobody_else_writes_while_a_write_promise_stands() {
     assert!(!b.inode.is_alone_since(&b.volume, &before, b.now), "a read promise");
     b.check(&facts(1, write));
     assert!(!b.inode.is_alone_since(&b.volume, &before, b.now), "from before it was given");
+    let mut b = Bench::promised();
+    let (asked, begun) = (b.sample(), b.sample());
+    b.apply(&facts(1, write), &asked, ReplyKind::Check);
+    assert!(!b.inode.is_alone_since(&b.volume, &begun, b.now), "begun before it was given");
     let round = b.sample();
     let alone = |b: &Bench| b.inode.is_alone_since(&b.volume, &round, b.now);
     assert!(alone(&b));
