@@ -123,7 +123,10 @@ impl World {
     }
 
     fn open(&self) -> Arc<File> {
-        let how = OpenOptions::new().read(true).write(true);
+        self.open_as(OpenOptions::new().read(true).write(true))
+    }
+
+    fn open_as(&self, how: OpenOptions) -> Arc<File> {
         let granted = Granted { by: self.mount.fs(), reads: true };
         Arc::new(File::new(self.mount.root(), cx(), how, granted))
     }

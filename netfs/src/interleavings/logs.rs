@@ -43,8 +43,7 @@ fn world(log: &Arc<MemLog>) -> World {
 }
 
 fn journaled(world: &World) -> Arc<File> {
-    let how = OpenOptions::new().read(true).write(true).durability(Durability::Journal);
-    Arc::new(File::new(world.mount.root(), cx(), how))
+    world.open_as(OpenOptions::new().read(true).write(true).durability(Durability::Journal))
 }
 
 /// L6: once a removal is acknowledged nothing of the file comes back, whatever fsyncs are under way.
