@@ -167,7 +167,7 @@ fn n_c30_nothing_past_the_end_and_nothing_clean_is_sent_but_for_the_servers_unit
 #[test]
 fn n_c26_a_page_that_writes_in_part_have_filled_is_known_and_nothing_is_read() {
     let fs = origin();
-    let bench = Bench::new(&fs, None);
+    let bench = Bench::with(&fs, None, |b| b.readahead_max(0));
     let parts = [0..1000, 1000..2000, 2000..3000, 3000..4000, 4000..PAGE];
     let files = [(); 5].map(|()| open(&bench, "f"));
     for (file, part) in files.iter().zip(parts) {
