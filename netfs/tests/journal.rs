@@ -292,6 +292,31 @@ fn an_fsync_that_cannot_void_older_records_fails() {
     client.shutdown();
 }
 
+/// A cut of which the log was not told: an fsync that says "durable" later has told it.
+#[test]
+fn after_an_fsync_what_was_cut_off_while_the_log_failed_does_not_come_back() {
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Journal);
+    write(&file, 0, &[1; 5000]);
+    fsync(&file);
+    let unreachable = fs.inject(Fault::on(Op::Write).errno(Errno::ECONNRESET).always());
+    log.inject(Some(LogFault::Sick));
+    let error = pollster::block_on(file.set_len(10)).expect_err("the log may bring it back");
+    assert_eq!((error.errno(), fs.size("f").expect("f")), (Errno::EIO, 10));
+    log.inject(None);
+    fs.remove_fault(&unreachable);
+    write(&file, 0, b"new");
+    fsync(&file);
+    drop(file);
+    client.crash(&log);
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Memory);
+    assert_eq!(read(&file, 0, 5000), b"new\x01\x01\x01\x01\x01\x01\x01");
+    drop(file);
+    client.shutdown();
+}
+
 #[test]
 fn a_close_uploads_unless_told_not_to() {
     let (fs, log) = (origin(), MemLog::new());

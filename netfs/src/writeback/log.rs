@@ -310,8 +310,14 @@ impl Inode {
         if !self.is_logged() {
             return Ok(());
         }
-        let at = journal.append(self.record(OwnerId(0), entry))?;
-        journal.durable(&self.core, at, None).await
+        let changed = async {
+            let at = journal.append(self.record(OwnerId(0), entry))?;
+            journal.durable(&self.core, at, None).await
+        };
+        changed.await.inspect_err(|_| {
+            // What is fsynced next must not stand in the log behind what the change took away.
+            self.wb.logged.0.lock().unsettled = true;
+        })
     }
 
     /// All that the log has of the file is about to be given up.
