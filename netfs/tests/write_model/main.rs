@@ -32,6 +32,8 @@
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS`: see `modelling/runs.rs`; `scripts/model.sh` as for
 //! the read side.
 
+mod crash;
+mod durable;
 #[path = "../modelling/mod.rs"]
 mod modelling;
 mod others;
@@ -60,6 +62,20 @@ const MUSTS: &[&str] = &[
     "removed: written to",
     "removed: told of the loss",
     "burst",
+    "crash",
+    "crash: in the middle of an upload",
+    "crash: in the middle of a replay: true",
+    "crash: a replay that fails: true",
+    "crash: replayed, and again",
+    "crash: bytes from the log",
+    "crash: a conflict at the replay",
+    "crash: a file is gone",
+    "crash: of the server too",
+    "fsync: in the log",
+    "fault of the log: Full",
+    "fault of the log: Sick",
+    "fault of the log: Hang",
+    "write: waited for the server",
     "stats write_throttled",
     "stats write_conflicts",
     "stats upload_retry",

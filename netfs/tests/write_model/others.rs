@@ -71,7 +71,7 @@ impl World {
         let Some(h) = self.handle(true) else { return };
         let of = self.handles[h].of;
         // Old versions are not kept for ever: few calls.
-        if self.files[of].unsent.iter().count() > 20 || self.handles[h].lost {
+        if self.files[of].unsent.iter().count() > 20 || self.handles[h].lost || self.logs(h) {
             return self.fsync();
         }
         let path = self.files[of].path.clone();

@@ -6,6 +6,7 @@ use std::ops::Range;
 use netfs::{Error, clock::BootTime};
 
 use crate::{
+    durable::Durable,
     modelling::life::Life,
     view::{Ranges, View},
 };
@@ -24,6 +25,10 @@ pub(crate) struct FileRef {
     pub(crate) given_up: bool,
     /// This context knows the newest version, and no upload of its own can meet anything else.
     pub(crate) version_known: bool,
+    /// What a crash leaves.
+    pub(crate) durable: Durable,
+    /// The log has failed in this life: see `crash.rs`.
+    pub(crate) records_may_stay: bool,
 }
 
 /// Taken when a read starts.
@@ -44,6 +49,8 @@ impl FileRef {
             unsent: Ranges::default(),
             given_up: false,
             version_known: false,
+            durable: Durable::default(),
+            records_may_stay: false,
         }
     }
 
@@ -91,19 +98,39 @@ impl FileRef {
         let at = at as usize;
         self.views.iter_mut().for_each(|(view, _)| view.write(at, bytes));
         self.unsent.add(at..at + bytes.len());
+        self.durable.wrote(at, bytes);
+    }
+
+    /// A write that failed while it waited for the server: what it wrote stays, if it was written.
+    pub(crate) fn may_have_written(&mut self, at: u64, bytes: &[u8]) {
+        let at = at as usize;
+        self.views.iter_mut().for_each(|(view, _)| view.may_have_written(at, bytes));
+        self.unsent.add(at..at + bytes.len());
+        self.durable.may_also_be(at, bytes.to_vec());
+        self.durable.tried();
     }
 
     pub(crate) fn resized(&mut self, size: u64) {
         self.views.iter_mut().for_each(|(view, _)| view.resize(size as usize));
         self.unsent.remove(&(size as usize..usize::MAX));
+        self.durable.cut(size as usize);
         // What the server answered says whether somebody else had changed the file.
         self.ask_again();
+    }
+
+    /// Cut here and on the server; the log does not know.
+    pub(crate) fn resized_unlogged(&mut self, size: u64) {
+        let mut durable = std::mem::take(&mut self.durable);
+        durable.may_come_back(size as usize);
+        self.resized(size);
+        self.durable = durable;
     }
 
     /// Somebody else made `after` of `before`. Bytes of ours that were not on the server are laid over;
     /// of those that were there it is open whether we know.
     pub(crate) fn theirs(&mut self, before: &[u8], after: Vec<u8>, now: BootTime) {
         self.version_known = false;
+        self.durable.theirs(before, &after);
         let ours = self.newest();
         let mut view = View::of(after.clone());
         view.bytes.resize(after.len().max(self.unsent.end()), 0);
@@ -128,13 +155,24 @@ impl FileRef {
             view.may_also_be(run.0, run.1);
         }
         view.least = view.least.max(kept_end);
+        view.take_perhaps(ours);
         let last = self.views.len() - 1;
         self.views[last].1 = Some(now);
         self.views.push((view, None));
     }
 
-    /// Everything written here is on the server, which holds `origin`: then it must be what is shown.
+    /// Somebody was told that everything written here is on the server, which holds `origin`: then it must
+    /// be what is shown, and nothing else ever comes back.
     pub(crate) fn settle(&mut self, origin: &[u8]) -> Result<(), String> {
+        self.settle_untold(origin)?;
+        if !self.records_may_stay {
+            self.durable.clear();
+        }
+        Ok(())
+    }
+
+    /// The same where nobody was told: after a crash, what the log had before may come back.
+    pub(crate) fn settle_untold(&mut self, origin: &[u8]) -> Result<(), String> {
         self.newest().explains(0, usize::MAX, origin).map_err(|why| {
             format!("{}: the origin holds {} bytes, should be: {why}", self.path, origin.len())
         })?;
@@ -149,6 +187,9 @@ impl FileRef {
         range: &Range<usize>,
         origin: &[u8],
     ) -> Result<(), String> {
+        if !self.records_may_stay {
+            self.durable.forget(range.start, range.end);
+        }
         for part in self.unsent.inside(range) {
             let wrong = |at: &usize| match origin.get(*at) {
                 Some(byte) => !self.newest().may_be(*at, *byte),
@@ -180,6 +221,17 @@ impl FileRef {
         (self.given_up, self.version_known) = (true, false);
         *self.newest_mut() = View::of(origin);
         self.unsent = Ranges::default();
+        self.durable.clear();
+    }
+
+    /// After a crash and a mount `got` is read, when the server has `origin`.
+    pub(crate) fn revived(&mut self, origin: &[u8], got: Vec<u8>, log: bool) -> Result<(), String> {
+        let judged = self.durable.judge(origin, &got, log);
+        let dirty = judged.map_err(|why| format!("{}: {why}", self.path))?;
+        let durable = std::mem::take(&mut self.durable);
+        self.lost(got);
+        (self.durable, self.unsent) = (durable, dirty);
+        Ok(())
     }
 
     /// Judges what a read returned when it has ended.

@@ -16,7 +16,9 @@ impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
         match self.rng.within(0..1000) {
-            0..310 => self.write(),
+            0..300 => self.write(),
+            300..305 => self.crash(),
+            305..310 => self.log_fault(),
             310..350 => self.append(),
             350..440 => self.fsync(),
             440..470 => self.flush_range(),
@@ -95,9 +97,15 @@ impl World {
 
     pub(crate) fn write(&mut self) {
         let Some(h) = self.handle(true) else { return self.open() };
+        if self.hears_first(h) {
+            return;
+        }
         let (of, file) = (self.handles[h].of, self.file(h));
         let (offset, bytes) = self.write_span(of);
         let result = self.drive(file.write_at(offset, &bytes));
+        if self.waits(h) {
+            return self.persisted(h, offset, &bytes, &result);
+        }
         self.wrote(of, offset, &bytes, &result);
     }
 
@@ -135,8 +143,11 @@ impl World {
 
     fn append(&mut self) {
         let Some(h) = self.handle(true) else { return };
+        if self.hears_first(h) {
+            return;
+        }
         let (of, file) = (self.handles[h].of, self.file(h));
-        if self.files[of].size() > END_MAX {
+        if self.files[of].size() > END_MAX || self.waits(h) && self.suspect {
             return;
         }
         let len = self.rng.within(1..9000);
@@ -154,6 +165,9 @@ impl World {
                 self.covered.note("append: done");
                 let judged = self.files[of].judge_size(claim, at.start);
                 self.check(judged);
+                if self.waits(h) {
+                    return self.persisted(h, at.start, &bytes, &Ok(n as usize));
+                }
                 self.files[of].wrote(at.start, &bytes[..n as usize]);
             }
             Err(e) => self.excuse("append", &e),
@@ -185,14 +199,17 @@ impl World {
         match result {
             Ok(()) => {
                 self.covered.note("fsync: done");
-                self.uploaded(of, &before);
+                self.synced(h, &before);
             }
-            Err(e) => self.excuse("fsync", &e),
+            Err(e) => {
+                self.files[of].durable.tried();
+                self.excuse("fsync", &e);
+            }
         }
     }
 
     /// Whether this opener had to hear of discarded bytes first: then it did.
-    fn told_of_loss(&mut self, h: usize, result: &Result<(), Error>) -> bool {
+    pub(crate) fn told_of_loss(&mut self, h: usize, result: &Result<(), Error>) -> bool {
         let lost = std::mem::take(&mut self.handles[h].lost);
         if lost && result.is_ok() {
             self.fail("bytes were discarded and this opener was not told");
@@ -255,13 +272,13 @@ impl World {
 
     /// When nothing is dirty, the origin has it all.
     pub(crate) fn nothing_dirty(&mut self) {
-        if self.netfs().memory().dirty > 0 {
+        if !self.is_running() || self.netfs().memory().dirty > 0 {
             return;
         }
         for of in 0..self.files.len() {
             if !self.files[of].unsent.is_empty() {
                 let origin = self.origin_bytes(&self.files[of].path);
-                let judged = self.files[of].settle(&origin);
+                let judged = self.files[of].settle_untold(&origin);
                 self.check(judged.map_err(|why| format!("nothing is dirty, but {why}")));
             }
         }
@@ -288,6 +305,11 @@ impl World {
             }
             Err(e) => {
                 self.excuse("set_len", &e);
+                if e.to_string().contains("log") {
+                    // It was done, only the log did not take it.
+                    self.covered.note("set_len: the log failed");
+                    return self.files[of].resized_unlogged(to);
+                }
                 // It was done, perhaps, and nobody could say so.
                 let versions = before.version..self.fs.snapshot(&path).expect("it exists").version;
                 let mut contents = versions.filter_map(|version| self.content(&path, version));

@@ -57,12 +57,14 @@ pub(crate) struct View {
     pub(crate) least: usize,
     /// Somebody changed bytes of which it is open whether ours had been sent before: what they are if so.
     theirs: Vec<(usize, Vec<u8>)>,
+    /// What writes that failed while they waited for the server may have written.
+    perhaps: Vec<(usize, Vec<u8>)>,
 }
 
 impl View {
     /// What the server has, and nothing else.
     pub(crate) fn of(bytes: Vec<u8>) -> View {
-        View { least: bytes.len(), bytes, theirs: Vec::new() }
+        View { least: bytes.len(), bytes, theirs: Vec::new(), perhaps: Vec::new() }
     }
 
     pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
@@ -82,20 +84,36 @@ impl View {
         self.settle(&(size..usize::MAX));
     }
 
+    /// A write failed while it waited for the server: these bytes are there, or they are not.
+    pub(crate) fn may_have_written(&mut self, at: usize, bytes: &[u8]) {
+        let end = at + bytes.len();
+        // Past the end of the file it is either as long as that, or as it was.
+        self.bytes.resize(self.bytes.len().max(end), 0);
+        self.perhaps.push((at, bytes.to_vec()));
+    }
+
+    /// What may have been written to the state before this one may have been written to this one.
+    pub(crate) fn take_perhaps(&mut self, of: &View) {
+        self.perhaps.clone_from(&of.perhaps);
+    }
+
     /// Nothing is open in `range`.
     pub(crate) fn settle(&mut self, range: &Range<usize>) {
-        for (at, bytes) in std::mem::take(&mut self.theirs) {
-            let end = at + bytes.len();
-            for part in [at..end.min(range.start), at.max(range.end)..end] {
-                if !part.is_empty() {
-                    self.theirs.push((part.start, bytes[part.start - at..part.end - at].to_vec()));
+        for pieces in [&mut self.theirs, &mut self.perhaps] {
+            for (at, bytes) in std::mem::take(pieces) {
+                let end = at + bytes.len();
+                for part in [at..end.min(range.start), at.max(range.end)..end] {
+                    if !part.is_empty() {
+                        pieces.push((part.start, bytes[part.start - at..part.end - at].to_vec()));
+                    }
                 }
             }
         }
     }
 
     pub(crate) fn is_open(&self, at: usize) -> bool {
-        self.theirs.iter().any(|(start, bytes)| *start <= at && at < start + bytes.len())
+        let open = |(start, bytes): &(usize, Vec<u8>)| *start <= at && at < start + bytes.len();
+        self.theirs.iter().any(open) || self.perhaps.iter().any(open)
     }
 
     pub(crate) fn may_also_be(&mut self, at: usize, bytes: Vec<u8>) {
@@ -106,9 +124,11 @@ impl View {
 
     /// Whether somebody else may have cut off what was here.
     pub(crate) fn may_be_gone(&self, at: usize) -> bool {
-        self.theirs
-            .iter()
-            .any(|(start, bytes)| at.checked_sub(*start).and_then(|i| bytes.get(i)) == Some(&0))
+        let zero = |(start, bytes): &(usize, Vec<u8>)| {
+            at.checked_sub(*start).and_then(|i| bytes.get(i)) == Some(&0)
+        };
+        let perhaps = |(start, bytes): &(usize, Vec<u8>)| *start <= at && at < start + bytes.len();
+        self.theirs.iter().any(zero) || self.perhaps.iter().any(perhaps)
     }
 
     pub(crate) fn may_be(&self, at: usize, byte: u8) -> bool {
@@ -116,7 +136,8 @@ impl View {
             at.checked_sub(*start).and_then(|i| bytes.get(i)) == Some(&byte)
         };
         // Past the end: zeros, if somebody shows so much.
-        self.bytes.get(at).copied().unwrap_or(0) == byte || self.theirs.iter().any(same)
+        let open = self.theirs.iter().chain(&self.perhaps);
+        self.bytes.get(at).copied().unwrap_or(0) == byte || { open }.any(same)
     }
 
     /// Whether `got` is what a read of `len` bytes at `offset` may return.

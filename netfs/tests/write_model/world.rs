@@ -1,15 +1,20 @@
 //! One run: origin, cache, mounts and handles under test beside the reference.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use netfs::{
-    Errno, File, FillPolicy, FillWhenFull, Mount, Netfs,
+    Durability, Errno, File, FillPolicy, FillWhenFull, Mount, Netfs,
     clock::{Clock, StepClock},
     remote::IoLimits,
 };
 use netfs_memory::{Gate, Injected, MemoryFs, VersionKind};
 
 use crate::{
+    crash::Log,
     modelling::{
         covered::Covered,
         cx,
@@ -34,6 +39,7 @@ pub(crate) struct Handle {
     /// Which of the world's files.
     pub(crate) of: usize,
     pub(crate) writable: bool,
+    pub(crate) level: Durability,
     /// It has not heard yet that bytes were discarded.
     pub(crate) lost: bool,
 }
@@ -65,6 +71,7 @@ pub(crate) struct World {
     pub(crate) idle_retries: Option<Injected>,
     /// A call may be held there.
     pub(crate) gate: Option<Gate>,
+    pub(crate) log: Option<Log>,
 }
 
 impl Model for World {
@@ -97,19 +104,22 @@ impl Model for World {
             odd_versions: false,
             idle_retries: None,
             gate: None,
+            log: None,
         };
+        world.log = world.rng.chance(60).then(Log::new);
         for path in world.fs.files() {
             let file = world.adopt(&String::from_utf8_lossy(&path));
             world.files.push(file);
         }
         let settings = world.fs.settings();
         world.journal.about(format!(
-            "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, clients {}",
+            "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, clients {}, log {}",
             settings.unstable,
             settings.states_before,
             settings.break_originator,
             settings.attr_in_reads,
             world.clients.len(),
+            world.log.is_some(),
         ));
         world.start();
         world
@@ -142,8 +152,8 @@ impl World {
         FileRef::new(path, Life::of(&promise), bytes)
     }
 
-    /// A new process on what the old one left.
-    pub(crate) fn start(&mut self) {
+    /// A context for what the last one left.
+    pub(crate) fn build(&mut self) -> Netfs {
         let rng = &mut self.rng;
         let full = match rng.chance(50) {
             true => FillWhenFull::Drop,
@@ -165,14 +175,22 @@ impl World {
         if let Some(backend) = self.disk.backend() {
             builder = builder.cache(backend);
         }
-        let netfs = builder.build().expect("build");
+        if let Some(log) = &mut self.log {
+            builder = builder.dirty_log(log.begin());
+        }
+        self.note(format!("start, budget {budget}, dirty {background} {limit}"));
+        builder.build().expect("build")
+    }
+
+    /// A new process on what the old one left.
+    pub(crate) fn start(&mut self) {
+        let netfs = self.build();
         for client in &self.clients.clone() {
             let mount = self.drive(netfs.mount(Arc::clone(client), &cx()));
             self.mounts.push(mount.expect("mount"));
         }
         self.netfs = Some(netfs);
         self.names_fuzzy = false;
-        self.note(format!("start, budget {budget}, dirty {background} {limit}"));
         for _ in 0..4 {
             self.open();
         }
@@ -180,6 +198,24 @@ impl World {
 
     pub(crate) fn netfs(&self) -> &Netfs {
         self.netfs.as_ref().expect("between steps there is one")
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.netfs.is_some()
+    }
+
+    /// Waits until nothing is left of contexts that have ended.
+    pub(crate) fn wait_for_the_dead(&self) {
+        let (first, others) = self.clients.split_first().expect("one at least");
+        let alive =
+            || Arc::strong_count(first) > 2 || others.iter().any(|c| Arc::strong_count(c) > 1);
+        let begun = Instant::now();
+        while alive() {
+            std::thread::park_timeout(STALL);
+            if begun.elapsed() > Duration::from_secs(30) {
+                self.fail("something is left of a context that has ended");
+            }
+        }
     }
 
     pub(crate) fn take_netfs(&mut self) -> Netfs {
@@ -211,21 +247,19 @@ impl World {
         let of = self.rng.index(self.files.len());
         let (mount, writable) = (self.rng.pick(&self.mounts), self.rng.chance(75));
         let path = self.files[of].path.clone();
+        let (how, level) = self.how(writable);
         let opened = self.drive(async {
             let node = mount.walk(&path, &cx()).await?;
-            if writable {
-                mount.open_rw(&node, &cx()).await
-            } else {
-                mount.open(&node, &cx()).await
-            }
+            mount.open_node_with(&node, &how, &cx()).await
         });
-        self.note(format!("open {path}: {}", opened.is_ok()));
+        self.note(format!("open {path} {level:?}: {}", opened.is_ok()));
         match opened {
             Ok(file) if self.fs.key(&path).is_ok_and(|key| key != file.node().key()) => {
-                self.opened_removed(file, writable);
+                self.opened_removed(file, writable, level);
             }
             Ok(file) => {
-                self.handles.push(Handle { file: Arc::new(file), of, writable, lost: false });
+                let file = Arc::new(file);
+                self.handles.push(Handle { file, of, writable, level, lost: false });
             }
             Err(_) if self.suspect => {}
             Err(e) if self.names_fuzzy && e.errno() == Errno::ESTALE => {}
