@@ -179,8 +179,13 @@ impl Buffered<'_> {
         // As long as a call to the server may take, from the last upload that ended.
         let patience = core.options.remote_timeout;
         let mut until = core.clock.now() + patience;
+        let mut cleaned_ever = core.folios.room().cleaned_ever();
         while core.clock.now() < until {
             core.check_open()?;
+            // The server refuses what this very write has brought in: as the next one would be told.
+            if let Some(error) = self.inode().wb.parked() {
+                return Err(error);
+            }
             let cleaned = core.flusher.cleaned.notified();
             if let Some(window) = core.folios.alloc_window(runs, end, GRANULE) {
                 return Ok(window);
@@ -194,7 +199,10 @@ impl Buffered<'_> {
                 }
             }
             let soon = core.clock.now() + A_WHILE;
-            if timer::until(&core.driver, &*core.clock, soon, cleaned).await.is_some() {
+            let _told = timer::until(&core.driver, &*core.clock, soon, cleaned).await;
+            // Not by every round that ended: one that failed is no reason to hope.
+            let ever = core.folios.room().cleaned_ever();
+            if std::mem::replace(&mut cleaned_ever, ever) < ever {
                 until = core.clock.now() + patience;
             }
         }

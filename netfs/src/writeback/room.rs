@@ -21,6 +21,8 @@ pub(crate) struct Room {
     limit: AtomicU64,
     free: Semaphore,
     dirty: AtomicU64,
+    /// Bytes that have ever become clean.
+    cleaned: AtomicU64,
     /// Dirtied without having been asked for: taken off what comes back.
     debt: Mutex<u64>,
     /// Dirty bytes of parked files.
@@ -42,6 +44,7 @@ impl Room {
             limit: AtomicU64::new(limit),
             free,
             dirty: AtomicU64::new(0),
+            cleaned: AtomicU64::new(0),
             debt: Mutex::new(0),
             parked: AtomicU64::new(0),
             parked_memory: Arc::default(),
@@ -138,8 +141,14 @@ impl Room {
     }
 
     pub(crate) fn cleaned(&self, bytes: u64) {
+        self.cleaned.fetch_add(bytes, Ordering::Relaxed);
         self.dirty.fetch_sub(bytes, Ordering::Relaxed);
         self.give_back(bytes);
+    }
+
+    /// Bytes that have ever become clean: grows as long as there is any use in waiting.
+    pub(crate) fn cleaned_ever(&self) -> u64 {
+        self.cleaned.load(Ordering::Relaxed)
     }
 
     /// Becomes dirty in a file that is parked: what its writer took is not needed.
@@ -150,13 +159,15 @@ impl Room {
 
     /// Nothing goes back: that was done when it was parked.
     pub(crate) fn cleaned_parked(&self, bytes: u64) {
+        self.cleaned.fetch_add(bytes, Ordering::Relaxed);
         self.parked.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Dirty bytes of a file are parked from now on.
     pub(crate) fn park(&self, bytes: u64) {
         self.parked.fetch_add(bytes, Ordering::Relaxed);
-        self.cleaned(bytes);
+        self.dirty.fetch_sub(bytes, Ordering::Relaxed);
+        self.give_back(bytes);
     }
 
     /// They are not any more, and still dirty.
