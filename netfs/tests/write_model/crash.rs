@@ -214,30 +214,32 @@ impl World {
 
     /// Leaves an upload hanging.
     fn begin_upload(&mut self) {
-        let Some(h) = self.handle(true) else { return };
-        let (of, file) = (self.handles[h].of, self.file(h));
+        if self.suspect || !self.removed.is_empty() {
+            return;
+        }
+        self.write();
         let gate = Gate::new();
         let at = self.rng.pick(&[SnapshotAt::Issue, SnapshotAt::Release]);
         let op = self.rng.pick(&[Op::Write, Op::Write, Op::Commit]);
         let _ = self.fs.inject(Fault::on(op).hold(&gate, at).times(1));
-        let before = self.origin_bytes(&self.files[of].path);
+        let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
         self.gate = Some(gate.clone());
-        let upload = Box::pin(async move {
-            let result = file.fsync().await;
-            (file, result)
-        });
-        match self.drive(select(upload, Box::pin(gate.hit(1)))) {
-            Either::Left(((_, Ok(())), _)) if !self.handles[h].lost => self.synced(h, &before),
-            Either::Left(_) => {}
-            Either::Right(((), upload)) => {
-                self.covered.note("crash: in the middle of an upload");
-                self.note(format!("{op:?} hangs at {at:?}"));
-                for _ in 0..self.rng.within(0..3) {
-                    self.write();
-                }
-                // Whoever waits dies too.
-                drop(upload);
-                self.files[of].durable.tried();
+        let netfs = self.take_netfs();
+        let hung = match self.drive(select(Box::pin(netfs.sync()), Box::pin(gate.hit(1)))) {
+            Either::Left((Ok(()), _)) => {
+                (0..self.files.len()).for_each(|of| self.uploaded(of, &before[of]));
+                false
+            }
+            Either::Left((Err(e), _)) => self.fail(&format!("sync before a crash: {e:?}")),
+            // Whoever waits dies too.
+            Either::Right(_) => true,
+        };
+        self.put_netfs(netfs);
+        if hung {
+            self.covered.note("crash: in the middle of an upload");
+            self.note(format!("{op:?} hangs at {at:?}"));
+            for _ in 0..self.rng.within(0..3) {
+                self.write();
             }
         }
         self.gate = None;

@@ -10,11 +10,15 @@ use crate::world::World;
 impl World {
     /// Somebody else changes a file.
     pub(crate) fn change(&mut self) {
-        self.nothing_dirty();
         let of = self.rng.index(self.files.len());
+        let silent = self.rng.chance(50) && self.files[of].choices() < 5;
+        self.change_of(of, silent);
+    }
+
+    pub(crate) fn change_of(&mut self, of: usize, silent: bool) {
+        self.nothing_dirty();
         let path = self.files[of].path.clone();
         let size = self.fs.size(&path).expect("it exists");
-        let silent = self.rng.chance(50) && self.files[of].choices() < 5;
         let (at, len) = self.rng.span(size);
         let end = (at + len).min(500_000);
         let at = at.min(end);

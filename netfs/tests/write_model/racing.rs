@@ -122,7 +122,7 @@ impl World {
     }
 
     /// Each byte is from before or of one of the writes.
-    fn judge_mixed(
+    pub(crate) fn judge_mixed(
         &self,
         before: &[View],
         writes: &[(u64, Vec<u8>)],

@@ -16,7 +16,11 @@ impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
         match self.rng.within(0..1000) {
-            0..300 => self.write(),
+            0..280 => self.write(),
+            280..285 => self.policy(),
+            285..293 => self.recall(),
+            293..297 => self.refused(),
+            297..300 => self.expired(),
             300..305 => self.crash(),
             305..310 => self.log_fault(),
             310..350 => self.append(),

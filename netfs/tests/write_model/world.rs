@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// So long nothing has moved: what is waited for is time, or a held call.
-const STALL: Duration = Duration::from_millis(2);
+pub(crate) const STALL: Duration = Duration::from_millis(2);
 
 /// An open file.
 pub(crate) struct Handle {
@@ -167,6 +167,7 @@ impl World {
             .driver_threads(1)
             .memory_bytes(budget)
             .dirty_bytes(background, limit)
+            .recall_timeout(Duration::from_secs(5))
             .dirty_expire(Duration::from_secs(rng.pick(&[1, 30, 100_000])))
             .fill_queue(rng.pick(&[1 << 16, 1 << 18, 8 << 20]), full)
             .fill(rng.pick(&[FillPolicy::Auto, FillPolicy::Granule, FillPolicy::Exact]))
@@ -198,6 +199,10 @@ impl World {
 
     pub(crate) fn netfs(&self) -> &Netfs {
         self.netfs.as_ref().expect("between steps there is one")
+    }
+
+    pub(crate) fn put_netfs(&mut self, netfs: Netfs) {
+        self.netfs = Some(netfs);
     }
 
     pub(crate) fn is_running(&self) -> bool {
