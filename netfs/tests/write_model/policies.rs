@@ -80,6 +80,11 @@ impl World {
         self.mounts[0].set_conflict_policy(None);
         if !quiet {
             self.covered.note("policy: sent too early");
+            // The flusher's round may have asked the hook.
+            if !hook.kept.lock().expect("lock").is_empty() {
+                let origin = self.origin_bytes(&self.files[of].path);
+                self.files[of].lost(origin);
+            }
             // What an upload met by itself everybody is told of once.
             self.handles.retain(|h| h.of != of);
             let _ = self.drive(file.fsync());
