@@ -42,7 +42,7 @@ impl World {
             &file,
             (offset, &bytes),
             options,
-            Asked { direct: unbuffered, waits: sync > Sync::None },
+            Asked { direct: unbuffered, waits: sync > Sync::None || self.waits(h) },
         );
     }
 
