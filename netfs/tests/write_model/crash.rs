@@ -177,8 +177,10 @@ impl World {
     /// The machine stops, perhaps in the middle of an upload. The next life finds the log, the cache's disk
     /// and the server as they are.
     pub(crate) fn crash(&mut self) {
-        if self.rng.chance(50) {
-            self.fsync();
+        match self.rng.within(0..4) {
+            0 => self.fsync(),
+            1..3 => self.log_some(),
+            _ => {}
         }
         if self.rng.chance(40) {
             self.begin_upload();
@@ -193,6 +195,17 @@ impl World {
         }
         self.start();
         self.judge_replay();
+    }
+
+    /// Writes, and has it in the log, where some opener's fsync goes there.
+    fn log_some(&mut self) {
+        let logs = |h: &usize| self.handles[*h].writable && self.logs(*h);
+        let Some(h) = (0..self.handles.len()).find(logs) else { return };
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let (offset, bytes) = self.write_span(of);
+        let result = self.drive(file.write_at(offset, &bytes));
+        self.wrote(of, offset, &bytes, &result);
+        self.fsync_of(h);
     }
 
     /// Leaves an upload hanging.

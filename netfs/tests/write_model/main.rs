@@ -104,8 +104,6 @@ const MUSTS: &[&str] = &[
     "fault of the log: Sick",
     "fault of the log: Hang",
     "write: waited for the server",
-    "hole: the log failed",
-    "set_len: the log failed",
     "recall: released",
     "recall: parked",
     "recall: not released",

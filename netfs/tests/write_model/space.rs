@@ -257,8 +257,10 @@ impl World {
             && grown < hole
         {
             self.covered.note("hole: the file grew first");
+            // As long as it is shown here, which is less than it may be where somebody has cut it unheard.
             let size = self.files[asked.of].size();
-            self.files[asked.of].reserved(size);
+            let there = self.origin_bytes(&self.files[asked.of].path).len() as u64;
+            self.files[asked.of].reserved(size.min(there));
         }
     }
 

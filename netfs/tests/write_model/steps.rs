@@ -17,13 +17,13 @@ impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
         match self.rng.within(0..1310) {
-            0..280 => self.write(),
-            280..285 => self.policy(),
-            285..293 => self.recall(),
-            293..297 => self.refused(),
-            297..300 => self.expired(),
-            300..305 => self.crash(),
-            305..310 => self.log_fault(),
+            0..260 => self.write(),
+            260..266 => self.policy(),
+            266..276 => self.recall(),
+            276..281 => self.refused(),
+            281..285 => self.expired(),
+            285..299 => self.crash(),
+            299..310 => self.log_fault(),
             310..350 => self.append(),
             350..440 => self.fsync(),
             440..470 => self.flush_range(),
