@@ -289,7 +289,9 @@ impl World {
         drive(work, STALL, |waited| {
             match &self.gate {
                 Some(gate) if !gate.is_released() => gate.release(),
-                _ if self.suspect || self.cache_hangs => {
+                // What takes so long may be waiting for memory, up to the timeout of a call to the server: then
+                // it says so.
+                _ if self.suspect || self.cache_hangs || waited > Duration::from_secs(1) => {
                     self.clock.advance(Duration::from_millis(200))
                 }
                 // Reclaim and the flusher look again after a while of their own.
@@ -300,6 +302,7 @@ impl World {
             }
             if waited > Duration::from_secs(30) {
                 eprintln!("waits: {:?}", self.netfs.as_ref().map(Netfs::waits));
+                eprintln!("memory: {:?}", self.netfs.as_ref().map(Netfs::memory));
                 self.fail("a call hangs (half a minute without an answer)");
             }
         })
