@@ -28,6 +28,8 @@ pub(crate) struct Orphan {
     pub(crate) writable: bool,
     /// Its fsync is content with the log.
     logs: bool,
+    /// Its writes wait for the server: so they, too, tell of discarded bytes.
+    waits: bool,
     /// Bytes were discarded before the removal, and it has not heard of that.
     pub(crate) lost: bool,
     /// Bytes were written after the removal, and it has not heard that they are lost.
@@ -55,8 +57,9 @@ impl World {
         let openers = self.handles.extract_if(.., |h| h.of == of);
         let orphan = |h: crate::world::Handle| {
             let logs = has_log && h.level == Durability::Journal;
+            let waits = h.level == Durability::Remote;
             let (file, writable, lost) = (h.file, h.writable, h.lost);
-            Orphan { file, writable, logs, lost, unheard: false }
+            Orphan { file, writable, logs, waits, lost, unheard: false }
         };
         let openers = openers.map(orphan).collect();
         let at = self.now();
@@ -80,7 +83,9 @@ impl World {
         match self.removed.iter_mut().find(|r| r.key == key) {
             Some(removed) if fuzzy => {
                 let file = Arc::new(file);
-                removed.openers.push(Orphan { file, writable, logs, lost: false, unheard: false });
+                let waits = level == Durability::Remote;
+                let (lost, unheard) = (false, false);
+                removed.openers.push(Orphan { file, writable, logs, waits, lost, unheard });
             }
             // Forgotten here.
             None if fuzzy => {}
@@ -99,9 +104,10 @@ impl World {
         let o = self.rng.index(self.removed[r].openers.len());
         let opener = &self.removed[r].openers[o];
         let (file, writable) = (Arc::clone(&opener.file), opener.writable);
+        let hears_first = opener.lost && opener.waits;
         match self.rng.within(0..6) {
             0 => self.read_removed(r, &file),
-            1..4 if writable => self.write_removed(r, &file),
+            1..4 if writable && !hears_first => self.write_removed(r, &file),
             4 if writable => {
                 let result = self.drive(file.set_len(100));
                 self.note(format!("set_len of removed {r}: {result:?}"));
