@@ -163,6 +163,9 @@ impl World {
         log.fails = true;
         // A full one is no reason to fail.
         self.suspect |= fault != LogFault::Full;
+        // Full, it still takes what voids.
+        let stay = fault != LogFault::Full;
+        self.files.iter_mut().for_each(|f| f.records_may_stay |= stay);
         self.covered.note(format!("fault of the log: {fault:?}"));
         self.note(format!("the log: {fault:?}"));
     }
@@ -355,6 +358,7 @@ impl World {
                 self.covered.note("crash: bytes from the log");
             }
             let judged = self.files[of].revived(&origin, got, log);
+            self.files[of].records_may_stay = false;
             self.check(judged);
         }
         if told.conflicts > 0 {

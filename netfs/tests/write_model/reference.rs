@@ -31,6 +31,10 @@ pub(crate) struct FileRef {
     pub(crate) track: Option<Track>,
     /// What a crash leaves.
     pub(crate) durable: Durable,
+    /// The log fails, or has failed since it was last seen to void records. Of a file that was not written to since
+    /// it was logged they stay, and nobody hears of it: they say what the server has. The flusher comes back to
+    /// them; a crash before that may lay them over what somebody else has written since.
+    pub(crate) records_may_stay: bool,
 }
 
 /// Taken when a read starts.
@@ -53,6 +57,7 @@ impl FileRef {
             unit,
             track: None,
             durable: Durable::default(),
+            records_may_stay: false,
         }
     }
 
@@ -218,7 +223,9 @@ impl FileRef {
     /// be what is shown, and nothing else ever comes back.
     pub(crate) fn settle(&mut self, origin: &[u8]) -> Result<(), String> {
         self.settle_untold(origin)?;
-        self.durable.clear();
+        if !self.records_may_stay {
+            self.durable.clear();
+        }
         Ok(())
     }
 
@@ -238,7 +245,9 @@ impl FileRef {
         range: &Range<usize>,
         origin: &[u8],
     ) -> Result<(), String> {
-        self.durable.forget(range.start, range.end);
+        if !self.records_may_stay {
+            self.durable.forget(range.start, range.end);
+        }
         for part in self.unsent.inside(range) {
             let wrong = |at: &usize| match origin.get(*at) {
                 Some(byte) => !self.newest().may_be(*at, *byte),

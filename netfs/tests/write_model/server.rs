@@ -165,6 +165,8 @@ impl World {
     pub(crate) fn calm(&mut self) {
         self.fs.clear_faults();
         self.log_behaves();
+        // What is uploaded from here on is voided.
+        self.files.iter_mut().for_each(|f| f.records_may_stay = false);
         self.fs.wait_idle();
         // What ended wakes a task of the one driver thread; a few calls through that thread later it has
         // run. Their answers do not matter.
