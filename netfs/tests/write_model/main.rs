@@ -31,7 +31,7 @@
 //!   only if something failed or hung. `local_state` is right at once, also while an upload hangs.
 //! - **Conflict policies.** With `Fail`, and with a hook that fails, nothing is sent, fsync and writes fail and
 //!   our bytes are read until they are discarded or merged. A hook of `KeepBoth` is given exactly our bytes; then the
-//!   file is the server's.
+//!   file is the server's, but for what was written while the hook was at work.
 //! - **Parked files** give their own error to fsync and writes until an upload or a discard; other files go on
 //!   until half of the memory is taken. An expired writer's bytes go as another writer's.
 //! - A file that somebody removed answers `ESTALE` as soon as this context was told or has asked; what was
@@ -122,6 +122,7 @@ const MUSTS: &[&str] = &[
     "policy: Fail, then merged",
     "policy: Fail, then discarded",
     "policy: KeepBoth",
+    "policy: written to meanwhile",
     "policy: a hook that fails",
     "stats write_throttled",
     "stats write_lent_bytes",

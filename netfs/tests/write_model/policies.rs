@@ -1,18 +1,23 @@
 //! What becomes of dirty bytes that somebody else's change has met, by policy.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use netfs::{
     Conflict, ConflictHook, ConflictPolicy, Errno, Error, File, Result, remote::BoxFuture,
 };
 use netfs_memory::Op;
+use tokio::sync::Notify;
 
 use crate::{
-    modelling::{cx, life::Life},
-    world::World,
+    modelling::{cx, drive::drive, life::Life},
+    world::{STALL, World},
 };
 
 type Piece = (u64, Vec<u8>);
@@ -21,6 +26,10 @@ type Piece = (u64, Vec<u8>);
 #[derive(Default)]
 struct Hook {
     broken: AtomicBool,
+    /// It takes its time, once.
+    slow: AtomicBool,
+    asked: Notify,
+    told: Notify,
     kept: Mutex<Vec<Piece>>,
 }
 
@@ -32,6 +41,10 @@ impl ConflictHook for Hook {
             }
             let pieces = conflict.dirty().map(|(at, bytes)| (at, bytes.to_vec()));
             *self.kept.lock().expect("lock") = pieces.collect();
+            if self.slow.swap(false, Ordering::Relaxed) {
+                self.asked.notify_one();
+                self.told.notified().await;
+            }
             Ok(())
         })
     }
@@ -168,11 +181,7 @@ impl World {
             }
         }
         let dirty = self.files[of].unsent.clone();
-        let result = self.drive(file.fsync());
-        if !hook.kept.lock().expect("lock").is_empty() {
-            let origin = self.origin_bytes(&self.files[of].path);
-            self.files[of].lost(origin);
-        }
+        let result = self.fsync_by_hook(of, file, hook);
         self.note(format!("KeepBoth: {result:?}"));
         let kept = hook.kept.lock().expect("lock").clone();
         if kept.is_empty() {
@@ -195,5 +204,39 @@ impl World {
         }
         self.all_reads(of, file);
         self.covered.note("policy: KeepBoth");
+    }
+
+    /// Asks the hook; perhaps something is written while it works. That is not its, and stays.
+    fn fsync_by_hook(&mut self, of: usize, file: &File, hook: &Hook) -> Result<()> {
+        // After a hook that failed nothing can be written until all is saved.
+        let slow = self.rng.chance(50) && self.netfs().memory().parked == 0;
+        hook.slow.store(slow, Ordering::Relaxed);
+        let fsync = Box::pin(file.fsync());
+        let (result, theirs, written) = match self
+            .drive(select(fsync, Box::pin(hook.asked.notified())))
+        {
+            Either::Left((result, _)) => (result, self.origin_bytes(&self.files[of].path), None),
+            Either::Right(((), fsync)) => {
+                let theirs = self.origin_bytes(&self.files[of].path);
+                let (offset, len) = (self.rng.within(0..100_000), self.rng.within(1..300));
+                let bytes = self.bytes(len);
+                // If it finds no room, the hook is what that waits for.
+                let wrote = drive(file.write_at(offset, &bytes), STALL, |_| {
+                    self.clock.advance(Duration::from_millis(10));
+                    hook.told.notify_one();
+                });
+                hook.told.notify_one();
+                (self.drive(fsync), theirs, Some((offset, bytes, wrote)))
+            }
+        };
+        hook.slow.store(false, Ordering::Relaxed);
+        if !hook.kept.lock().expect("lock").is_empty() {
+            self.files[of].lost(theirs);
+        }
+        if let Some((offset, bytes, wrote)) = written {
+            self.covered.note("policy: written to meanwhile");
+            self.wrote(of, offset, &bytes, &wrote);
+        }
+        result
     }
 }
