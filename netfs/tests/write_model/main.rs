@@ -25,7 +25,8 @@
 //! - **Durability.** After an fsync at level journal a crash at any moment, and the mount after it, leave each
 //!   byte it covered, or what was written over it later, or what somebody else did to it on the server; every
 //!   other byte is exactly as the server has it. So it is if the replay fails, is cut off or is repeated.
-//!   What an upload, a cut or a discard that returned well has made old never comes back.
+//!   What an upload, a cut, a hole or a discard that returned well has made old never comes back (what an upload
+//!   has brought there may, as long as the log fails, and so nothing is voided).
 //!   A write at level remote that returned well is on the origin; one that failed is there or not.
 //! - **Recalls.** After `Released` nothing is dirty that was when the promise was asked for; bytes are parked
 //!   only if something failed or hung. `local_state` is right at once, also while an upload hangs.
