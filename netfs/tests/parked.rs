@@ -103,6 +103,55 @@ fn parked_bytes_past_half_of_the_budget_refuse_writes_to_the_whole_volume() {
     bench.shutdown();
 }
 
+/// More than there is memory for, to a server that takes nothing: no writer waits for what never comes.
+#[test]
+fn n_c33_a_write_that_finds_no_memory_because_nothing_is_uploaded_ends_with_an_error() {
+    // The file is parked in the middle of a write; or it is not, and a byte a page takes all memory there is
+    // before too much is dirty.
+    for (errno, step, told) in
+        [(Errno::ENOSPC, 3 * MIB, Errno::ENOSPC), (Errno::ECONNRESET, 1, Errno::ENOMEM)]
+    {
+        let fs = origin();
+        let clock = StepClock::new();
+        let shared = Arc::new(clock.clone());
+        let bench =
+            Bench::with(&fs, None, |b| b.clock(shared).memory_bytes(2 << 20).dirty_bytes(0, LIMIT));
+        let fault = fs.inject(Fault::on(Op::Write).errno(errno).always());
+        let file = open(&bench, "full");
+        let (begun, bytes) = (clock.now(), vec![1; step]);
+        let mut at = 0;
+        let error = std::thread::scope(|s| {
+            let writer = s.spawn(|| {
+                loop {
+                    match pollster::block_on(file.write_at(at, &bytes)) {
+                        Ok(n) => at += n.max(4096) as u64,
+                        Err(e) => return e.errno(),
+                    }
+                }
+            });
+            while !writer.is_finished() {
+                assert!(clock.now().since(begun) < Duration::from_secs(36_000), "waits for ever");
+                clock.advance(Duration::from_millis(100));
+                std::thread::yield_now();
+            }
+            writer.join().expect("no panic")
+        });
+        assert_eq!(error, told);
+        assert!(at > 0 && at < 3 * MIB as u64, "{at}");
+        fs.remove_fault(&fault);
+        std::thread::scope(|s| {
+            let sync = s.spawn(|| pollster::block_on(file.fsync()).expect("nothing was dropped"));
+            while !sync.is_finished() {
+                clock.advance(Duration::from_millis(100));
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(fs.expected("full", 0, 1).expect("full"), [1]);
+        drop(file);
+        bench.shutdown();
+    }
+}
+
 /// What is on its way cannot be called back: a discard waits for it no longer than its caller.
 #[test]
 fn a_discard_behind_a_hung_upload_gives_up_at_its_deadline_and_leaves_the_bytes() {

@@ -7,7 +7,11 @@ pub(crate) struct Rng(u64);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Rng {
-        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        // Mixed, else each seed's numbers are the next one's but for the first, and runs of neighbouring
+        // seeds fall into step.
+        let mut rng = Rng(seed);
+        rng.0 = rng.next();
+        rng
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use netfs::{WriteGroup, WriteOptions};
 
-use crate::{view::Ranges, world::World};
+use crate::{modes::Asked, view::Ranges, world::World};
 
 /// No byte is written so often.
 const WRITES_MAX: u8 = 250;
@@ -85,6 +85,19 @@ impl Track {
             )),
             None => Ok(()),
         }
+    }
+
+    /// What was written in the groups up to this one, and not since.
+    fn ranges(&self, number: u16) -> Vec<Range<usize>> {
+        let owned = |of: &u16| (1..=number).contains(of);
+        let (mut ranges, mut at) = (Vec::new(), 0);
+        for run in self.owner.chunk_by(|a, b| owned(a) == owned(b)) {
+            if owned(&run[0]) {
+                ranges.push(at..at + run.len());
+            }
+            at += run.len();
+        }
+        ranges
     }
 
     /// Whether the server has all of the groups up to this one.
@@ -184,13 +197,15 @@ impl World {
         let track = self.files[of].track.take();
         if direct {
             self.wrote_direct(of, offset, &bytes, &result);
+        } else if self.waits(h) {
+            self.landed(of, offset, (&bytes, taken), Asked { direct, waits: true }, &result);
         } else {
             self.wrote(of, offset, &bytes, &result);
         }
         if !direct || result.as_ref().is_ok_and(|n| *n == bytes.len()) {
             self.files[of].track = track;
         }
-        let n = result.unwrap_or(0);
+        let n = if direct { result.unwrap_or(0) } else { taken };
         if let Some(track) = &mut self.files[of].track {
             track.wrote(number, offset as usize, &bytes[..n]);
             self.covered.note("group: written in");
@@ -213,8 +228,13 @@ impl World {
                 self.covered.note("group: flushed");
                 let durable = self.fs.durable(&path).expect("it exists");
                 let durable = durable.read(0, durable.size() as usize);
-                if let Some(track) = &self.files[of].track {
-                    self.check(track.has(number, &durable));
+                let Some(track) = &self.files[of].track else { return };
+                self.check(track.has(number, &durable));
+                let origin = self.origin_bytes(&path);
+                for range in track.ranges(number) {
+                    // The log brings nothing older back.
+                    let judged = self.files[of].settle_range(&range, &origin);
+                    self.check(judged);
                 }
             }
         }

@@ -22,6 +22,19 @@
 //! - Errors need a fault of the origin that explains them; once faults are gone one `sync` succeeds, and
 //!   then everything else does. After a permanent failure of an fsync writes fail with the same error until
 //!   then. Whoever had the file open hears of discarded bytes once.
+//! - **Durability.** After an fsync at level journal a crash at any moment, and the mount after it, leave each
+//!   byte it covered, or what was written over it later, or what somebody else did to it on the server; every
+//!   other byte is exactly as the server has it. So it is if the replay fails, is cut off or is repeated.
+//!   What an upload, a cut, a hole or a discard that returned well has made old never comes back (what an upload
+//!   has brought there may, as long as the log fails, and so nothing is voided).
+//!   A write at level remote that returned well is on the origin; one that failed is there or not.
+//! - **Recalls.** After `Released` nothing is dirty that was when the promise was asked for; bytes are parked
+//!   only if something failed or hung. `local_state` is right at once, also while an upload hangs.
+//! - **Conflict policies.** With `Fail`, and with a hook that fails, nothing is sent, fsync and writes fail and
+//!   our bytes are read until they are discarded or merged. A hook of `KeepBoth` is given exactly our bytes; then the
+//!   file is the server's, but for what was written while the hook was at work.
+//! - **Parked files** give their own error to fsync and writes until an upload or a discard; other files go on
+//!   until half of the memory is taken. An expired writer's bytes go as another writer's.
 //! - A file that somebody removed answers `ESTALE` as soon as this context was told or has asked; what was
 //!   written to it after that reaches nobody, every opener hears of it once, and nothing else suffers.
 //! - A hole, zeros, a reservation that were done are exactly that, on the origin too; written bytes in them are gone.
@@ -39,6 +52,8 @@
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS`: see `modelling/runs.rs`; `scripts/model.sh` as for
 //! the read side.
 
+mod crash;
+mod durable;
 mod groups;
 #[path = "../modelling/mod.rs"]
 mod modelling;
@@ -46,8 +61,11 @@ mod modes;
 mod names;
 mod opens;
 mod others;
+mod policies;
 mod racing;
+mod recalls;
 mod reference;
+mod refused;
 mod removed;
 mod server;
 mod space;
@@ -73,6 +91,40 @@ const MUSTS: &[&str] = &[
     "removed: written to",
     "removed: told of the loss",
     "burst",
+    "crash",
+    "crash: in the middle of an upload",
+    "crash: in the middle of a replay: true",
+    "crash: a replay that fails: true",
+    "crash: replayed, and again",
+    "crash: bytes from the log",
+    "crash: a conflict at the replay",
+    "crash: a file is gone",
+    "crash: of the server too",
+    "fsync: in the log",
+    "fault of the log: Full",
+    "fault of the log: Sick",
+    "fault of the log: Hang",
+    "write: waited for the server",
+    "recall: released",
+    "recall: parked",
+    "recall: not released",
+    "recall: while an upload hangs",
+    "local_state",
+    "parked: ENOSPC",
+    "parked: EDQUOT",
+    "parked: EIO",
+    "parked: EROFS",
+    "parked: others go on",
+    "parked: until it was taken",
+    "parked: discarded",
+    "expired: 0",
+    "expired: 1",
+    "expired: both",
+    "policy: Fail, then merged",
+    "policy: Fail, then discarded",
+    "policy: KeepBoth",
+    "policy: written to meanwhile",
+    "policy: a hook that fails",
     "stats write_throttled",
     "stats write_lent_bytes",
     "stats write_conflicts",

@@ -3,7 +3,8 @@
 use std::io::IoSlice;
 
 use bytes::Bytes;
-use netfs::{Advice, Error, File, Sync, WriteOptions};
+use netfs::{Advice, Errno, Error, File, Sync, WriteOptions};
+use netfs_memory::{Fault, Op};
 
 use crate::world::World;
 
@@ -37,13 +38,19 @@ impl World {
         let sync = self.rng.pick(&[Sync::None, Sync::Data, Sync::Full]);
         let options = WriteOptions { unbuffered, sync, ..WriteOptions::default() };
         let (offset, bytes) = self.write_span(of);
-        self.write_with(
-            of,
-            &file,
-            (offset, &bytes),
-            options,
-            Asked { direct: unbuffered, waits: sync > Sync::None },
-        );
+        let asked = Asked { direct: unbuffered, waits: sync > Sync::None || self.waits(h) };
+        if !unbuffered || self.rng.chance(80) {
+            return self.write_with(of, &file, (offset, &bytes), options, asked);
+        }
+        // Its second call fails, if it takes as many and nobody else's comes in between.
+        let error = self.rng.pick(&[Errno::ENOSPC, Errno::EIO, Errno::EAGAIN]);
+        let path = self.files[of].path.clone();
+        let fault = Fault::on(Op::Write).file(&path).errno(error).skip(1).times(1);
+        let fault = self.fs.inject(fault);
+        let suspect = std::mem::replace(&mut self.suspect, true);
+        self.write_with(of, &file, (offset, &bytes), options, asked);
+        self.fs.remove_fault(&fault);
+        self.suspect = suspect || fault.hits() > 0;
     }
 
     /// Writes, by `options` and however `file` was opened (together: `asked`), and judges it.

@@ -28,8 +28,8 @@ impl World {
         let direct = self.rng.chance(30);
         let sync = self.rng.pick(&[Sync::None, Sync::None, Sync::Data, Sync::Full]);
         let through = self.rng.chance(20);
-        let durability =
-            self.rng.pick(&[Durability::Memory, Durability::Memory, Durability::Remote]);
+        let levels = [Durability::Memory, Durability::Journal, Durability::Remote];
+        let durability = self.rng.pick(&levels);
         let truncate = write && !append && !self.suspect && self.rng.chance(20);
         let close_flush = self.rng.chance(70);
         let how = How {
@@ -105,7 +105,7 @@ impl World {
     fn write_opened(&mut self, of: usize, file: &File, how: How) {
         let (offset, bytes) = self.write_span(of);
         if !how.write {
-            return self.refused(file, &bytes);
+            return self.may_not_write(file, &bytes);
         }
         if how.append {
             return self.append_opened(of, file, how);
@@ -114,7 +114,7 @@ impl World {
         self.write_with(of, file, (offset, &bytes), WriteOptions::default(), asked);
     }
 
-    fn refused(&mut self, file: &File, bytes: &[u8]) {
+    fn may_not_write(&mut self, file: &File, bytes: &[u8]) {
         match self.drive(file.write_at(0, bytes)) {
             Err(e) if e.errno() == Errno::EBADF => self.covered.note("open: EBADF"),
             other => self.fail(&format!("a write to a file opened for reading: {other:?}")),

@@ -10,15 +10,19 @@ use crate::world::World;
 impl World {
     /// Somebody else changes a file.
     pub(crate) fn change(&mut self) {
-        self.nothing_dirty();
         let of = self.rng.index(self.files.len());
         let wide = self.files[of].unit > 1;
-        if wide && !self.files[of].unsent.is_empty() {
+        let silent = !wide && self.rng.chance(50) && self.files[of].choices() < 5;
+        self.change_of(of, silent);
+    }
+
+    pub(crate) fn change_of(&mut self, of: usize, silent: bool) {
+        self.nothing_dirty();
+        if self.files[of].unit > 1 && !self.files[of].unsent.is_empty() {
             return;
         }
         let path = self.files[of].path.clone();
         let size = self.fs.size(&path).expect("it exists");
-        let silent = !wide && self.rng.chance(50) && self.files[of].choices() < 5;
         let (at, len) = self.rng.span(size);
         let end = (at + len).min(500_000);
         let at = at.min(end);
@@ -81,7 +85,7 @@ impl World {
             return;
         }
         // Old versions are not kept for ever: few calls.
-        if self.files[of].unsent.iter().count() > 20 || self.handles[h].lost {
+        if self.files[of].unsent.iter().count() > 20 || self.handles[h].lost || self.logs(h) {
             return self.fsync();
         }
         let path = self.files[of].path.clone();

@@ -11,6 +11,9 @@ impl World {
     pub(crate) fn overtaken(&mut self) {
         let Some(h) = self.handle(true) else { return };
         let (of, file) = (self.handles[h].of, self.file(h));
+        if self.waits(h) {
+            return self.write();
+        }
         if self.files[of].unsent.is_empty() {
             let (offset, bytes) = self.write_span(of);
             let result = self.drive(file.write_at(offset, &bytes));
@@ -24,6 +27,7 @@ impl World {
         self.note(format!("{op:?} on {} held at {at:?}", self.files[of].path));
         self.gate = Some(gate.clone());
         let fsync = Box::pin(async move { file.fsync().await });
+        self.files[of].durable.tried();
         let result = match self.drive(select(fsync, Box::pin(gate.hit(1)))) {
             Either::Left((result, _)) => result,
             Either::Right(((), fsync)) => {
@@ -39,6 +43,7 @@ impl World {
             }
         };
         gate.release();
+        self.files[of].durable.tried();
         self.gate = None;
         self.fs.remove_fault(&held);
         self.note(format!("its fsync: {result:?}"));
@@ -55,6 +60,9 @@ impl World {
     /// Writes, reads and uploads of one file at the same time.
     pub(crate) fn burst(&mut self) {
         let (Some(h), Some(r)) = (self.handle(true), self.handle(false)) else { return };
+        if self.waits(h) {
+            return self.write();
+        }
         let (of, file) = (self.handles[h].of, self.file(h));
         let same = self.handles[r].of == of;
         let reader = if same { self.file(r) } else { self.file(h) };
@@ -108,7 +116,7 @@ impl World {
     }
 
     /// Each byte is from before or of one of the writes.
-    fn judge_mixed(
+    pub(crate) fn judge_mixed(
         &self,
         before: &[View],
         writes: &[(u64, Vec<u8>)],

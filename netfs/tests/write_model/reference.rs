@@ -6,6 +6,7 @@ use std::ops::Range;
 use netfs::{Error, clock::BootTime};
 
 use crate::{
+    durable::Durable,
     groups::Track,
     modelling::life::Life,
     view::{Ranges, View},
@@ -28,6 +29,12 @@ pub(crate) struct FileRef {
     pub(crate) unit: u32,
     /// Its write groups.
     pub(crate) track: Option<Track>,
+    /// What a crash leaves.
+    pub(crate) durable: Durable,
+    /// The log fails, or has failed since it was last seen to void records. Of a file that was not written to since
+    /// it was logged they stay, and nobody hears of it: they say what the server has. The flusher comes back to
+    /// them; a crash before that may lay them over what somebody else has written since.
+    pub(crate) records_may_stay: bool,
 }
 
 /// Taken when a read starts.
@@ -49,6 +56,8 @@ impl FileRef {
             given_up: false,
             unit,
             track: None,
+            durable: Durable::default(),
+            records_may_stay: false,
         }
     }
 
@@ -96,6 +105,7 @@ impl FileRef {
         let at = at as usize;
         self.views.iter_mut().for_each(|(view, _)| view.write(at, bytes));
         self.unsent.add(at..at + bytes.len());
+        self.durable.wrote(at, bytes);
         if let Some(track) = &mut self.track {
             track.forget(at..at + bytes.len());
         }
@@ -105,8 +115,14 @@ impl FileRef {
         self.track = None;
         self.views.iter_mut().for_each(|(view, _)| view.resize(size as usize));
         self.unsent.remove(&(size as usize..usize::MAX));
+        self.durable.cut(size as usize);
         // What the server answered says whether somebody else had changed the file.
         self.ask_again();
+    }
+
+    /// Cut here and on the server; the log does not know.
+    pub(crate) fn resized_unlogged(&mut self, size: u64) {
+        self.unlogged(size as usize..usize::MAX, |file| file.resized(size));
     }
 
     /// A hole was made: what was written to it is gone with everything else.
@@ -114,7 +130,20 @@ impl FileRef {
         self.track = None;
         self.views.iter_mut().for_each(|(view, _)| view.punch(hole));
         self.unsent.remove(hole);
+        self.durable.forget(hole.start, hole.end);
         self.ask_again();
+    }
+
+    /// The same; the log does not know.
+    pub(crate) fn punched_unlogged(&mut self, hole: &Range<usize>) {
+        self.unlogged(hole.clone(), |file| file.punched(hole));
+    }
+
+    fn unlogged(&mut self, gone: Range<usize>, change: impl Fn(&mut FileRef)) {
+        let mut durable = std::mem::take(&mut self.durable);
+        durable.may_come_back(gone);
+        change(self);
+        self.durable = durable;
     }
 
     /// A hole was made and nobody said so. Of many small writes those nearest to each other are sent with what is
@@ -160,6 +189,7 @@ impl FileRef {
     /// of those that were there it is open whether we know.
     pub(crate) fn theirs(&mut self, before: &[u8], after: Vec<u8>, now: BootTime) {
         self.track = None;
+        self.durable.theirs(before, &after);
         let ours = self.newest();
         let mut view = View::of(after.clone());
         view.bytes.resize(after.len().max(self.unsent.end()), 0);
@@ -189,8 +219,18 @@ impl FileRef {
         self.views.push((view, None));
     }
 
-    /// Everything written here is on the server, which holds `origin`: then it must be what is shown.
+    /// Somebody was told that everything written here is on the server, which holds `origin`: then it must
+    /// be what is shown, and nothing else ever comes back.
     pub(crate) fn settle(&mut self, origin: &[u8]) -> Result<(), String> {
+        self.settle_untold(origin)?;
+        if !self.records_may_stay {
+            self.durable.clear();
+        }
+        Ok(())
+    }
+
+    /// The same where nobody was told: after a crash, what the log had before may come back.
+    pub(crate) fn settle_untold(&mut self, origin: &[u8]) -> Result<(), String> {
         self.newest().explains(0, usize::MAX, origin).map_err(|why| {
             format!("{}: the origin holds {} bytes, should be: {why}", self.path, origin.len())
         })?;
@@ -205,6 +245,9 @@ impl FileRef {
         range: &Range<usize>,
         origin: &[u8],
     ) -> Result<(), String> {
+        if !self.records_may_stay {
+            self.durable.forget(range.start, range.end);
+        }
         for part in self.unsent.inside(range) {
             let wrong = |at: &usize| match origin.get(*at) {
                 Some(byte) => !self.newest().may_be(*at, *byte),
@@ -237,6 +280,17 @@ impl FileRef {
         self.given_up = true;
         *self.newest_mut() = View::of(origin);
         self.unsent = Ranges::default();
+        self.durable.clear();
+    }
+
+    /// After a crash and a mount `got` is read, when the server has `origin`.
+    pub(crate) fn revived(&mut self, origin: &[u8], got: Vec<u8>, log: bool) -> Result<(), String> {
+        let judged = self.durable.judge(origin, &got, log);
+        let dirty = judged.map_err(|why| format!("{}: {why}", self.path))?;
+        let durable = std::mem::take(&mut self.durable);
+        self.lost(got);
+        (self.durable, self.unsent) = (durable, dirty);
+        Ok(())
     }
 
     /// Judges what a read returned when it has ended.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netfs::Errno;
+use netfs::{Durability, Errno};
 use netfs_memory::{Effect, Fault, Op};
 
 use crate::{
@@ -129,6 +129,9 @@ impl World {
     /// A server that takes nothing more: the error stays until it does.
     fn permanent(&mut self) {
         let Some(h) = self.handle(true) else { return };
+        if self.handles[h].level != Durability::Memory {
+            return;
+        }
         self.calm();
         let (of, file) = (self.handles[h].of, self.file(h));
         let errno = self.rng.pick(&[Errno::ENOSPC, Errno::EDQUOT, Errno::EIO]);
@@ -161,6 +164,9 @@ impl World {
     /// The origin behaves, and nothing is left of what it did: one upload of all succeeds.
     pub(crate) fn calm(&mut self) {
         self.fs.clear_faults();
+        self.log_behaves();
+        // What is uploaded from here on is voided.
+        self.files.iter_mut().for_each(|f| f.records_may_stay = false);
         self.fs.wait_idle();
         // What ended wakes a task of the one driver thread; a few calls through that thread later it has
         // run. Their answers do not matter.
@@ -180,6 +186,7 @@ impl World {
         self.stop();
         self.disk.restart(false);
         self.start();
+        self.judge_replay();
     }
 
     /// The end of a process, which uploads what it has.
@@ -193,18 +200,23 @@ impl World {
         self.covered.context(&netfs.stats());
         let undone = self.drive(netfs.shutdown(Duration::from_secs(20)));
         self.note(format!("shutdown: {undone}"));
+        self.log_behaves();
         self.fs.clear_faults();
+        self.wait_for_the_dead();
         self.fs.wait_idle();
         if undone.dirty_bytes > 0 && !self.suspect {
             self.fail("written bytes were lost at shutdown");
         }
+        self.files.iter_mut().for_each(|f| f.durable.tried());
         for of in 0..self.files.len() {
             let origin = self.origin_bytes(&self.files[of].path);
             if undone.dirty_bytes == 0 {
                 let judged = self.files[of].settle(&origin);
                 self.check(judged);
             }
-            self.files[of].lost(origin);
+            if self.log.is_none() {
+                self.files[of].lost(origin);
+            }
         }
         if undone.dirty_bytes == 0 {
             self.tree_is_uploaded();

@@ -9,7 +9,10 @@ use std::ops::Range;
 use netfs::{Errno, Error, FallocateMode};
 use netfs_memory::{Call, Effect, Fault, Op};
 
-use crate::{steps::END_MAX, world::World};
+use crate::{
+    steps::{END_MAX, is_of_the_log},
+    world::World,
+};
 
 /// What goes wrong with the one call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,9 +185,9 @@ impl World {
                     self.origin_is_as_long(*of, range.end);
                 }
             }
-            FallocateMode::PunchHole => self.hole_done(asked, cannot),
+            FallocateMode::PunchHole => self.hole_done(asked, cannot, true),
             FallocateMode::ZeroRange { keep_size } => {
-                self.hole_done(asked, cannot);
+                self.hole_done(asked, cannot, true);
                 if !keep_size {
                     self.extended(asked);
                 }
@@ -193,8 +196,8 @@ impl World {
         }
     }
 
-    /// The hole is there, or zeros instead.
-    fn hole_done(&mut self, asked: &Asked, cannot: bool) {
+    /// The hole is there, or zeros instead. `logged`: the log will not bring back what was in it.
+    fn hole_done(&mut self, asked: &Asked, cannot: bool, logged: bool) {
         let Asked { of, range, sizes, .. } = asked;
         let name = if cannot { "zeros: written" } else { "hole: done" };
         self.covered.note(name);
@@ -212,7 +215,12 @@ impl World {
             self.fail(&format!("a hole of {hole:?} was made"));
         }
         let hole = hole.start as usize..hole.end as usize;
-        self.files[*of].punched(&hole);
+        if logged {
+            self.files[*of].punched(&hole);
+        } else {
+            self.covered.note("hole: the log failed");
+            self.files[*of].punched_unlogged(&hole);
+        }
         let origin = self.origin_bytes(&self.files[*of].path);
         let shown = hole.start.min(origin.len())..hole.end.min(origin.len());
         if let Some(at) = shown.clone().find(|at| origin[*at] != 0) {
@@ -249,8 +257,10 @@ impl World {
             && grown < hole
         {
             self.covered.note("hole: the file grew first");
+            // As long as it is shown here, which is less than it may be where somebody has cut it unheard.
             let size = self.files[asked.of].size();
-            self.files[asked.of].reserved(size);
+            let there = self.origin_bytes(&self.files[asked.of].path).len() as u64;
+            self.files[asked.of].reserved(size.min(there));
         }
     }
 
@@ -289,7 +299,7 @@ impl World {
         // Nobody else makes a hole fail: of two calls the first one was made.
         let hole_failed = *op == Op::Deallocate && *hit;
         if !hole_failed && asked.calls.iter().any(|c| c.op == Op::Deallocate) {
-            self.hole_done(asked, false);
+            self.hole_done(asked, false, !is_of_the_log(error));
         }
         if asked.zeros > 0 {
             self.files[*of].wrote(range.start, &vec![0; asked.zeros as usize]);

@@ -17,7 +17,13 @@ impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
         match self.rng.within(0..1310) {
-            0..310 => self.write(),
+            0..260 => self.write(),
+            260..266 => self.policy(),
+            266..276 => self.recall(),
+            276..281 => self.refused(),
+            281..285 => self.expired(),
+            285..299 => self.crash(),
+            299..310 => self.log_fault(),
             310..350 => self.append(),
             350..440 => self.fsync(),
             440..470 => self.flush_range(),
@@ -104,14 +110,21 @@ impl World {
 
     pub(crate) fn write(&mut self) {
         let Some(h) = self.handle(true) else { return self.open() };
+        if self.hears_first(h) {
+            return;
+        }
         let (of, file) = (self.handles[h].of, self.file(h));
         let (offset, bytes) = self.write_span(of);
+        let taken = self.bytes_taken();
         let result = if self.rng.chance(40) {
             let lent = Bytes::from(bytes.clone());
             self.drive(file.write_bytes_at(offset, lent, WriteOptions::default()))
         } else {
             self.drive(file.write_at(offset, &bytes))
         };
+        if self.waits(h) {
+            return self.waited_for(of, offset, &bytes, taken, &result);
+        }
         self.wrote(of, offset, &bytes, &result);
     }
 
@@ -153,13 +166,18 @@ impl World {
 
     fn append(&mut self) {
         let Some(h) = self.handle(true) else { return };
+        if self.hears_first(h) {
+            return;
+        }
         let (of, file) = (self.handles[h].of, self.file(h));
-        if self.files[of].size() > END_MAX {
+        // One that waits and fails does not say where its bytes went.
+        if self.files[of].size() > END_MAX || self.waits(h) && self.suspect {
             return;
         }
         let len = self.rng.within(1..9000);
         let bytes = self.bytes(len);
         let claim = self.files[of].claim(self.now());
+        let taken = self.bytes_taken();
         let result = self.drive(file.append(&bytes));
         let path = self.files[of].path.clone();
         self.note(format!("append {path} {len}: {result:?}"));
@@ -172,6 +190,9 @@ impl World {
                 self.covered.note("append: done");
                 let judged = self.files[of].judge_size(claim, at.start);
                 self.check(judged);
+                if self.waits(h) {
+                    return self.waited_for(of, at.start, &bytes, taken, &Ok(n as usize));
+                }
                 self.files[of].wrote(at.start, &bytes[..n as usize]);
             }
             Err(e) => self.excuse("append", &e),
@@ -208,14 +229,17 @@ impl World {
         match result {
             Ok(()) => {
                 self.covered.note("fsync: done");
-                self.uploaded(of, &before);
+                self.synced(h, &before);
             }
-            Err(e) => self.excuse("fsync", &e),
+            Err(e) => {
+                self.files[of].durable.tried();
+                self.excuse("fsync", &e);
+            }
         }
     }
 
     /// Whether this opener had to hear of discarded bytes first: then it did.
-    fn told_of_loss(&mut self, h: usize, result: &Result<(), Error>) -> bool {
+    pub(crate) fn told_of_loss(&mut self, h: usize, result: &Result<(), Error>) -> bool {
         let lost = std::mem::take(&mut self.handles[h].lost);
         if lost && result.is_ok() {
             self.fail("bytes were discarded and this opener was not told");
@@ -287,14 +311,14 @@ impl World {
 
     /// When nothing is dirty, the origin has it all.
     pub(crate) fn nothing_dirty(&mut self) {
-        if self.netfs().memory().dirty > 0 {
+        if !self.is_running() || self.netfs().memory().dirty > 0 {
             return;
         }
         self.tree_is_uploaded();
         for of in 0..self.files.len() {
             if !self.files[of].unsent.is_empty() {
                 let origin = self.origin_bytes(&self.files[of].path);
-                let judged = self.files[of].settle(&origin);
+                let judged = self.files[of].settle_untold(&origin);
                 self.check(judged.map_err(|why| format!("nothing is dirty, but {why}")));
             }
         }
@@ -321,6 +345,10 @@ impl World {
             }
             Err(e) => {
                 self.excuse("set_len", &e);
+                if is_of_the_log(&e) {
+                    self.covered.note("set_len: the log failed");
+                    return self.files[of].resized_unlogged(to);
+                }
                 // It was done, perhaps, and nobody could say so.
                 let versions = before.version..self.fs.snapshot(&path).expect("it exists").version;
                 let mut contents = versions.filter_map(|version| self.content(&path, version));
@@ -445,4 +473,9 @@ impl World {
             self.fail("slices handed out have changed");
         }
     }
+}
+
+/// Whether a change past the page cache was done, and only the log did not take it.
+pub(crate) fn is_of_the_log(error: &Error) -> bool {
+    error.to_string().contains("log")
 }

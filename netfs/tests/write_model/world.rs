@@ -1,15 +1,20 @@
 //! One run: origin, cache, mounts and handles under test beside the reference.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use netfs::{
-    Errno, File, FillPolicy, FillWhenFull, Mount, Netfs,
+    Durability, Errno, File, FillPolicy, FillWhenFull, Mount, Netfs,
     clock::{Clock, StepClock},
     remote::IoLimits,
 };
 use netfs_memory::{Gate, Injected, MemoryFs, VersionKind};
 
 use crate::{
+    crash::Log,
     groups::OpenGroup,
     modelling::{
         covered::Covered,
@@ -28,7 +33,7 @@ use crate::{
 };
 
 /// So long nothing has moved: what is waited for is time, or a held call.
-const STALL: Duration = Duration::from_millis(2);
+pub(crate) const STALL: Duration = Duration::from_millis(2);
 
 /// An open file.
 pub(crate) struct Handle {
@@ -36,6 +41,7 @@ pub(crate) struct Handle {
     /// Which of the world's files.
     pub(crate) of: usize,
     pub(crate) writable: bool,
+    pub(crate) level: Durability,
     /// It has not heard yet that bytes were discarded.
     pub(crate) lost: bool,
 }
@@ -67,6 +73,7 @@ pub(crate) struct World {
     pub(crate) idle_retries: Option<Injected>,
     /// A call may be held there.
     pub(crate) gate: Option<Gate>,
+    pub(crate) log: Option<Log>,
 }
 
 impl Model for World {
@@ -101,7 +108,9 @@ impl Model for World {
             suspect: false,
             idle_retries: None,
             gate: None,
+            log: None,
         };
+        world.log = world.rng.chance(60).then(Log::new);
         for path in world.fs.files() {
             let file = world.adopt(&String::from_utf8_lossy(&path));
             world.files.push(file);
@@ -109,12 +118,13 @@ impl Model for World {
         world.make_tree();
         let settings = world.fs.settings();
         world.journal.about(format!(
-            "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, clients {}",
+            "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, clients {}, log {}",
             settings.unstable,
             settings.states_before,
             settings.break_originator,
             settings.attr_in_reads,
             world.clients.len(),
+            world.log.is_some(),
         ));
         world.start();
         world
@@ -148,8 +158,8 @@ impl World {
         FileRef::new(path, Life::of(&promise), bytes, unit)
     }
 
-    /// A new process on what the old one left.
-    pub(crate) fn start(&mut self) {
+    /// A context for what the last one left.
+    pub(crate) fn build(&mut self) -> Netfs {
         let rng = &mut self.rng;
         let full = match rng.chance(50) {
             true => FillWhenFull::Drop,
@@ -163,6 +173,7 @@ impl World {
             .driver_threads(1)
             .memory_bytes(budget)
             .dirty_bytes(background, limit)
+            .recall_timeout(Duration::from_secs(5))
             .dirty_expire(Duration::from_secs(rng.pick(&[1, 30, 100_000])))
             .fill_queue(rng.pick(&[1 << 16, 1 << 18, 8 << 20]), full)
             .fill(rng.pick(&[FillPolicy::Auto, FillPolicy::Granule, FillPolicy::Exact]))
@@ -171,14 +182,22 @@ impl World {
         if let Some(backend) = self.disk.backend() {
             builder = builder.cache(backend);
         }
-        let netfs = builder.build().expect("build");
+        if let Some(log) = &mut self.log {
+            builder = builder.dirty_log(log.begin());
+        }
+        self.note(format!("start, budget {budget}, dirty {background} {limit}"));
+        builder.build().expect("build")
+    }
+
+    /// A new process on what the old one left.
+    pub(crate) fn start(&mut self) {
+        let netfs = self.build();
         for client in &self.clients.clone() {
             let mount = self.drive(netfs.mount(Arc::clone(client), &cx()));
             self.mounts.push(mount.expect("mount"));
         }
         self.netfs = Some(netfs);
         self.names_fuzzy = false;
-        self.note(format!("start, budget {budget}, dirty {background} {limit}"));
         for _ in 0..4 {
             self.open();
         }
@@ -186,6 +205,28 @@ impl World {
 
     pub(crate) fn netfs(&self) -> &Netfs {
         self.netfs.as_ref().expect("between steps there is one")
+    }
+
+    pub(crate) fn put_netfs(&mut self, netfs: Netfs) {
+        self.netfs = Some(netfs);
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.netfs.is_some()
+    }
+
+    /// Waits until nothing is left of contexts that have ended.
+    pub(crate) fn wait_for_the_dead(&self) {
+        let (first, others) = self.clients.split_first().expect("one at least");
+        let alive =
+            || Arc::strong_count(first) > 2 || others.iter().any(|c| Arc::strong_count(c) > 1);
+        let begun = Instant::now();
+        while alive() {
+            std::thread::park_timeout(STALL);
+            if begun.elapsed() > Duration::from_secs(30) {
+                self.fail("something is left of a context that has ended");
+            }
+        }
     }
 
     pub(crate) fn take_netfs(&mut self) -> Netfs {
@@ -217,21 +258,19 @@ impl World {
         let of = self.rng.index(self.files.len());
         let (mount, writable) = (self.rng.pick(&self.mounts), self.rng.chance(75));
         let path = self.files[of].path.clone();
+        let (how, level) = self.how(writable);
         let opened = self.drive(async {
             let node = mount.walk(&path, &cx()).await?;
-            if writable {
-                mount.open_rw(&node, &cx()).await
-            } else {
-                mount.open(&node, &cx()).await
-            }
+            mount.open_node_with(&node, &how, &cx()).await
         });
-        self.note(format!("open {path}: {}", opened.is_ok()));
+        self.note(format!("open {path} {level:?}: {}", opened.is_ok()));
         match opened {
             Ok(file) if self.fs.key(&path).is_ok_and(|key| key != file.node().key()) => {
-                self.opened_removed(file, writable);
+                self.opened_removed(file, writable, level);
             }
             Ok(file) => {
-                self.handles.push(Handle { file: Arc::new(file), of, writable, lost: false });
+                let file = Arc::new(file);
+                self.handles.push(Handle { file, of, writable, level, lost: false });
             }
             Err(_) if self.suspect => {}
             Err(e) if self.names_fuzzy && e.errno() == Errno::ESTALE => {}
@@ -250,7 +289,9 @@ impl World {
         drive(work, STALL, |waited| {
             match &self.gate {
                 Some(gate) if !gate.is_released() => gate.release(),
-                _ if self.suspect || self.cache_hangs => {
+                // What takes so long may be waiting for memory, up to the timeout of a call to the server: then
+                // it says so.
+                _ if self.suspect || self.cache_hangs || waited > Duration::from_secs(1) => {
                     self.clock.advance(Duration::from_millis(200))
                 }
                 // Reclaim and the flusher look again after a while of their own.
@@ -261,6 +302,7 @@ impl World {
             }
             if waited > Duration::from_secs(30) {
                 eprintln!("waits: {:?}", self.netfs.as_ref().map(Netfs::waits));
+                eprintln!("memory: {:?}", self.netfs.as_ref().map(Netfs::memory));
                 self.fail("a call hangs (half a minute without an answer)");
             }
         })
