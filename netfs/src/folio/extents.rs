@@ -91,9 +91,12 @@ impl Extents {
     /// How many ranges there may be at most after [`insert`](Extents::insert).
     pub(crate) fn count_with(&self, range: &Range<usize>, writer: Writer) -> usize {
         let joined = self.reached_by(range);
-        let own = self.0[joined.clone()].iter().all(|e| e.writer == writer);
+        let (start, end) = (range.start, range.end);
         // Of others' ranges a piece may stay on each side.
-        self.0.len() - joined.len() + if own { 1 } else { 3 }
+        let sides =
+            |e: &Extent| usize::from(e.range().start < start) + usize::from(e.range().end > end);
+        let others = self.0[joined.clone()].iter().filter(|e| e.writer != writer);
+        self.0.len() - joined.len() + 1 + others.map(sides).sum::<usize>()
     }
 
     /// Adds a range: what others wrote of it is `writer`'s now. Joined with the writer's own neighbours.

@@ -87,6 +87,27 @@ fn a_close_uploads_unless_the_adapter_says_that_nobody_looks() {
 }
 
 #[test]
+fn a_close_that_uploads_nothing_tells_what_has_failed() {
+    let fs = MemoryFs::builder().promise(promised()).file("f", 10).build().expect("build");
+    fs.configure(|settings| settings.close_must_flush = false);
+    let bench = Bench::new(&fs, None);
+    let open = || bench.mount.blocking().open_rw("f", &cx()).expect("open");
+    let (file, other) = (open(), open());
+    file.blocking().write_at(0, b"lost").expect("write");
+    let fault = fs.inject(Fault::on(Op::Write).errno(Errno::EDQUOT).always());
+    block_on(bench.netfs().sync()).expect_err("refused");
+    let unclosed = block_on(file.close()).expect_err("the bytes are parked");
+    assert_eq!(unclosed.errno(), Errno::EDQUOT);
+    assert_eq!(block_on(other.discard_dirty()).expect("discard"), 4);
+    let unclosed = block_on(unclosed.file.close()).expect_err("the bytes are lost");
+    assert_eq!(unclosed.errno(), Errno::EDQUOT);
+    block_on(unclosed.file.close()).expect("told once");
+    fs.remove_fault(&fault);
+    drop(other);
+    bench.shutdown();
+}
+
+#[test]
 fn the_time_of_the_last_write_is_seen_before_it_is_on_the_server() {
     let fs = MemoryFs::builder().promise(promised()).file("f", 10).build().expect("build");
     let bench = Bench::new(&fs, None);

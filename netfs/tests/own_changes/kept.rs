@@ -78,3 +78,18 @@ fn a_hook_that_fails_for_a_removed_file_loses_the_bytes_and_each_opener_is_told_
     drop((file, other));
     bench.shutdown();
 }
+
+/// Nobody else's change meets ours where we remove the file ourselves.
+#[test]
+fn the_hook_gets_nothing_of_a_file_that_is_removed_here() {
+    let copies = Arc::<Copies>::default();
+    let (_fs, bench, file, other) = bed(&copies);
+    let root = bench.mount.root();
+    bench.mount.blocking().unlink(&root, b"f", &cx()).expect("unlink");
+    let gone = file.blocking().fsync().expect_err("nobody will take the bytes");
+    assert_eq!(gone.errno(), Errno::ESTALE);
+    assert_eq!(bench.stats().write_kept_bytes, 0);
+    assert!(copies.kept.lock().expect("lock").is_empty());
+    drop((file, other));
+    bench.shutdown();
+}

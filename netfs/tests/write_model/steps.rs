@@ -244,6 +244,11 @@ impl World {
         if lost && result.is_ok() {
             self.fail("bytes were discarded and this opener was not told");
         }
+        if lost {
+            // It did its work first; how that went it does not say.
+            let of = self.handles[h].of;
+            self.files[of].durable.tried();
+        }
         lost
     }
 
