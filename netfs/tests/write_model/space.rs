@@ -76,6 +76,10 @@ struct Asked {
 impl World {
     pub(crate) fn space(&mut self) {
         let Some(h) = self.handle(true) else { return };
+        // Where the server makes no holes zeros are written, and these may have to wait for it.
+        if self.hears_first(h) {
+            return;
+        }
         let (of, file) = (self.handles[h].of, self.file(h));
         let mode = self.rng.pick(&[
             FallocateMode::PunchHole,
