@@ -206,7 +206,13 @@ impl World {
         fault.iter().for_each(|fault| self.fs.remove_fault(fault));
         self.note(format!("{change:?}, {trouble:?} {hit}: {result:?}"));
         let trouble = trouble.filter(|_| hit);
-        self.names_changed(&change, &from, to.as_ref(), trouble, result);
+        // A link is one of the file that was found, also if that has other names by now.
+        let before = &self.tree.paths;
+        let expected = match (&change, &linked) {
+            (Change::Link(_, to), Some(file)) => before.linked(file.key(), to),
+            _ => before.after(&change),
+        };
+        self.names_changed(&change, expected, (&from, to.as_ref()), trouble, result);
         self.all_look(first, second);
     }
 
@@ -226,13 +232,12 @@ impl World {
     fn names_changed(
         &mut self,
         change: &Change,
-        from: &Place,
-        to: Option<&Place>,
+        expected: Result<Paths, Errno>,
+        (from, to): (&Place, Option<&Place>),
         trouble: Option<Effect>,
         result: Result<Option<Node>, Error>,
     ) {
         let before = self.tree.paths.clone();
-        let expected = before.after(change);
         let stale = self.may_be_stale(change, from, to);
         self.look_at_tree(false);
         let made = self.tree.paths != before;

@@ -192,7 +192,8 @@ impl World {
         let file = &self.files[of];
         let page_out =
             |r: std::ops::Range<usize>| r.end.next_multiple_of(4096) - r.start / 4096 * 4096;
-        let most: usize = file.unsent.iter().map(page_out).sum();
+        // What is on its way and was written again meanwhile counts twice.
+        let most = 2 * file.unsent.iter().map(page_out).sum::<usize>();
         for state in self.fs.local_states(&file.path).expect("it exists") {
             let end = file.unsent.end() as u64;
             // How long the server's file is the context may not have heard.

@@ -60,6 +60,20 @@ impl Paths {
         inside.map(|(path, entry)| (split(path).1.to_owned(), entry.clone())).collect()
     }
 
+    /// Another name for the file with this key, whatever its names are.
+    pub(crate) fn linked(&self, key: &[u8], to: &str) -> Result<Paths, Errno> {
+        if self.0.contains_key(to) {
+            return Err(Errno::EEXIST);
+        }
+        let file = self.0.values().find(|entry| entry.key == key).ok_or(Errno::ESTALE)?;
+        if file.kind == FileKind::Dir {
+            return Err(Errno::EPERM);
+        }
+        let mut after = self.clone();
+        after.0.insert(to.to_owned(), file.clone());
+        Ok(after)
+    }
+
     /// What a server makes of `change`; what is made has no key yet.
     pub(crate) fn after(&self, change: &Change) -> Result<Paths, Errno> {
         let not_empty = Errno::from_raw(libc::ENOTEMPTY);
@@ -71,11 +85,10 @@ impl Paths {
             Change::Make(path, kind) => {
                 after.0.insert(path.clone(), Entry { key: Vec::new(), kind: *kind });
             }
-            Change::Link(from, to) => match self.0.get(from) {
-                None => return Err(Errno::ESTALE),
-                Some(file) if file.kind == FileKind::Dir => return Err(Errno::EPERM),
-                Some(file) => drop(after.0.insert(to.clone(), file.clone())),
-            },
+            Change::Link(from, to) => {
+                let file = self.0.get(from).ok_or(Errno::ESTALE)?;
+                return self.linked(&file.key, to);
+            }
             Change::Unlink(path) => match self.kind(path) {
                 None => return Err(Errno::ENOENT),
                 Some(FileKind::Dir) => return Err(Errno::EISDIR),
