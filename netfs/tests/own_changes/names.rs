@@ -13,7 +13,7 @@ use crate::{
 
 /// `d/f` and `d/x` of other modes, all names of `d` known.
 fn bed() -> (Arc<MemoryFs>, Bench) {
-    let fs = MemoryFs::builder().promise(promised()).bytes("d/f", "FFFF").bytes("d/x", "XXXX");
+    let fs = MemoryFs::builder().promise(promised()).bytes("d/f", "FFFF").bytes("d/x", "EEEE");
     let fs = fs.mode("d/f", 0o644).mode("d/x", 0o600).dir("e").build().expect("build");
     fs.change("d/y").link("d/x").expect("link");
     let bench = Bench::new(&fs, None);
@@ -64,8 +64,8 @@ fn w_11_a_rename_moves_what_the_name_stands_for_once_it_is_its_turn() {
             })
         });
         let g = format!("{to}/g");
-        assert_eq!(fs.expected(&g, 0, 4).expect("moved"), b"XXXX");
-        assert_eq!(read(&bench, &g), b"XXXX");
+        assert_eq!(fs.expected(&g, 0, 4).expect("moved"), b"EEEE");
+        assert_eq!(read(&bench, &g), b"EEEE");
         assert_eq!(read(&bench, "d/x"), b"FFFF");
         // Nor did one get the other's attributes.
         let mode = |node| bench.mount.blocking().getattr(node, &cx()).expect("getattr").mode;
@@ -82,11 +82,11 @@ fn w_11_an_unlink_is_about_what_the_name_stands_for_once_it_is_its_turn() {
     beside_an_exchange(&fs, &bench, || {
         Box::pin(async move { mount.unlink(&dir, b"f", &cx()).await })
     });
-    assert_eq!(fs.expected("d/y", 0, 4).expect("its other name"), b"XXXX");
+    assert_eq!(fs.expected("d/y", 0, 4).expect("its other name"), b"EEEE");
     let attr = |node| bench.mount.blocking().getattr(node, &cx()).expect("getattr");
     assert_eq!((attr(&f).mode, attr(&f).nlink), (0o644, 1));
     assert_eq!((attr(&x).mode, attr(&x).nlink), (0o600, 1));
     assert_eq!(read(&bench, "d/x"), b"FFFF");
-    assert_eq!(read(&bench, "d/y"), b"XXXX");
+    assert_eq!(read(&bench, "d/y"), b"EEEE");
     bench.shutdown();
 }
