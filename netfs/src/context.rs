@@ -247,6 +247,14 @@ impl Netfs {
         work.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
     }
 
+    /// [`sync`](Netfs::sync) for threads.
+    ///
+    /// # Errors
+    /// As [`sync`](Netfs::sync).
+    pub fn blocking_sync(&self) -> Result<()> {
+        driver::block_on(self.sync())
+    }
+
     /// Waits until every fetch begun so far, readahead included, has ended, and until what was downloaded
     /// has been stored in the disk cache or dropped. A measurement that waits so between its reads does
     /// not depend on timing.

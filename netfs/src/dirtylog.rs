@@ -54,6 +54,9 @@ pub enum Entry {
         offset: u64,
         /// The bytes.
         data: Bytes,
+        /// Their [write group](crate::File::write_group), if they have one: those of a file come to the server in
+        /// the order of their groups after a replay, too (N-C29).
+        group: Option<u64>,
     },
     /// The file ends here now, on the server too: bytes of earlier records beyond it are gone.
     SetSize(u64),
@@ -71,7 +74,7 @@ pub enum Entry {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Entry::Extent { offset, data } => write!(f, "Extent({offset}+{})", data.len()),
+            Entry::Extent { offset, data, .. } => write!(f, "Extent({offset}+{})", data.len()),
             Entry::SetSize(size) => write!(f, "SetSize({size})"),
             Entry::Hole(range) => write!(f, "Hole({range:?})"),
             Entry::Settled { upto, range } => write!(f, "Settled({} {range:?})", upto.0),
@@ -106,7 +109,7 @@ pub type Records = Box<dyn Iterator<Item = Result<(Position, Record)>> + Send>;
 /// use netfs::dirtylog::{DirtyLog, Entry, MemLog, OwnerId, Record};
 /// use netfs::remote::VolumeId;
 /// let log = MemLog::new();
-/// let entry = Entry::Extent { offset: 0, data: "saved".into() };
+/// let entry = Entry::Extent { offset: 0, data: "saved".into(), group: None };
 /// let (volume, key) = (VolumeId::new("server,export")?, "file 7".into());
 /// let at = log.append(Record { volume, key, owner: OwnerId(1000), version: None, entry })?;
 /// pollster::block_on(log.clone().durable(at))?;

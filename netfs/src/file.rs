@@ -64,6 +64,15 @@ pub enum TryReadAt {
     WouldBlock,
 }
 
+/// Answer of [`File::try_write`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TryWriteAt {
+    /// So many bytes were written: all.
+    Done(usize),
+    /// Nothing was written: use [`File::write_at`].
+    WouldBlock,
+}
+
 /// An open file. Share it by reference or in an `Arc`; all methods take `&self`.
 ///
 /// Bytes returned by one call of up to 1 MiB are of one version of the file. Once a call to
@@ -416,9 +425,14 @@ impl File {
     ) -> Result<Slices> {
         if options.unbuffered {
             // N-C17: it sees what was written before.
-            if self.who.inode.pages.dirty_bytes() > 0 {
-                let range = offset..offset.saturating_add(len);
-                flush(&self.who.inode, range, Wait::Turn).await?;
+            let range = offset..offset.saturating_add(len);
+            if self.who.inode.pages.has_dirty(&range) {
+                let sent = flush(&self.who.inode, range, Wait::Turn);
+                self.who.by_call_deadline(sent).await.unwrap_or_else(|| {
+                    let told =
+                        "what was written to the range has not been uploaded; nothing was read";
+                    Err(Error::new(Errno::ETIMEDOUT, told))
+                })?;
             }
             let slices = read::direct::read(&self.who, offset, len).await?;
             self.count_read(slices.iter().map(|s| s.len() as u64).sum());

@@ -61,6 +61,18 @@ impl IoMode {
         Enter { lock: Arc::clone(self), direct: mode == Mode::Direct, ticket: None, done: false }
     }
 
+    /// Takes the lock for buffered I/O that waits for nothing while it has it; none if it would have to wait.
+    pub(crate) fn try_buffered(&self) -> Option<Brief<'_>> {
+        let mut state = self.state.lock();
+        let free = state.queue.is_empty() && (state.holders == 0 || !state.direct);
+        if free {
+            state.direct = false;
+            state.holders += 1;
+        }
+        // Not made before it is needed: its end gives the lock back.
+        free.then(|| Brief(self))
+    }
+
     fn publish(&self, state: &State) {
         let direct = (state.direct && state.holders > 0) || state.queue.iter().any(|w| w.direct);
         self.direct_present.store(direct, Ordering::Release);
@@ -161,6 +173,15 @@ pub(crate) struct ModeGuard {
 impl Drop for ModeGuard {
     fn drop(&mut self) {
         self.lock.leave();
+    }
+}
+
+/// Holds an inode for buffered I/O, for a moment.
+pub(crate) struct Brief<'a>(&'a IoMode);
+
+impl Drop for Brief<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

@@ -59,7 +59,7 @@ pub use context::{Builder, FillPolicy, Netfs, Undone};
 pub use error::{Errno, Error, Result};
 pub use file::{
     Advice, Blocking, Durability, Evicted, File, MemoryUse, OpenOptions, ReadOptions, Sync,
-    TryReadAt, Unclosed, WriteGroup, WriteOptions,
+    TryReadAt, TryWriteAt, Unclosed, WriteGroup, WriteOptions,
 };
 pub use fscache::FillWhenFull;
 pub use namespace::{BlockingMount, DirListEntry, Mount, Node, Replayed};

@@ -200,17 +200,31 @@ impl Writeback {
         Group(state.groups_begun)
     }
 
-    /// Somebody is about to write in `group`, or in none. A group that a later one was written after is
-    /// over: its bytes may be on the server already, and nothing may come before them any more.
-    pub(crate) fn enter_group(&self, group: Option<Group>) -> Result<()> {
-        let Some(group) = group else { return Ok(()) };
+    /// A group of before a restart, and after it those that begin from here on.
+    pub(crate) fn group_again(&self, number: u64) -> Group {
         let mut state = self.state.lock();
+        state.groups_begun = state.groups_begun.max(number);
+        Group(number)
+    }
+
+    /// Somebody is about to write in `group`, or in none. A group that a later one was written after is
+    /// over: its bytes may be on the server already, and nothing may come before them any more. Returns which was
+    /// the last one before. The write lock is held.
+    pub(crate) fn enter_group(&self, group: Option<Group>) -> Result<Option<Group>> {
+        let mut state = self.state.lock();
+        let before = state.group;
+        let Some(group) = group else { return Ok(before) };
         if state.group.is_some_and(|last| group < last) {
             let told = "bytes of a later write group were written to this file; begin another one";
             return Err(Error::new(Errno::EINVAL, told));
         }
         state.group = Some(group);
-        Ok(())
+        Ok(before)
+    }
+
+    /// Nothing was written since it was [entered](Writeback::enter_group): the one before is not over.
+    pub(crate) fn left_group(&self, before: Option<Group>) {
+        self.state.lock().group = before;
     }
 
     /// Whether anything was ever written in a group.

@@ -78,8 +78,8 @@ impl MemLog {
 /// The records by value, with their bytes copied: the page cache's memory is not kept.
 fn detached(record: Record) -> Record {
     let entry = match record.entry {
-        Entry::Extent { offset, data } => {
-            Entry::Extent { offset, data: bytes::Bytes::copy_from_slice(&data) }
+        Entry::Extent { offset, data, group } => {
+            Entry::Extent { offset, data: bytes::Bytes::copy_from_slice(&data), group }
         }
         entry => entry,
     };
@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn extent() -> Record {
-        record(Entry::Extent { offset: 0, data: "x".into() })
+        record(Entry::Extent { offset: 0, data: "x".into(), group: None })
     }
 
     fn durable(log: &Arc<MemLog>, at: Position) -> Option<Result<()>> {

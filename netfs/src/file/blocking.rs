@@ -56,7 +56,11 @@ impl Blocking<'_> {
     /// # Errors
     /// As [`File::write_at`].
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
-        pollster::block_on(self.0.write_at(offset, bytes))
+        // Without the trappings of waiting where nothing has to be waited for.
+        if self.0.write_quickly(offset, bytes) {
+            return Ok(bytes.len());
+        }
+        self.write_at_with(offset, bytes, WriteOptions::default())
     }
 
     /// See [`File::append`].

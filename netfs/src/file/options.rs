@@ -154,9 +154,8 @@ impl OpenOptions {
         self
     }
 
-    /// Writes return once the server has acknowledged them, on stable storage or not, which
-    /// [`sync`](OpenOptions::sync) would wait for; what it has not committed stays in memory, to be sent
-    /// again if the server loses it.
+    /// Writes go through the page cache to the server and return once it has them, on stable storage as with
+    /// [`Sync::Data`]: a write that was only acknowledged would have to be kept here to be sent again.
     #[must_use]
     pub const fn write_through(mut self, write_through: bool) -> OpenOptions {
         self.write_through = write_through;
@@ -224,6 +223,12 @@ impl OpenOptions {
             (false, true) => OpenIntent::Write,
             _ => OpenIntent::Read,
         }
+    }
+
+    /// Whether writes go to memory, where they say, and return then.
+    pub(crate) fn writes_plainly(&self) -> bool {
+        let waits = self.write_through || self.sync_level() > Sync::None;
+        self.write && !(self.append || self.direct || waits)
     }
 
     /// When writes return, with what the durability level implies.

@@ -39,9 +39,10 @@ impl File {
     /// # Errors
     /// `EBADF` if the file was not opened for writing, `EINVAL` for an empty range or one past 2^63-1, `EFBIG`
     /// past the largest file of the server, `EOPNOTSUPP` if it cannot reserve space, `ESTALE` if the file was
-    /// deleted, and what the server answered. Then nothing has changed, except that
+    /// deleted, and what the server answered. Then nothing that can be read has changed, except that
     /// [`ZeroRange`](FallocateMode::ZeroRange) may have made its zeros without having been able to let the file
-    /// grow, or (where zeros are written) a part of them.
+    /// grow, or (where zeros are written) a part of them. (The server's file may have become as long as this one
+    /// already was here.)
     pub async fn fallocate(&self, offset: u64, len: u64, mode: FallocateMode) -> Result<()> {
         self.check_writable()?;
         if len == 0 {

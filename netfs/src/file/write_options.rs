@@ -54,6 +54,12 @@ impl WriteGroup {
         WriteGroup { who, group }
     }
 
+    /// One of before a restart, by its number.
+    pub(super) fn again(who: Who, number: u64) -> WriteGroup {
+        let group = who.inode.wb.group_again(number);
+        WriteGroup { who, group }
+    }
+
     /// Its number, for writes to that file.
     pub(super) fn of(&self, inode: &Arc<Inode>) -> Result<Group> {
         if !Arc::ptr_eq(&self.who.inode, inode) {

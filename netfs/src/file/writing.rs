@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    Durability, File, Sync, check_range,
+    Durability, File, Sync, TryWriteAt, check_range,
     write_options::{WriteGroup, WriteOptions},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     write::{
         buffered::{Buffered, check_end},
         direct::{self, Direct},
+        quick,
         resize::{self, Locks},
     },
     writeback::{
@@ -85,7 +86,26 @@ impl File {
     /// A write that waits for the server returns what an fsync would: the bytes stay, in memory and for every
     /// reader, and a later fsync tries again.
     pub async fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+        if self.write_quickly(offset, bytes) {
+            return Ok(bytes.len());
+        }
         self.write_at_with(offset, bytes, WriteOptions::default()).await
+    }
+
+    /// A [`write_at`](File::write_at) that never waits, for threads that must not: short ones (less than 16 KiB)
+    /// into pages that are in memory, while nothing else is under way. Either all of the bytes are written, or
+    /// nothing has changed: then [`write_at`](File::write_at) writes them, or says why it cannot.
+    pub fn try_write(&self, offset: u64, bytes: &[u8]) -> TryWriteAt {
+        match self.write_quickly(offset, bytes) {
+            true => TryWriteAt::Done(bytes.len()),
+            false => TryWriteAt::WouldBlock,
+        }
+    }
+
+    pub(super) fn write_quickly(&self, offset: u64, bytes: &[u8]) -> bool {
+        // The cookie is in use from the first dirty byte on.
+        let _cookie = self.cookie();
+        self.how.writes_plainly() && quick::write(&self.who, &self.writing, offset, bytes)
     }
 
     /// [`write_at`](File::write_at) with options.
@@ -178,6 +198,10 @@ impl File {
         WriteGroup::begin(self.who.clone())
     }
 
+    pub(crate) fn write_group_again(&self, number: u64) -> WriteGroup {
+        WriteGroup::again(self.who.clone(), number)
+    }
+
     async fn write_any(
         &self,
         at: At,
@@ -203,7 +227,7 @@ impl File {
         if len == 0 {
             return Ok(offset..offset);
         }
-        inode.wb.enter_group(group)?;
+        let before = inode.wb.enter_group(group)?;
         if direct {
             let range = offset..offset + len;
             self.sent_before(range.clone(), group).await?;
@@ -212,7 +236,8 @@ impl File {
             let done = direct::write(&self.who, what, locks).await?;
             return Ok(offset..offset + done as u64);
         }
-        let done = self.write_buffered(offset, &source, group).await?;
+        let done = self.write_buffered(offset, &source, group).await;
+        let done = done.inspect_err(|_| inode.wb.left_group(before))?;
         drop(one);
         let written = offset..offset + done;
         self.wait_as_opened(&written, options.sync).await?;
@@ -300,11 +325,12 @@ impl File {
         self.fsync().await
     }
 
-    /// The same for what was written to `len` bytes at `offset`.
+    /// The same for what was written to `len` bytes at `offset`; to all that follows for `u64::MAX`.
     ///
     /// # Errors
-    /// As [`fsync`](File::fsync).
+    /// As [`fsync`](File::fsync); `EINVAL` for an offset past 2^63-1.
     pub async fn flush_range(&self, offset: u64, len: u64) -> Result<()> {
+        check_range(offset, 0)?;
         persist(self, What::Range(offset..offset.saturating_add(len))).await
     }
 
@@ -373,7 +399,7 @@ impl File {
     }
 
     /// Uploads what was written, then closes the file (close-to-open), unless it was opened
-    /// [without](crate::OpenOptions::close_flush), or the adapter says that
+    /// [without](crate::OpenOptions::close_flush) or only for reading, or the adapter says that
     /// [nobody else can see the file](crate::remote::RemoteFile::close_must_flush). Dropping a `File` leaves
     /// what was written to the flusher.
     ///
@@ -382,13 +408,24 @@ impl File {
     /// closed again, [discarded](File::discard_dirty), or dropped.
     pub async fn close(self) -> std::result::Result<(), Unclosed> {
         let flushes = self.how.close_flush && self.who.remote.close_must_flush(&self.who.cx);
-        let done = if flushes {
+        let done = if !self.how.writes() {
+            // Others' bytes, and errors, are theirs.
+            self.told_of_loss(Ok(()))
+        } else if flushes {
             self.flush_range(0, u64::MAX).await
         } else {
             // What has failed already is told all the same.
             self.told_of_loss(self.who.inode.wb.parked().map_or(Ok(()), Err))
         };
         done.map_err(|error| Unclosed { file: Box::new(self), error })
+    }
+
+    /// [`close`](File::close) for threads.
+    ///
+    /// # Errors
+    /// As [`close`](File::close).
+    pub fn blocking_close(self) -> std::result::Result<(), Unclosed> {
+        pollster::block_on(self.close())
     }
 
     /// What a change of the file that goes straight to the server holds besides the write lock. It waits no

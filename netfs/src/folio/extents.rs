@@ -106,6 +106,11 @@ impl Extents {
             return 0;
         }
         let joined = self.reached_by(&range);
+        if joined.is_empty() {
+            let (start, end) = (range.start as u32, range.end as u32);
+            self.0.insert(joined.start, Extent { start, end, writer });
+            return range.len();
+        }
         let overlap = |e: &Extent| e.range().end.min(range.end) - e.range().start.max(range.start);
         let known: usize = self.0[joined.clone()].iter().map(overlap).sum();
         let added = range.len() - known;

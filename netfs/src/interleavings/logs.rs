@@ -18,7 +18,7 @@ fn replayed(log: &MemLog, at: u64) -> Option<u8> {
     for record in log.replay().expect("readable") {
         let (position, record) = record.expect("whole");
         match record.entry {
-            Entry::Extent { offset, data } => {
+            Entry::Extent { offset, data, .. } => {
                 let there = at.checked_sub(offset).and_then(|i| data.get(i as usize).copied());
                 byte = there.map(|b| (position, b)).or(byte);
             }

@@ -5,23 +5,28 @@
 //! flusher's list then. The records stay in the log until an upload settles them, so a crash in between, or
 //! a second replay, changes nothing.
 
+mod fold;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    ops::Range,
 };
 
 use bytes::Bytes;
+use fold::Fold;
 
 use super::mount::{Mount, Node, admit};
 use crate::{
     context::Core,
     dirtylog::{DirtyLog, Entry, OwnerId, Position, Record},
     error::{Errno, Error, Result},
-    file::OpenOptions,
-    remote::{Cx, Version, VolumeId},
+    file::{OpenOptions, WriteOptions},
+    remote::{Cx, VolumeId},
     sync::{Arc, Mutex},
-    writeback::log::Journal,
+    writeback::{
+        conflict::{Conflict, ConflictPolicy},
+        log::Journal,
+    },
 };
 
 /// With whose credentials the bytes of an owner are uploaded.
@@ -36,9 +41,11 @@ pub struct Replayed {
     /// How many.
     pub bytes: u64,
     /// Of the files: those whose version on the server is not the one the log knew. Somebody else, or this
-    /// client just before it ended, has changed them since; the log's bytes are laid over.
+    /// client just before it ended, has changed them since. The [policy](crate::ConflictPolicy) says what becomes of
+    /// the log's bytes.
     pub conflicts: u64,
-    /// Files that are not on the server any more, by key, and how many bytes were lost with each.
+    /// Files that are not on the server any more, by key, and how many bytes were lost with each: those that no
+    /// [`KeepBoth`](crate::ConflictPolicy::KeepBoth) hook has saved.
     pub gone: Vec<(Bytes, u64)>,
 }
 
@@ -62,68 +69,6 @@ pub(crate) fn open(log: Arc<dyn DirtyLog>) -> Result<(Journal, Earlier)> {
         }
     }
     Ok((Journal::new(log, needed, upto), Earlier { upto, files: Mutex::new(files) }))
-}
-
-/// What the records of one file come to.
-#[derive(Default)]
-struct Fold {
-    /// By offset, disjoint.
-    pieces: BTreeMap<u64, FoldPiece>,
-    /// Of the last extent.
-    version: Option<Version>,
-    /// Of all extents.
-    positions: Vec<Position>,
-}
-
-#[derive(Clone)]
-struct FoldPiece {
-    data: Bytes,
-    owner: OwnerId,
-    at: Position,
-}
-
-impl Fold {
-    fn add(&mut self, at: Position, record: Record) {
-        match record.entry {
-            Entry::Extent { offset, data } => {
-                self.positions.push(at);
-                self.version = record.version;
-                let end = offset.saturating_add(data.len() as u64);
-                self.remove(&(offset..end), Position(u64::MAX));
-                if end > offset {
-                    self.pieces.insert(offset, FoldPiece { data, owner: record.owner, at });
-                }
-            }
-            Entry::SetSize(size) => self.remove(&(size..u64::MAX), at),
-            Entry::Hole(range) => self.remove(&range, at),
-            Entry::Settled { upto, range } => self.remove(&range, upto),
-        }
-    }
-
-    /// Forgets `range` of what was written up to `upto`.
-    fn remove(&mut self, range: &Range<u64>, upto: Position) {
-        let touching = |(start, piece): (&u64, &FoldPiece)| {
-            let end = start + piece.data.len() as u64;
-            (end > range.start && piece.at <= upto).then_some(*start)
-        };
-        let starts: Vec<u64> = self.pieces.range(..range.end).filter_map(touching).collect();
-        for start in starts {
-            let Some(piece) = self.pieces.remove(&start) else { continue };
-            let end = start + piece.data.len() as u64;
-            if start < range.start {
-                let data = piece.data.slice(..(range.start - start) as usize);
-                self.pieces.insert(start, FoldPiece { data, ..piece.clone() });
-            }
-            if end > range.end {
-                let data = piece.data.slice((range.end - start) as usize..);
-                self.pieces.insert(range.end, FoldPiece { data, ..piece });
-            }
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.pieces.values().map(|piece| piece.data.len() as u64).sum()
-    }
 }
 
 impl Mount {
@@ -213,7 +158,7 @@ impl Mount {
         let found = match self.on_driver(self.fs().by_key(key.clone(), cx.clone())).await {
             Ok(found) => found,
             Err(error) if matches!(error.errno(), Errno::ESTALE | Errno::ENOENT) => {
-                if bytes > 0 {
+                if bytes > 0 && !self.kept(core, key, &fold).await {
                     tracing::error!(?key, bytes, "a file that the log has bytes of was deleted");
                     core.counters.replay_lost_bytes.add(bytes);
                     done.gone.push((key.clone(), bytes));
@@ -239,6 +184,8 @@ impl Mount {
                 ?now,
                 "a file has changed since the log's bytes were written"
             );
+            // Before any of them can be sent.
+            node.inode.met_before_replay(known, now);
         }
         self.write_again(core, &node, &fold, cx).await?;
         // Not before all of it is in memory: an upload of the first half must not settle the second.
@@ -261,59 +208,39 @@ impl Mount {
             let how = OpenOptions::new().write(true);
             files.insert(owner, self.open_any(node, &how, true, &cx).await?);
         }
-        for (offset, piece) in &fold.pieces {
+        // Those of no group are in no order to those of groups, and groups come in theirs.
+        let mut pieces: Vec<_> = fold.pieces.iter().collect();
+        pieces.sort_by_key(|(_, piece)| piece.group);
+        for (offset, piece) in pieces {
             let Some(file) = files.get(&piece.owner.0) else { continue };
+            let group = piece.group.map(|number| file.write_group_again(number));
+            let options = WriteOptions { group: group.as_ref(), ..WriteOptions::default() };
             let (mut at, mut rest) = (*offset, &piece.data[..]);
             while !rest.is_empty() {
-                let n = file.write_at(at, rest).await?;
+                let n = file.write_at_with(at, rest, options).await?;
                 (at, rest) = (at + n as u64, &rest[n..]);
             }
         }
         Ok(())
+    }
+
+    /// A file that is gone: with the policy to keep both its hook is asked to save what the log has of it.
+    async fn kept(&self, core: &Core, key: &Bytes, fold: &Fold) -> bool {
+        let ConflictPolicy::KeepBoth(hook) = self.volume().policy_in_force() else { return false };
+        let pieces = fold.pieces.iter().map(|(at, piece)| (*at, piece.data.clone()));
+        let volume = self.volume_id().clone();
+        let conflict = Conflict::of_removed(volume, key.clone(), fold.version.clone(), pieces);
+        let saved = core.answered(hook.keep(conflict)).await;
+        match &saved {
+            Ok(()) => core.counters.write_kept_bytes.add(fold.bytes()),
+            Err(error) => tracing::warn!(?key, %error, "the hook has not saved it"),
+        }
+        saved.is_ok()
     }
 }
 
 impl fmt::Debug for Earlier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Earlier({} files)", self.files.lock().len())
-    }
-}
-
-#[cfg(all(test, not(shuttle)))]
-mod tests {
-    use super::*;
-
-    fn fold(entries: impl IntoIterator<Item = Entry>) -> Vec<(u64, Vec<u8>)> {
-        let mut fold = Fold::default();
-        for (at, entry) in (1..).zip(entries) {
-            let volume = VolumeId::new("v").expect("valid");
-            let record =
-                Record { volume, key: "k".into(), owner: OwnerId(0), version: None, entry };
-            fold.add(Position(at), record);
-        }
-        fold.pieces.into_iter().map(|(offset, piece)| (offset, piece.data.to_vec())).collect()
-    }
-
-    fn extent(offset: u64, data: &'static str) -> Entry {
-        Entry::Extent { offset, data: data.into() }
-    }
-
-    #[test]
-    fn records_take_effect_in_their_order() {
-        let later_over_earlier = fold([extent(0, "aaaaaa"), extent(2, "bb")]);
-        assert_eq!(later_over_earlier, [(0, b"aa".into()), (2, b"bb".into()), (4, b"aa".into())]);
-        let cut = fold([extent(0, "aaaaaa"), Entry::SetSize(3), extent(5, "b")]);
-        assert_eq!(cut, [(0, b"aaa".into()), (5, b"b".into())]);
-        let hole = fold([extent(0, "aaaaaa"), Entry::Hole(1..3)]);
-        assert_eq!(hole, [(0, b"a".into()), (3, b"aaa".into())]);
-    }
-
-    #[test]
-    fn what_was_settled_does_not_come_back_and_what_came_later_does() {
-        let settled = |upto, range| Entry::Settled { upto: Position(upto), range };
-        let left = fold([extent(0, "aaaa"), extent(2, "bb"), settled(1, 0..u64::MAX)]);
-        assert_eq!(left, [(2, b"bb".into())]);
-        let left = fold([extent(0, "aaaa"), settled(1, 1..3)]);
-        assert_eq!(left, [(0, b"a".into()), (3, b"a".into())]);
     }
 }

@@ -133,8 +133,9 @@ impl Volume {
     }
 
     /// What its files do about conflicts, if they have no policy of their own.
-    pub(crate) fn conflict_policy(&self) -> Option<ConflictPolicy> {
-        self.conflict_policy.lock().clone()
+    pub(crate) fn policy_in_force(&self) -> ConflictPolicy {
+        let own = self.conflict_policy.lock().clone();
+        own.unwrap_or_else(|| self.core.options.conflict_policy.clone())
     }
 
     pub(super) fn set_conflict_policy(&self, policy: Option<ConflictPolicy>) {

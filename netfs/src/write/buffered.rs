@@ -79,8 +79,7 @@ impl Buffered<'_> {
     async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
         let inode = self.inode();
         let taken = self.take_room(bytes.len() as u64).await?;
-        let before = inode.pages.dirtied_ever();
-        let mut chunk = Chunk { who: self.who, taken, before, offset, done: 0 };
+        let mut chunk = Chunk::new(self.who, taken, offset);
         // It may be because uploads failed for good that there is room.
         inode.check_not_parked()?;
         let result = self.who.by_deadline(self.copy_in(&mut chunk, bytes)).await;
@@ -271,14 +270,20 @@ enum Stepped {
 
 /// A part of a write on its way into memory. Its end, also that of a write whose caller goes away in the
 /// middle, settles what it took and tells of what is in.
-struct Chunk<'a> {
+pub(super) struct Chunk<'a> {
     who: &'a Who,
     taken: Taken,
     /// What had ever become dirty of the file before it.
     before: u64,
     offset: u64,
     /// Bytes that are in.
-    done: usize,
+    pub(super) done: usize,
+}
+
+impl<'a> Chunk<'a> {
+    pub(super) fn new(who: &'a Who, taken: Taken, offset: u64) -> Chunk<'a> {
+        Chunk { who, taken, before: who.inode.pages.dirtied_ever(), offset, done: 0 }
+    }
 }
 
 impl Drop for Chunk<'_> {
@@ -307,6 +312,10 @@ const A_WHILE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The largest file a write may make.
 pub(crate) fn check_end(who: &Who, offset: u64, len: u64) -> Result<()> {
+    // What is no larger than the file is not asked about.
+    if offset.checked_add(len).is_some_and(|end| end <= who.inode.sizes.i_size()) {
+        return Ok(());
+    }
     let most = who.remote.limits().max_size.min(i64::MAX as u64);
     let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
     let end = end.ok_or_else(|| Error::new(Errno::EINVAL, "the range ends past 2^63-1"))?;

@@ -115,6 +115,16 @@ pub struct Conflict {
 }
 
 impl Conflict {
+    pub(crate) fn of_removed(
+        volume: VolumeId,
+        key: Bytes,
+        ours: Option<Version>,
+        pieces: impl Iterator<Item = (u64, Bytes)>,
+    ) -> Conflict {
+        let dirty = pieces.map(|(at, bytes)| (at, Slice::of_bytes(bytes))).collect();
+        Conflict { volume, key, ours, theirs: None, removed: true, dirty }
+    }
+
     /// The file's volume.
     #[must_use]
     pub fn volume(&self) -> &VolumeId {
@@ -275,8 +285,13 @@ impl Inode {
     /// The file's policy, or its volume's, or the context's.
     pub(crate) fn conflict_policy(&self) -> ConflictPolicy {
         let own = self.wb.conflicts.0.lock().policy.clone();
-        let near = own.or_else(|| self.volume.conflict_policy());
-        near.unwrap_or_else(|| self.core.options.conflict_policy.clone())
+        own.unwrap_or_else(|| self.volume.policy_in_force())
+    }
+
+    /// A replay is about to make bytes dirty that were written over `base`. It is counted already.
+    pub(crate) fn met_before_replay(&self, base: &Version, theirs: &Version) {
+        let merge = self.conflict_policy().is_merge();
+        _ = self.wb.conflicts.met(base, Some(theirs), merge);
     }
 
     /// Another policy for this file. With the one to merge, what was parked for a conflict is uploaded again.

@@ -243,11 +243,12 @@ impl Inode {
                     state.last = journal.append(self.record(OwnerId(0), entry))?;
                 }
             }
-            for Sent { range, data, writer, .. } in pieces {
+            for Sent { range, data, writer, group, .. } in pieces {
                 let owner = self.wb.owner_id(writer);
                 let data = Bytes::from_owner(Lent(data));
                 let bytes = data.len() as u64;
-                let entry = Entry::Extent { offset: range.start, data };
+                let group = group.map(|group| group.0);
+                let entry = Entry::Extent { offset: range.start, data, group };
                 state.last = journal.append(self.record(owner, entry))?;
                 state.live.push(state.last);
                 self.core.counters.log_bytes.add(bytes);

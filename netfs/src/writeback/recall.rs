@@ -93,6 +93,10 @@ impl Recalls {
         self.wrote_at.store(0, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.now.lock().is_some()
+    }
+
     fn running(&self) -> Option<Arc<Recall>> {
         self.now.lock().clone()
     }
@@ -130,15 +134,20 @@ struct Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        let mut now = self.inode.wb.recalls.now.lock();
-        let gone = now.take_if(|running| Arc::ptr_eq(running, &self.recall));
-        drop(now);
-        drop(gone);
+        self.is_over();
         self.recall.end.set(RecallEnd::abandoned());
     }
 }
 
 impl Run {
+    /// Writers wait for it no longer.
+    fn is_over(&self) {
+        let mut now = self.inode.wb.recalls.now.lock();
+        let gone = now.take_if(|running| Arc::ptr_eq(running, &self.recall));
+        drop(now);
+        drop(gone);
+    }
+
     async fn steps(self) {
         let core = &self.inode.core;
         core.counters.recalls.inc();
@@ -164,6 +173,8 @@ impl Run {
         }
         let result = self.release(errors).await;
         drop(writers);
+        // Before anybody hears of it: a write that comes then is one like any other.
+        self.is_over();
         self.recall.end.set(result);
     }
 

@@ -4,6 +4,7 @@
 mod common;
 
 mod removed;
+mod replays;
 mod tools;
 mod voided;
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use netfs::{
-    Durability, Errno, File, Mount, Netfs, OpenOptions,
+    Builder, Durability, Errno, File, Mount, Netfs, OpenOptions,
     clock::StepClock,
     dirtylog::{DirtyLog, MemLog},
     remote::Cx,
@@ -30,12 +30,20 @@ impl Client {
     }
 
     pub(crate) fn try_new(fs: &Arc<MemoryFs>, log: &Arc<MemLog>) -> netfs::Result<Client> {
+        Client::configured(fs, log, |b| b)
+    }
+
+    pub(crate) fn configured(
+        fs: &Arc<MemoryFs>,
+        log: &Arc<MemLog>,
+        configure: impl FnOnce(Builder) -> Builder,
+    ) -> netfs::Result<Client> {
         let clock = StepClock::new();
         let log: Arc<dyn DirtyLog> = log.clone();
         // Nothing is uploaded by itself: the clock stands.
         // An inode lives as long as somebody needs it, and no longer.
         let builder = Netfs::builder().memory_bytes(16 << 20).inode_capacity(0).dirty_log(log);
-        let netfs = builder.clock(Arc::new(clock.clone())).build()?;
+        let netfs = configure(builder.clock(Arc::new(clock.clone()))).build()?;
         let mount = netfs.blocking_mount(Arc::clone(fs), &cx())?;
         Ok(Client { mount, netfs, clock })
     }

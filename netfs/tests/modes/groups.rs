@@ -94,7 +94,7 @@ fn n_c29_a_folio_of_an_earlier_group_is_flushed_before_it_is_written_to() {
     assert_eq!(errno(refused), Errno::EDQUOT);
     fs.remove_fault(&fault);
     file.blocking().fsync().expect("it was not for long");
-    write(&file, 100, b"one", &one_more(&file, &one));
+    write(&file, 100, b"one", &one);
     let last = file.write_group();
     write(&file, 101, b"two", &last);
     fs.verify("f", 900_000, b"zero").expect("before it");
@@ -133,13 +133,6 @@ fn n_c29_what_is_on_its_way_still_belongs_to_its_group() {
     bench.shutdown();
 }
 
-/// `over` is over: the refused write was in a later one.
-fn one_more(file: &File, over: &WriteGroup) -> WriteGroup {
-    let late = file.blocking().write_at_with(0, b"late", WriteOptions::in_group(over));
-    assert_eq!(errno(late), Errno::EINVAL);
-    file.write_group()
-}
-
 #[test]
 fn n_c42_flushing_a_group_sends_it_and_those_before_and_nothing_else() {
     let fs = origin();
@@ -174,5 +167,25 @@ fn writes_past_the_caches_and_synchronous_ones_keep_the_order_of_groups_too() {
     file.blocking().write_at_with(0, b"four", synced).expect("sync");
     assert_eq!(sent(&fs), [(Op::Write, 600_000), (Op::Write, 0)]);
     drop((file, groups));
+    bench.shutdown();
+}
+
+#[test]
+fn a_group_is_not_over_before_anything_of_a_later_one_is_written() {
+    let fs = origin();
+    let bench = Bench::new(&fs, None);
+    let file = open(&bench, "f", &rw());
+    let (one, two) = (file.write_group(), file.write_group());
+    write(&file, 0, b"a", &one);
+    let fault = fs.inject(Fault::on(Op::Validate).errno(Errno::EIO).always());
+    drop(fs.send_break("f").expect("there"));
+    let refused = file.blocking().write_at_with(100, b"b", WriteOptions::in_group(&two));
+    assert_eq!(errno(refused), Errno::EIO);
+    fs.remove_fault(&fault);
+    write(&file, 1, b"a", &one);
+    write(&file, 100, b"b", &two);
+    let late = file.blocking().write_at_with(2, b"a", WriteOptions::in_group(&one));
+    assert_eq!(errno(late), Errno::EINVAL);
+    drop((file, one, two));
     bench.shutdown();
 }

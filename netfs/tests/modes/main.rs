@@ -9,5 +9,6 @@ mod groups;
 mod lent;
 mod open;
 mod pieces;
+mod quick;
 mod synced;
 mod tools;

@@ -153,18 +153,31 @@ impl FolioIndex {
     /// anything, and a page fault there may take for ever (memory of a guest, a file mapped from a mount
     /// that we serve).
     pub(crate) fn write_into(&self, piece: &Piece<'_>) -> Step {
-        ASIDE.with_borrow_mut(|aside| {
-            let left = GRANULE - (piece.offset % GRANULE as u64) as usize;
-            let bytes = &piece.bytes[..piece.bytes.len().min(left).min(STEP_MAX)];
-            aside.clear();
-            aside.extend_from_slice(bytes);
-            self.write_from(piece, aside)
+        let left = GRANULE - (piece.offset % GRANULE as u64) as usize;
+        let bytes = &piece.bytes[..piece.bytes.len().min(left).min(STEP_MAX)];
+        put_aside(bytes, |aside| self.write_from(piece, aside))
+    }
+
+    /// Writes all of `piece`, which is short, into one folio that is there, or, if anything has to be done first,
+    /// nothing.
+    pub(crate) fn write_at_once(&self, piece: &Piece<'_>) -> bool {
+        debug_assert!(piece.bytes.len() <= STEP_MAX, "it is copied in one hold of the lock");
+        put_aside(piece.bytes, |aside| {
+            let whole = |content: &Content| {
+                content.slots.get(piece.offset).is_some_and(|f| piece.end() <= f.range().end)
+            };
+            let mut content = self.content.write();
+            whole(&content)
+                && matches!(self.write_locked(&mut content, piece, aside), Step::Wrote(_))
         })
     }
 
     /// `aside`: the front of the piece, as far as a step goes.
     fn write_from(&self, piece: &Piece<'_>, aside: &[u8]) -> Step {
-        let mut content = self.content.write();
+        self.write_locked(&mut self.content.write(), piece, aside)
+    }
+
+    fn write_locked(&self, content: &mut Content, piece: &Piece<'_>, aside: &[u8]) -> Step {
         let Some(folio) = content.slots.get(piece.offset).cloned() else {
             return Step::Absent(content.free_run(piece.offset, piece.end()));
         };
@@ -188,8 +201,7 @@ impl FolioIndex {
                 }
             }
         }
-        self.note_dirty(&mut content, &folio, range, piece);
-        drop(content);
+        self.note_dirty(content, &folio, range, piece);
         Step::Wrote(n)
     }
 
@@ -415,6 +427,15 @@ impl Content {
         }
         start..stop
     }
+}
+
+/// Copies `bytes` to where reading them cannot fail, before any lock is taken.
+fn put_aside<T>(bytes: &[u8], then: impl FnOnce(&[u8]) -> T) -> T {
+    ASIDE.with_borrow_mut(|aside| {
+        aside.clear();
+        aside.extend_from_slice(bytes);
+        then(aside)
+    })
 }
 
 fn decision(folio: &Folio, range: &Range<usize>, piece: &Piece<'_>) -> Modify {

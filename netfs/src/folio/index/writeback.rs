@@ -68,6 +68,21 @@ impl FolioIndex {
         self.dirty_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether any of them are in `range`.
+    pub(crate) fn has_dirty(&self, range: &Range<u64>) -> bool {
+        if self.dirty_bytes() == 0 {
+            return false;
+        }
+        let content = self.content.read();
+        let first = content.slots.get(range.start).map_or(range.start, |f| f.offset());
+        content.dirty.range(first..range.end.max(first)).any(|offset| {
+            content.slots.get(*offset).is_some_and(|folio| {
+                let within = within(folio, range);
+                folio.with_dirt(|dirt| dirt.is_some_and(|d| d.all().touches(&within)))
+            })
+        })
+    }
+
     /// Where the last of them ends.
     pub(crate) fn dirty_end(&self) -> u64 {
         self.dirty_end.load(Ordering::Acquire)

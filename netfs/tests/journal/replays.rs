@@ -1,0 +1,117 @@
+//! What a replay keeps of the promises made before the crash: the order of write groups, and the policy for
+//! bytes that meet somebody else's change.
+
+use std::sync::{Arc, Mutex};
+
+use netfs::{
+    Conflict, ConflictHook, ConflictPolicy, Durability, Errno, File, Result, WriteGroup,
+    WriteOptions, dirtylog::MemLog, remote::BoxFuture,
+};
+use netfs_memory::{Fault, Op};
+
+use crate::tools::*;
+
+fn put(file: &File, group: &WriteGroup, at: u64, bytes: &[u8]) {
+    let n = file.blocking().write_at_with(at, bytes, WriteOptions::in_group(group));
+    assert_eq!(n.expect("write"), bytes.len());
+}
+
+/// Across the crash, and for groups that begin after it.
+#[test]
+fn n_c29_write_groups_keep_their_order_over_a_crash() {
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Journal);
+    let (first, second) = (file.write_group(), file.write_group());
+    // The later one at the smaller offset.
+    put(&file, &first, 90_000, b"pages");
+    put(&file, &second, 0, b"root");
+    fsync(&file);
+    drop((first, second, file));
+    client.crash(&log);
+
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Memory);
+    let (third, before) = (file.write_group(), fs.expected("f", 0, 4).expect("f"));
+    put(&file, &third, 40_000, b"third");
+    assert_eq!((read(&file, 0, 4), read(&file, 90_000, 5)), (b"root".into(), b"pages".into()));
+    let fault = fs.inject(Fault::on(Op::Write).range(90_000..90_005).errno(Errno::EIO).always());
+    assert_eq!(file.blocking().fsync().expect_err("the first group fails").errno(), Errno::EIO);
+    fs.verify("f", 0, &before).expect("nothing of a later group was sent");
+    assert_ne!(fs.expected("f", 40_000, 5).expect("f"), b"third", "nor of the one after it");
+    fs.remove_fault(&fault);
+    fsync(&file);
+    fs.verify("f", 0, b"root").expect("sent");
+    fs.verify("f", 90_000, b"pages").expect("sent");
+    fs.verify("f", 40_000, b"third").expect("sent");
+    drop((third, file));
+    client.shutdown();
+}
+
+/// Two files with bytes in the log; then one is rewritten, and one removed, by somebody else.
+fn met(fs: &Arc<netfs_memory::MemoryFs>, log: &Arc<MemLog>) {
+    let client = Client::new(fs, log);
+    for name in ["f", "g"] {
+        let file = client.open(name, Durability::Journal);
+        write(&file, 10, b"ours");
+        fsync(&file);
+    }
+    client.crash(log);
+    fs.change("f").rewrite().expect("theirs");
+    fs.change("g").remove().expect("gone");
+}
+
+#[test]
+fn with_the_policy_to_fail_replayed_bytes_are_not_sent_over_somebody_elses() {
+    let (fs, log) = (origin(), MemLog::new());
+    met(&fs, &log);
+    let theirs = fs.expected("f", 0, 100).expect("f");
+    let client = Client::configured(&fs, &log, |b| b.conflict_policy(ConflictPolicy::Fail));
+    let client = client.expect("mount");
+    assert_eq!(client.mount.replayed().conflicts, 1);
+    let file = client.open("f", Durability::Memory);
+    assert_eq!(file.blocking().fsync().expect_err("a conflict").errno(), Errno::ESTALE);
+    fs.verify("f", 0, &theirs).expect("untouched");
+    // They are readable, and somebody decides.
+    assert_eq!(read(&file, 10, 4), b"ours");
+    file.set_conflict_policy(Some(ConflictPolicy::Merge));
+    fsync(&file);
+    fs.verify("f", 10, b"ours").expect("merged");
+    drop(file);
+    client.shutdown();
+}
+
+/// What was saved: whether of a removed file, where, and the bytes.
+#[derive(Default)]
+struct Saved(Mutex<Vec<(bool, u64, Vec<u8>)>>);
+
+impl ConflictHook for Saved {
+    fn keep(self: Arc<Self>, conflict: Conflict) -> BoxFuture<'static, Result<()>> {
+        let pieces = conflict.dirty().map(|(at, b)| (conflict.removed(), at, b.to_vec()));
+        self.0.lock().expect("no panic while held").extend(pieces);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[test]
+fn with_the_policy_to_keep_both_the_hook_gets_what_was_replayed() {
+    let (fs, log) = (origin(), MemLog::new());
+    met(&fs, &log);
+    let theirs = fs.expected("f", 0, 100).expect("f");
+    let hook = Arc::<Saved>::default();
+    let policy = ConflictPolicy::KeepBoth(hook.clone());
+    let client = Client::configured(&fs, &log, |b| b.conflict_policy(policy)).expect("mount");
+    let told = client.mount.replayed();
+    assert_eq!((told.conflicts, told.gone.len()), (1, 0), "the removed file's are the hook's");
+    let file = client.open("f", Durability::Memory);
+    fsync(&file);
+    assert_eq!(read(&file, 0, 100), theirs);
+    fs.verify("f", 0, &theirs).expect("untouched");
+    let mut saved = hook.0.lock().expect("no panic while held").clone();
+    saved.sort();
+    assert_eq!(saved, [(false, 10, b"ours".to_vec()), (true, 10, b"ours".to_vec())]);
+    assert_eq!(client.netfs.stats().replay_lost_bytes, 0);
+    drop(file);
+    client.shutdown();
+    assert_eq!(log.records(), 0);
+}
