@@ -1,7 +1,7 @@
 //! Who waits for what, and since when (N-C78): so that "it hangs" has an answer.
 //!
 //! Only what cannot go on at once is listed, so a hit pays nothing. Not listed: calls about names and
-//! attributes, which are bounded by `remote_timeout`. A wait is entered when it begins and leaves with
+//! attributes once they are sent, which are bounded by `remote_timeout`. A wait is entered when it begins and leaves with
 //! its guard, however it ends. Cookies have a listing of their own
 //! ([`Netfs::list_cookies`](crate::Netfs::list_cookies)): what state keeps a
 //! [`CacheLookup`](WaitKind::CacheLookup) waiting.
@@ -38,6 +38,24 @@ pub enum WaitKind {
     /// A request that has downloaded these bytes waits for room in the queue that copies them to the
     /// disk cache. Bounded by [`FillWhenFull::Wait`](crate::FillWhenFull::Wait).
     FillRoom,
+    /// A writer waits for room among the bytes that may be dirty ([`Builder::dirty_bytes`](crate::Builder::dirty_bytes)):
+    /// until so much of its volume has been uploaded. Bounded by its deadline.
+    DirtyRoom,
+    /// A writer waits for memory: until what is dirty has become clean. Bounded by its deadline, and by
+    /// `remote_timeout` from the last byte that became clean.
+    Memory,
+    /// A writer waits until another write to the file, or a change of its size, has ended. Bounded by its
+    /// deadline, else by what the other one waits for.
+    WriteLock,
+    /// An upload, or a change that must not meet one, waits until the one under way has ended. Who asked for it
+    /// waits until its deadline.
+    Turn,
+    /// Bytes are on their way to the server, which has not acknowledged them on stable storage. Not bounded: what
+    /// was sent is never given up. Whoever waits for them waits until its deadline.
+    Upload,
+    /// An fsync, or a change that makes older records void, waits until the log of dirty bytes is durable. Bounded:
+    /// five seconds.
+    Log,
     /// Nobody waits any more: a server read that was given up, whose reply may still come and whose
     /// memory is kept for it.
     AbandonedRead,

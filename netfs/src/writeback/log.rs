@@ -31,6 +31,7 @@ use crate::{
     request::ranges::Ranges,
     sync::{Arc, Mutex},
     timer,
+    waits::WaitKind,
 };
 
 /// Longest a log is waited for before it counts as sick.
@@ -201,6 +202,7 @@ impl Inode {
                 return false;
             }
         };
+        let _wait = self.waiting(WaitKind::Log, 0..0);
         if journal.durable(&self.core, upto, who.cx.deadline()).await.is_ok() {
             return true;
         }
@@ -348,7 +350,9 @@ impl Inode {
             }
             (gone, voided)
         };
+        let wait = self.waiting(WaitKind::Log, range.clone());
         journal.durable(&self.core, voided?, None).await?;
+        drop(wait);
         let mut state = self.wb.logged.0.lock();
         state.live.retain(|at| gone.binary_search(at).is_err());
         state.stale &= !state.live.is_empty();

@@ -13,6 +13,7 @@ use crate::{
     remote::{Change, Cx, DynFile, Stability, WriteFinished, WriteSink, WriteSub},
     request::write::WriteRequest,
     sync::Arc,
+    waits::WaitKind,
 };
 
 /// Subs of one upload under way at once.
@@ -71,6 +72,8 @@ pub(crate) async fn upload(
     how: How,
 ) -> Uploaded {
     let runs = runs_of(pieces);
+    let whole = runs.first().map_or(0, |run| run.start)..runs.last().map_or(0, |run| run.end);
+    let _wait = inode.waiting(WaitKind::Upload, whole);
     let ends = pieces.iter().map(|p| p.folio_end.min(p.range.end)).collect();
     let mut req = WriteRequest::new(&runs, ends, how.serial);
     let (tx, mut rx) = mpsc::unbounded_channel();
