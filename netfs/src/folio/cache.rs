@@ -24,7 +24,7 @@ use crate::{
         Arc, Mutex, Readers,
         atomic::{AtomicU64, Ordering},
     },
-    writeback::room::Room,
+    writeback::room::{Room, Share},
 };
 
 /// Memory of one context, in bytes. `budgeted` never exceeds `budget`; `pinned` and `transient`
@@ -77,7 +77,7 @@ pub(crate) struct FolioCache {
     readers: Arc<Readers>,
     next_index: AtomicU64,
     /// What is dirty or on its way to a server, of all files.
-    room: Room,
+    room: Arc<Room>,
 }
 
 impl FolioCache {
@@ -102,7 +102,7 @@ impl FolioCache {
             counters,
             readers: Readers::new(),
             next_index: AtomicU64::new(0),
-            room: Room::new(dirty_limit, budget / 2),
+            room: Room::new(dirty_limit, budget),
         })
     }
 
@@ -114,7 +114,7 @@ impl FolioCache {
     /// Another budget, at most a half of which may be dirty: evicts what is too much, as far as it is clean and
     /// nobody holds it locked. Returns the budget there is now, which is larger where that was not enough.
     pub(crate) fn set_budget(&self, budget: u64, dirty_limit: u64) -> u64 {
-        self.room.set_limit(dirty_limit, budget / 2);
+        self.room.set_limit(dirty_limit, budget);
         self.policy.lock().set_capacity(budget, budget::cost(GRANULE as u64));
         self.arena.keep(budget / 8);
         // First: nobody takes what is being freed.
@@ -127,9 +127,15 @@ impl FolioCache {
         now
     }
 
-    /// An index for one more inode.
+    /// An index for one more inode of the volume whose `share` it is.
+    pub(crate) fn new_index_of(self: &Arc<Self>, share: &Arc<Share>) -> Arc<FolioIndex> {
+        let id = self.next_index.fetch_add(1, Ordering::Relaxed);
+        FolioIndex::new(Arc::clone(self), id, Arc::clone(share))
+    }
+
+    #[cfg(test)]
     pub(crate) fn new_index(self: &Arc<Self>) -> Arc<FolioIndex> {
-        FolioIndex::new(Arc::clone(self), self.next_index.fetch_add(1, Ordering::Relaxed))
+        self.new_index_of(&self.room.share())
     }
 
     /// Allocates memory for all of `runs` (page-aligned, not overlapping), cut by [`folio_sizes`],
@@ -212,7 +218,7 @@ impl FolioCache {
     }
 
     /// What is dirty, and how much may be.
-    pub(crate) fn room(&self) -> &Room {
+    pub(crate) fn room(&self) -> &Arc<Room> {
         &self.room
     }
 
