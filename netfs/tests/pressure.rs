@@ -183,9 +183,8 @@ fn what_a_server_that_hangs_keeps_in_memory_leaves_enough_for_the_writers_of_oth
         let (hung, well) = (origin("hung"), origin("well"));
         let gate = Gate::new();
         hung.inject(Fault::on(Op::Write).hold(&gate, SnapshotAt::Issue).always());
-        let bench = Bench::with(&hung, None, |b| {
-            b.memory_bytes(BUDGET).fill_queue(0, FillWhenFull::Drop)
-        });
+        let bench =
+            Bench::with(&hung, None, |b| b.memory_bytes(BUDGET).fill_queue(0, FillWhenFull::Drop));
         let other = bench.netfs().blocking_mount(Arc::clone(&well), &cx()).expect("mount");
         let file = bench.mount.blocking().open_rw(name, &cx()).expect("open");
         file.blocking().read_at(0, &mut vec![0; MIB as usize * 7 / 2]).expect("read");
@@ -216,4 +215,52 @@ fn what_a_server_that_hangs_keeps_in_memory_leaves_enough_for_the_writers_of_oth
         drop((file, other));
         bench.shutdown();
     }
+}
+
+/// Nobody can take the memory of a fetch back before it has ended.
+#[test]
+fn reads_that_a_server_does_not_answer_leave_memory_to_writers_also_of_a_smaller_budget() {
+    let (hung, well) = (origin("hung"), origin("well"));
+    let gate = Gate::new();
+    hung.inject(Fault::on(Op::Read).hold(&gate, SnapshotAt::Issue).always());
+    let bench = Bench::with(&hung, None, |b| {
+        b.memory_bytes(BUDGET).fill_queue(0, FillWhenFull::Drop).readahead_max(0)
+    });
+    let other = bench.netfs().blocking_mount(Arc::clone(&well), &cx()).expect("mount");
+    let [known, f] =
+        ["known", "f"].map(|n| bench.mount.blocking().open_rw(n, &cx()).expect("open"));
+    let (part, parts) = (128 << 10, 32);
+    std::thread::scope(|s| {
+        let read = |i: u64| {
+            let known = &known;
+            move || known.blocking().read_at(i * part, &mut vec![0; part as usize])
+        };
+        let readers: Vec<_> = (0..parts).map(|i| s.spawn(read(i))).collect();
+        let taken = || {
+            let memory = bench.netfs().memory();
+            memory.in_flight + memory.transient
+        };
+        while taken() < part * parts {
+            std::thread::yield_now();
+        }
+        let some = chunk(1, 0).repeat(16);
+        for budget in [BUDGET, MIB] {
+            let now = bench.netfs().set_budget(budget).expect("as far as it goes");
+            assert!(now >= bench.netfs().memory().in_flight, "{now}");
+            // Of another volume, and of this one.
+            for file in [&open(&other, "f"), &f] {
+                write_all(file, &some);
+                file.blocking().fsync().expect("writes are answered");
+            }
+            let memory = bench.netfs().memory();
+            assert!(memory.budgeted <= memory.budget && memory.in_flight > 2 * MIB, "{memory:?}");
+        }
+        gate.release();
+        for reader in readers {
+            assert_eq!(reader.join().expect("no panic").expect("answered"), part as usize);
+        }
+    });
+    well.verify("f", 0, &chunk(1, 0).repeat(16)).expect("all of it");
+    drop((known, f, other));
+    bench.shutdown();
 }

@@ -176,8 +176,9 @@ impl Buffered<'_> {
                 pages.attach_overlay(&folio, mem, rest.now);
                 0
             }
-            // Without the right to read: what is known of the folio goes to the server, then it is gone.
-            Step::ReadFirst(range) if !self.may_read => {
+            // Without the right to read, or memory to read into (fetches that hang have it): what is known of
+            // the folio goes to the server, then it is gone.
+            Step::ReadFirst(range) if !self.may_fetch(&range) => {
                 return Ok(Stepped::Not(First::Flush(range)));
             }
             Step::ReadFirst(range) => {
@@ -191,6 +192,10 @@ impl Buffered<'_> {
             Step::OtherGroup(range) => return Ok(Stepped::Not(First::Flush(range))),
         };
         Ok(Stepped::Wrote(wrote))
+    }
+
+    fn may_fetch(&self, range: &Range<u64>) -> bool {
+        self.may_read && self.inode().core.folios.room().may_fetch(range.end - range.start)
     }
 
     /// Writes all of the folio in `place`: into other memory, or, if there is none to be had at once, into what

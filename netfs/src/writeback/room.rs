@@ -11,7 +11,7 @@
 //! volume could have, or all it wants: so writes stay large.
 //!
 //! The memory of folios with dirty bytes is shared in the same way ([`Share::may_hold`]): one dirty byte keeps all of
-//! a folio.
+//! a folio. Fetches have such a part, too ([`Room::may_fetch`]): those that a server does not answer keep theirs.
 //!
 //! Bytes that could not be uploaded for good (parked) give back what they took: nobody waits for what may
 //! never come. Their memory stays in the byte budget; past half of it the volumes that have any take no
@@ -28,7 +28,10 @@ use tokio::sync::oneshot;
 
 use crate::{
     error::{Errno, Error, Result},
-    folio::{PAGE_SIZE, budget::cost},
+    folio::{
+        PAGE_SIZE,
+        budget::{Accounts, cost},
+    },
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -40,8 +43,8 @@ pub(crate) struct Room {
     shares: Mutex<Shares>,
     /// As in `shares`, for who does not lock them.
     limit: AtomicU64,
-    /// The byte budget of memory.
-    budget: AtomicU64,
+    /// The byte budget of memory, and what fetches take of it.
+    accounts: Arc<Accounts>,
     dirty: AtomicU64,
     /// Dirty bytes of parked files.
     parked: AtomicU64,
@@ -72,12 +75,12 @@ impl Taken {
 }
 
 impl Room {
-    /// At most `limit` bytes are dirty, in memory of at most `budget` bytes.
-    pub(crate) fn new(limit: u64, budget: u64) -> Arc<Room> {
+    /// At most `limit` bytes are dirty, in memory that counts in `accounts`.
+    pub(crate) fn new(limit: u64, accounts: Arc<Accounts>) -> Arc<Room> {
         Arc::new(Room {
             shares: Mutex::new(Shares::new(limit)),
             limit: AtomicU64::new(limit),
-            budget: AtomicU64::new(budget),
+            accounts,
             dirty: AtomicU64::new(0),
             parked: AtomicU64::new(0),
             memory: AtomicU64::new(0),
@@ -85,9 +88,8 @@ impl Room {
         })
     }
 
-    /// Other limits. A smaller one is paid off by what becomes clean; who waits waits for what it allows.
-    pub(crate) fn set_limit(&self, limit: u64, budget: u64) {
-        self.budget.store(budget, Ordering::Relaxed);
+    /// Another limit. A smaller one is paid off by what becomes clean; who waits waits for what it allows.
+    pub(crate) fn set_limit(&self, limit: u64) {
         self.limit.store(limit, Ordering::Relaxed);
         self.shares.lock().set_limit(limit);
         self.serve();
@@ -118,7 +120,19 @@ impl Room {
 
     /// Whether parked bytes take more memory than they may.
     pub(crate) fn parked_too_much(&self) -> bool {
-        count(&self.parked_memory) > self.budget.load(Ordering::Relaxed) / 2
+        count(&self.parked_memory) > self.accounts.budget() / 2
+    }
+
+    /// Memory of the budget that is neither a fetch's nor holds dirty bytes: it is free, or can be evicted.
+    fn evictable(&self) -> i64 {
+        let held = count(&self.memory) + count(&self.parked_memory) + self.accounts.fetching();
+        signed(self.accounts.budget()) - signed(held)
+    }
+
+    /// Whether fetches may take `more` bytes of memory: at most eight times what they leave. Nobody gets that
+    /// back before they have ended.
+    pub(crate) fn may_fetch(&self, more: u64) -> bool {
+        signed(more) <= part(self.evictable(), signed(self.accounts.fetching()), 0)
     }
 
     /// Nothing will be uploaded any more: who waits has waited in vain.
@@ -243,14 +257,11 @@ impl Share {
         count(&self.memory) == 0
     }
 
-    /// Whether folios of `more` bytes more may have dirty bytes: at most eight times the memory that no volume
-    /// holds so, or a page. Many at once may get a bit above.
+    /// Whether folios of `more` bytes more may have dirty bytes: at most eight times the memory that nobody
+    /// holds so or fetches into, or a page. Many at once may get a bit above.
     pub(crate) fn may_hold(&self, more: u64) -> bool {
-        let Room { budget, memory, parked_memory, .. } = &*self.room;
-        let held = count(memory) + count(parked_memory);
-        let free = signed(budget.load(Ordering::Relaxed)) - signed(held);
         let least = signed(cost(PAGE_SIZE as u64));
-        signed(more) <= part(free, signed(count(&self.memory)), least)
+        signed(more) <= part(self.room.evictable(), signed(count(&self.memory)), least)
     }
 }
 

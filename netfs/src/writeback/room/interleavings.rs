@@ -45,7 +45,7 @@ fn ask_and_go(share: &Share) {
 fn every_writer_gets_its_room_and_all_of_it_comes_back() {
     shuttle::check_random(
         || {
-            let room = Room::new(LIMIT, LIMIT);
+            let room = Room::new(LIMIT, Accounts::new(LIMIT));
             let [hung, a, b] = std::array::from_fn(|_| room.share());
             let held = hung.try_take(LIMIT).expect("free");
             let writers = [(&a, 3 * PAGE + 1), (&a, PAGE), (&b, 2 * PAGE)];
@@ -57,7 +57,7 @@ fn every_writer_gets_its_room_and_all_of_it_comes_back() {
                 let share = Arc::clone(&a);
                 thread::spawn(move || ask_and_go(&share))
             };
-            room.set_limit(LIMIT / 2, LIMIT);
+            room.set_limit(LIMIT / 2);
             writers.into_iter().for_each(|writer| writer.join().expect("no panic"));
             gone.join().expect("no panic");
             hung.settle(&held, 0);
@@ -73,7 +73,7 @@ fn every_writer_gets_its_room_and_all_of_it_comes_back() {
 fn parking_gives_writers_their_room_and_its_end_takes_it() {
     shuttle::check_random(
         || {
-            let room = Room::new(LIMIT, LIMIT);
+            let room = Room::new(LIMIT, Accounts::new(LIMIT));
             let share = room.share();
             let taken = share.try_take(8 * PAGE).expect("free");
             share.dirtied(taken.bytes());
@@ -97,7 +97,7 @@ fn parking_gives_writers_their_room_and_its_end_takes_it() {
 fn the_end_reaches_whoever_waits() {
     shuttle::check_random(
         || {
-            let room = Room::new(LIMIT, LIMIT);
+            let room = Room::new(LIMIT, Accounts::new(LIMIT));
             let share = room.share();
             // Never uploaded.
             let hung = share.try_take(LIMIT).expect("free");

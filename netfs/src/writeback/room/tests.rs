@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::folio::budget::Account;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -14,7 +15,7 @@ const LIMIT: u64 = 9 * MIB;
 
 /// A room, and the shares of three volumes.
 fn room() -> (Arc<Room>, [Arc<Share>; 3]) {
-    let room = Room::new(LIMIT, 4 * LIMIT);
+    let room = Room::new(LIMIT, Accounts::new(4 * LIMIT));
     let shares = std::array::from_fn(|_| room.share());
     (room, shares)
 }
@@ -84,11 +85,12 @@ fn a_volume_that_hangs_leaves_room_for_the_others_and_busy_ones_come_to_the_same
         for (share, has) in [&a, &b].into_iter().zip(&mut has) {
             let clean = (*has).min(64 * KIB);
             share.cleaned(clean);
-            let more = most(share);
-            if more > 0 {
-                dirty(share, more);
+            *has -= clean;
+            while let Some(taken) = share.try_take(64 * KIB) {
+                share.dirtied(taken.bytes());
+                share.settle(&taken, taken.bytes());
+                *has += taken.bytes();
             }
-            *has = *has - clean + more;
         }
     }
     assert!(has[0].abs_diff(has[1]) < MIB, "{has:?}");
@@ -130,7 +132,7 @@ fn a_smaller_limit_is_what_those_who_wait_wait_for() {
     let mut waits = Box::pin(a.take(4 * MIB));
     let mut other = Box::pin(a.take(1));
     assert!((&mut waits).now_or_never().is_none() && (&mut other).now_or_never().is_none());
-    room.set_limit(900 * KIB, 4 * LIMIT);
+    room.set_limit(900 * KIB);
     assert_eq!(most(&b), 4 * KIB, "others are stopped by that no more than by anything");
     a.cleaned(8 * MIB);
     let taken = waits.now_or_never().expect("as much as there may be").expect("open");
@@ -143,12 +145,12 @@ fn a_smaller_limit_is_what_those_who_wait_wait_for() {
 fn another_limit_counts_what_is_dirty_already() {
     let (room, [a, ..]) = room();
     dirty(&a, 8 * MIB);
-    room.set_limit(LIMIT / 2, 4 * LIMIT);
+    room.set_limit(LIMIT / 2);
     a.cleaned(4 * MIB);
     assert!(a.try_take(1).is_none());
     let mut waits = Box::pin(a.take(MIB));
     assert!((&mut waits).now_or_never().is_none());
-    room.set_limit(2 * LIMIT, 4 * LIMIT);
+    room.set_limit(2 * LIMIT);
     assert_eq!(gets(&a, waits), MIB, "a larger one serves");
     assert_eq!(most(&a), 12 * MIB);
 }
@@ -238,7 +240,7 @@ fn a_volume_that_has_gone_leaves_its_place_to_the_next() {
 /// Also the memory of parked files counts; and a volume may always try to have a page.
 #[test]
 fn one_volume_does_not_hold_all_memory_with_a_few_dirty_bytes() {
-    let room = Room::new(LIMIT, LIMIT);
+    let room = Room::new(LIMIT, Accounts::new(LIMIT));
     let [a, b, c] = std::array::from_fn(|_| room.share());
     assert!(a.holds_nothing() && a.may_hold(8 * MIB) && !a.may_hold(8 * MIB + 1));
     a.holds(false, 0, 8 * MIB);
@@ -257,6 +259,24 @@ fn one_volume_does_not_hold_all_memory_with_a_few_dirty_bytes() {
     assert!(a.may_hold(8 * MIB));
 }
 
+#[test]
+fn fetches_leave_memory_to_writers_and_the_other_way_round() {
+    let accounts = Accounts::new(LIMIT);
+    let room = Room::new(LIMIT, Arc::clone(&accounts));
+    let share = room.share();
+    assert!(room.may_fetch(8 * MIB) && !room.may_fetch(8 * MIB + 1));
+    let fetch = accounts.reserve(cost(8 * MIB)).expect("memory").charge(8 * MIB);
+    assert!(!room.may_fetch(1));
+    assert!(share.may_hold(MIB * 8 / 9) && !share.may_hold(MIB));
+    // Nobody waits for it any more: it is not over for that.
+    fetch.move_to(Account::Abandoned);
+    assert!(!room.may_fetch(1) && !share.may_hold(MIB));
+    drop(fetch);
+    share.holds(false, 0, 8 * MIB);
+    assert!(room.may_fetch(MIB * 8 / 9) && !room.may_fetch(MIB));
+    share.holds(false, 8 * MIB, 0);
+}
+
 proptest! {
     /// Whatever some volumes hold for ever, nobody of another waits for ever, and never is more taken than may
     /// be, but for a page of each.
@@ -266,7 +286,7 @@ proptest! {
         hung in prop::collection::vec(1..64 * MIB, 0..6),
         wanted in prop::collection::vec(1..64 * MIB, 1..20),
     ) {
-        let room = Room::new(limit, limit);
+        let room = Room::new(limit, Accounts::new(limit));
         let mut used = 0;
         let mut hold = Vec::new();
         for bytes in hung {
@@ -279,9 +299,6 @@ proptest! {
         let share = room.share();
         let mut writers: VecDeque<_> =
             wanted.iter().map(|wanted| (*wanted, Box::pin(share.take(*wanted)))).collect();
-        for (_, writer) in writers.iter_mut().skip(1) {
-            let _ = writer.now_or_never();
-        }
         while let Some((wanted, writer)) = writers.pop_front() {
             let taken = writer.now_or_never();
             prop_assert!(taken.is_some(), "all that was taken before has become clean");
