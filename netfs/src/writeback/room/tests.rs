@@ -1,7 +1,5 @@
 //! Who may dirty how much, and who waits.
 
-use std::collections::VecDeque;
-
 use futures_util::FutureExt;
 use proptest::prelude::*;
 
@@ -297,10 +295,8 @@ proptest! {
             hold.push((share, taken));
         }
         let share = room.share();
-        let mut writers: VecDeque<_> =
-            wanted.iter().map(|wanted| (*wanted, Box::pin(share.take(*wanted)))).collect();
-        while let Some((wanted, writer)) = writers.pop_front() {
-            let taken = writer.now_or_never();
+        for wanted in wanted {
+            let taken = Box::pin(share.take(wanted)).now_or_never();
             prop_assert!(taken.is_some(), "all that was taken before has become clean");
             let taken = taken.expect("checked").expect("open");
             prop_assert!((1..=wanted).contains(&taken.bytes()));
