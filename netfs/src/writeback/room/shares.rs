@@ -33,7 +33,8 @@ pub(super) struct Shares {
     vacant: Vec<Place>,
     /// One for each that ever waited.
     tickets: u64,
-    waiting: usize,
+    /// Where somebody waits.
+    lines: Vec<Place>,
     closed: bool,
 }
 
@@ -80,7 +81,7 @@ impl Shares {
     pub(super) fn end(&mut self, place: Place) {
         let left = std::mem::take(&mut self.volumes[place.0]);
         self.used -= left.used;
-        self.waiting -= left.queue.len();
+        self.lines.retain(|line| *line != place);
         self.vacant.push(place);
     }
 
@@ -114,7 +115,7 @@ impl Shares {
     pub(super) fn give_back(&mut self, place: Place, bytes: u64) -> bool {
         self.used -= signed(bytes);
         self.volumes[place.0].used -= signed(bytes);
-        self.waiting > 0
+        !self.lines.is_empty()
     }
 
     /// The end of the volume's queue. `tell` is dropped where nobody will be told any more.
@@ -128,35 +129,42 @@ impl Shares {
             return None;
         }
         self.tickets += 1;
-        self.waiting += 1;
-        let ticket = self.tickets;
-        self.volumes[place.0].queue.push_back(Waiter { ticket, wanted, tell });
+        let (ticket, queue) = (self.tickets, &mut self.volumes[place.0].queue);
+        if queue.is_empty() {
+            self.lines.push(place);
+        }
+        queue.push_back(Waiter { ticket, wanted, tell });
         Some(ticket)
     }
 
     /// Who waits no longer. Nobody, if it has had its turn.
     pub(super) fn leave(&mut self, place: Place, ticket: u64) -> Option<oneshot::Sender<u64>> {
-        let queue = &mut self.volumes[place.0].queue;
+        let queue = &self.volumes[place.0].queue;
         let at = queue.iter().position(|waiter| waiter.ticket == ticket)?;
-        self.waiting -= 1;
-        queue.remove(at).map(|waiter| waiter.tell)
+        self.out_of(place, at).map(|waiter| waiter.tell)
+    }
+
+    fn out_of(&mut self, place: Place, at: usize) -> Option<Waiter> {
+        let queue = &mut self.volumes[place.0].queue;
+        let waiter = queue.remove(at);
+        if queue.is_empty() {
+            self.lines.retain(|line| *line != place);
+        }
+        waiter
     }
 
     /// The next one that gets something: of those that are first at their volumes and can have it, the one
     /// that has waited longest.
     pub(super) fn next(&mut self) -> Option<Grant> {
-        if self.waiting == 0 {
-            return None;
-        }
-        let first = |(at, volume): (usize, &Volume)| {
+        let first = |place: &Place| {
+            let volume = &self.volumes[place.0];
             let waiter = volume.queue.front()?;
             let bytes = self.grantable(volume.used, waiter.wanted);
-            (bytes > 0).then_some((waiter.ticket, Place(at), bytes))
+            (bytes > 0).then_some((waiter.ticket, *place, bytes))
         };
-        let firsts = self.volumes.iter().enumerate().filter_map(first);
+        let firsts = self.lines.iter().filter_map(first);
         let (_, place, bytes) = firsts.min_by_key(|(ticket, ..)| *ticket)?;
-        let waiter = self.volumes[place.0].queue.pop_front()?;
-        self.waiting -= 1;
+        let waiter = self.out_of(place, 0)?;
         self.take(place, bytes);
         Some(Grant { place, bytes, tell: waiter.tell })
     }
@@ -164,7 +172,7 @@ impl Shares {
     /// Nobody gets anything any more. Returns those that waited, to be dropped without a lock.
     pub(super) fn close(&mut self) -> Vec<oneshot::Sender<u64>> {
         self.closed = true;
-        self.waiting = 0;
+        self.lines.clear();
         let queues = self.volumes.iter_mut().flat_map(|volume| volume.queue.drain(..));
         queues.map(|waiter| waiter.tell).collect()
     }
@@ -173,7 +181,7 @@ impl Shares {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let idle = |volume: &Volume| volume.used == 0 && volume.queue.is_empty();
-        self.used == 0 && self.waiting == 0 && self.volumes.iter().all(idle)
+        self.used == 0 && self.lines.is_empty() && self.volumes.iter().all(idle)
     }
 }
 
