@@ -18,7 +18,7 @@ const QUICK_MAX: usize = 4 * PAGE_SIZE;
 /// Writes all of `bytes` at `offset` into one folio; false if it wrote nothing.
 pub(crate) fn write(who: &Who, writing: &Writing, offset: u64, bytes: &[u8]) -> bool {
     let inode = &who.inode;
-    let room = inode.core.folios.room();
+    let share = inode.pages.share();
     if bytes.is_empty() || bytes.len() >= QUICK_MAX {
         return false;
     }
@@ -30,8 +30,12 @@ pub(crate) fn write(who: &Who, writing: &Writing, offset: u64, bytes: &[u8]) -> 
     if inode.wb.recalls.is_running() {
         return false;
     }
-    let Some(taken) = room.try_take(bytes.len() as u64) else { return false };
+    let Some(taken) = share.try_take(bytes.len() as u64) else { return false };
+    let enough = taken.bytes() == bytes.len() as u64 && share.may_hold(0);
     let mut chunk = Chunk::new(who, taken, offset);
+    if !enough {
+        return false;
+    }
     if inode.core.check_open().is_err() || inode.check_not_parked().is_err() {
         return false;
     }

@@ -78,6 +78,7 @@ impl Fold {
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
+    use crate::remote::VolumeId;
 
     fn fold(entries: impl IntoIterator<Item = Entry>) -> Vec<(u64, Vec<u8>)> {
         let mut fold = Fold::default();
