@@ -129,6 +129,29 @@ fn a_front_is_not_told_of_what_it_did_itself() {
     bench.shutdown();
 }
 
+/// What there is of it without mappings that are written through: whoever gets pages to map gets whole ones.
+#[test]
+fn n_c41_a_page_of_which_a_part_was_written_is_not_handed_out_until_all_of_it_is_known() {
+    let (fs, bench, file) = bed();
+    let page = 40960;
+    file.blocking().write_at(page + 100, b"ours").expect("write");
+    file.blocking().write_at(page + 4000, &[1; 96]).expect("write");
+    for (at, len) in [(page, 4096), (page, 100), (page + 90, 20), (page + 200, 8)] {
+        assert!(file.try_read_slices(at, len).is_none(), "{at}+{len}");
+    }
+    let mut expected = fs.expected("f", page, 4096).expect("content");
+    expected[100..104].copy_from_slice(b"ours");
+    expected[4000..].fill(1);
+    let slices = file.blocking().read_slices(page, 4096).expect("read");
+    assert_eq!(slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>(), expected);
+    assert!(file.try_read_slices(page, 4096).is_some(), "known now");
+    // And what was handed out stays what it is.
+    file.blocking().write_at(page, b"later").expect("write");
+    assert_eq!(slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>(), expected);
+    drop(file);
+    bench.shutdown();
+}
+
 /// A front that leaves its answers to others.
 struct Slow(mpsc::Sender<(Range<u64>, ZapDone)>);
 

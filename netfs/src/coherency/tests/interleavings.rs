@@ -75,7 +75,7 @@ fn p_d07_a_break_that_races_with_a_lookup_never_leaves_a_promise_for_old_data() 
             let change = thread::spawn(move || s.change(&c, b"a"));
             let epoch = client.volume.sample();
             let reply = server.ask();
-            client.table.0.lock().remove(&b"a"[..]);
+            client.table.inodes.lock().remove(&b"a"[..]);
             let inode = client.inode(b"a");
             let _ = inode.apply(&reply, &epoch, ReplyKind::Other, |_| {});
             change.join().expect("server");
