@@ -82,6 +82,9 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     }
     let there = sent.stable.iter().map(|range| range.end).max();
     let ours = chain.versions();
+    if done > 0 {
+        inode.wrote(inode.now());
+    }
     // Of the rest what is cached goes on under the new version (complaint 13). Row 105's `invalidate(DIO)`, which
     // turns the cache off until the last close (N-C50), is for writes the core does not see.
     adopt(inode, chain, known.as_ref(), there, std::slice::from_ref(&pages));

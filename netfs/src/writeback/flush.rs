@@ -313,7 +313,8 @@ pub(crate) fn adopt(
         inode.sizes.sent(end);
     }
     match outcome {
-        Outcome::Nothing if end.is_some() => inode.own_unversioned_change(),
+        // Which of the replies is the last one they do not tell, so neither what the attributes are.
+        Outcome::Nothing if end.is_some() => inode.own_unversioned_change(&Facts::default()),
         Outcome::Nothing => {}
         Outcome::Silent => inode.own_change(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
@@ -323,7 +324,8 @@ pub(crate) fn adopt(
                 Some(base) => inode.count_conflict(base, facts.version.as_ref()),
                 None => {}
             }
-            inode.others_wrote();
+            // Of bytes that came there nobody has stated the time.
+            if end.is_some() { inode.others_wrote_too() } else { inode.others_wrote() }
         }
     }
     None
