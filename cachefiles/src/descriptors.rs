@@ -16,7 +16,11 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::{object::Object, stats::Counters};
+use crate::{
+    io::{Errno, IoResult},
+    object::Object,
+    stats::Counters,
+};
 
 /// How often room is looked for before a file is opened beyond the budget.
 const MAKE_ROOM_TRIES: usize = 4;
@@ -119,6 +123,17 @@ impl Descriptors {
     /// The process ran out of descriptors: gives half of ours back.
     pub(crate) fn emergency(&self) {
         self.shrink_to(self.stats.descriptors.load(Relaxed) / 2);
+    }
+
+    /// Opens something; if the process has no descriptor left, once more after some of ours are given back.
+    pub(crate) fn open<T>(&self, mut open: impl FnMut() -> IoResult<T>) -> IoResult<T> {
+        match open() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.emergency();
+                open()
+            }
+            other => other,
+        }
     }
 
     /// Closes all.

@@ -21,6 +21,12 @@ pub(crate) use rustix::io::Errno;
 /// What a system call answered.
 pub(crate) type IoResult<T> = Result<T, Errno>;
 
+/// Whether a call failed for want of something that has nothing to do with the file it was about, and that may
+/// be there the next time. Any other failure is the file's: it cannot be read, and is replaced (N-C56).
+pub(crate) fn is_not_now(e: Errno) -> bool {
+    matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR | Errno::AGAIN)
+}
+
 /// Whether a read may wait for the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Wait {

@@ -112,7 +112,7 @@ fn n_c73_shrinking_and_growing_again_resurrects_nothing() {
 }
 
 #[test]
-fn n_c69_a_second_owner_is_refused_and_told_who_holds_the_lock() {
+fn n_c69_p_d64_a_second_owner_is_refused_and_told_who_holds_the_lock() {
     let dir = tempfile::tempdir().expect("dir");
     let bed = Bed::open(dir.path());
     let Err(OpenError::Locked { holder, .. }) = builder(dir.path()).open() else {
@@ -146,7 +146,7 @@ fn n_c72_other_volume_coherency_data_discard_exactly_that_volume() {
 }
 
 #[test]
-fn one_key_is_open_once_and_free_again_after_close_or_drop() {
+fn p_d64_one_key_is_open_once_and_free_again_after_close_or_drop() {
     let dir = tempfile::tempdir().expect("dir");
     let bed = Bed::open(dir.path());
     let id = identity(b"v", 4096);

@@ -16,6 +16,7 @@
 mod disk_misses;
 mod object;
 mod own;
+mod times;
 
 use bytes::Bytes;
 use disk_misses::DiskMisses;
@@ -55,6 +56,7 @@ pub(crate) struct Inode {
     pub(crate) wb: Writeback,
     pub(crate) disk_misses: DiskMisses,
     pin: object::Pin,
+    times: times::Times,
     attr: Mutex<Option<Attr>>,
     /// Moves when owner, mode or change time move: what cached access answers depend on.
     attr_gen: AtomicU64,
@@ -130,6 +132,7 @@ impl Inode {
             wb: Writeback::default(),
             disk_misses: DiskMisses::default(),
             pin: object::Pin::default(),
+            times: times::Times::default(),
             attr: Mutex::new(None),
             attr_gen: AtomicU64::new(0),
             change_begin: AtomicU64::new(0),
@@ -154,9 +157,10 @@ impl Inode {
     }
 
     pub(crate) fn attr(&self) -> Option<Attr> {
-        // Size and times run ahead of the server's while bytes are dirty, as in a kernel.
-        let attr = (*self.attr.lock())?;
+        // Size and times run ahead of the server's while bytes are dirty, as in a kernel, and until it has
+        // stated later ones.
         let wrote = self.wrote_at();
+        let attr = (*self.attr.lock())?;
         let (mtime, ctime) = (wrote.unwrap_or(attr.mtime), wrote.unwrap_or(attr.ctime));
         Some(Attr { size: self.sizes.load().i_size, mtime, ctime, ..attr })
     }
@@ -285,7 +289,7 @@ impl Inode {
 
     /// What the reply to a change of ours says besides the version.
     fn commit_own(&self, facts: &Facts) {
-        self.commit_attr(facts);
+        self.changed_to(facts);
         // A reader that met a version of ours before we heard of it may have left the size open.
         if let Some(size) = facts.stated_size().filter(|_| self.size_doubtful()) {
             self.sizes.server_says(size, || self.pages.dirty_end());
@@ -295,9 +299,9 @@ impl Inode {
 
     /// The same for a change whose reply named the version that was known before: the server's versions
     /// are too coarse to tell. What the disk has under that version is not the file any more.
-    pub(crate) fn own_unversioned_change(&self) {
+    pub(crate) fn own_unversioned_change(&self, facts: &Facts) {
         self.begin_change();
-        self.cell.own_write(self.cell.version(), || ());
+        self.cell.own_write(self.cell.version(), || self.changed_to(facts));
         self.cut_over();
         self.end_change();
     }
@@ -308,8 +312,17 @@ impl Inode {
     /// lack what was just written: they must not take the place of pages that have become clean, and a
     /// reader that was let in before must not find them.
     pub(crate) fn others_wrote(&self) {
+        self.unknown_change(|| ());
+    }
+
+    /// The same where data were changed here, too.
+    pub(crate) fn others_wrote_too(&self) {
+        self.unknown_change(|| self.changed_to(&Facts::default()));
+    }
+
+    fn unknown_change(&self, commit: impl FnOnce()) {
         self.begin_change();
-        self.cell.own_write(None, || ());
+        self.cell.own_write(None, commit);
         self.cell.expire();
         self.cut_over();
         self.fronts_forget(0..u64::MAX);
@@ -374,6 +387,7 @@ impl Inode {
                 (old.mode, old.uid, old.gid, old.ctime) != (new.mode, new.uid, new.gid, new.ctime)
             });
             *attr = Some(new);
+            self.times_stated();
             if moved {
                 self.attr_gen.fetch_add(1, Ordering::AcqRel);
             }

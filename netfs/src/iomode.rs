@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn n_c39_modes_exclude_each_other_and_share_within() {
+    fn n_c39_p_d61_modes_exclude_each_other_and_share_within() {
         let lock = Arc::new(IoMode::default());
         let a = now(&lock, Mode::Buffered).expect("free");
         let b = now(&lock, Mode::Buffered).expect("shared");

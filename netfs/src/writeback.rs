@@ -7,6 +7,7 @@
 //! | [`upload`] | one upload: what [`request::write`](crate::request::write) decides, done |
 //! | [`copy`] | the disk cache's copy of what was uploaded |
 //! | [`chain`] | whether the versions of a round's replies say that nobody else wrote |
+//! | [`promised`] | what those replies do not say, under a promise that nobody else writes |
 //! | [`conflict`] | what becomes of dirty bytes when somebody else has changed the file |
 //! | [`flusher`] | which files are flushed when nobody asks: by amount and by age |
 //! | [`room`] | how much may be dirty, and who waits when it is |
@@ -29,6 +30,7 @@ pub(crate) mod flusher;
 pub(crate) mod groups;
 pub(crate) mod log;
 pub(crate) mod park;
+pub(crate) mod promised;
 pub(crate) mod quiet;
 pub(crate) mod recall;
 pub(crate) mod room;

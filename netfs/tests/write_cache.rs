@@ -435,8 +435,95 @@ fn n_c40_the_cookie_is_in_use_as_long_as_anything_is_dirty() {
     bench.shutdown();
 }
 
+/// The number of the cookie's users, and of those that modify.
+fn uses(bench: &Bench) -> (u32, u32) {
+    let cookies = bench.netfs().list_cookies();
+    let cookie = cookies.iter().flat_map(|(_, c)| c).next().expect("one cookie");
+    (cookie.n_active, cookie.n_modifying)
+}
+
 #[test]
-fn n_c73_a_cut_brings_nothing_back_from_the_object() {
+fn p_d58_what_everybody_has_closed_is_uploaded_and_stored_and_its_cookie_let_go_once() {
+    for disk in Disk::both() {
+        let fs = MemoryFs::builder().file("f", 8 * PAGE as u64).build().expect("build");
+        let first = bench(&fs, &disk);
+        cached(&first, "f");
+        first.drain();
+        let file = open(&first, "f");
+        let bytes = pattern(3 * PAGE, 1);
+        write(&file, PAGE, &bytes);
+        drop(file);
+        assert_eq!(uses(&first), (1, 1), "nobody has it open");
+        for _ in 0..2 {
+            pollster::block_on(first.netfs().sync()).expect("sync");
+            first.drain();
+            fs.verify("f", PAGE as u64, &bytes).expect("on the server");
+            assert_eq!(uses(&first), (0, 0));
+        }
+        // Without an upload: given up.
+        let fault = fs.inject(Fault::on(Op::Write).errno(Errno::ENOSPC).always());
+        let file = open(&first, "f");
+        write(&file, 7 * PAGE, b"lost");
+        drop(file);
+        pollster::block_on(first.netfs().sync()).expect_err("no space");
+        assert_eq!(uses(&first), (1, 1));
+        fs.remove_fault(&fault);
+        let other = open(&first, "f");
+        assert_eq!(pollster::block_on(other.discard_dirty()).expect("discard"), 4);
+        drop(other);
+        first.drain();
+        assert_eq!(uses(&first), (0, 0));
+        cached(&first, "f");
+        let file = open(&first, "f");
+        write(&file, 5 * PAGE, &bytes);
+        drop(file);
+        pollster::block_on(first.netfs().sync()).expect("sync");
+        first.drain();
+        first.shutdown();
+        let disk = disk.reopened();
+        let second = bench(&fs, &disk);
+        assert_eq!(cached(&second, "f"), [true; 8], "the disk has all of it");
+        second.shutdown();
+    }
+}
+
+#[test]
+fn n_c21_what_is_to_be_stored_in_the_disk_cache_is_not_uploaded_for_that() {
+    let cache = MemCache::new();
+    let disk = Disk::Memory(Arc::clone(&cache));
+    let fs = MemoryFs::builder().file("f", 64 * PAGE as u64).build().expect("build");
+    let bench = bench(&fs, &disk);
+    let file = open(&bench, "f");
+    let uploads = || {
+        let calls = fs.take_calls().into_iter().filter(|call| call.op == Op::Write);
+        let mut ranges: Vec<_> = calls.filter_map(|call| call.range).collect();
+        ranges.sort_by_key(|range| range.start);
+        ranges
+    };
+    cache.faults().hold(FaultPoint::Write);
+    read(&file, 0, 32 * PAGE);
+    assert_eq!(bench.netfs().memory().dirty, 0);
+    pollster::block_on(bench.netfs().sync()).expect("sync");
+    assert_eq!(uploads(), [], "all of it waits to be stored");
+    // In the middle of what waits, beside it, and around what is fetched then.
+    let at = |page: usize| (page * PAGE) as u64;
+    write(&file, 5 * PAGE + 10, b"ours");
+    write(&file, 31 * PAGE + 4000, &[1; 200]);
+    write(&file, 40 * PAGE + 10, b"ours");
+    read(&file, 0, 64 * PAGE);
+    fsync(&file);
+    let ours = [at(5) + 10..at(5) + 14, at(31) + 4000..at(32) + 104, at(40) + 10..at(40) + 14];
+    assert_eq!(uploads(), ours);
+    cache.faults().release(FaultPoint::Write);
+    bench.drain();
+    assert_eq!(bench.netfs().memory().dirty, 0);
+    fsync(&file);
+    assert_eq!(uploads(), [], "nor once it is stored");
+    end(bench, file);
+}
+
+#[test]
+fn n_c73_p_d56_a_cut_brings_nothing_back_from_the_object() {
     for disk in Disk::both() {
         let fs = MemoryFs::builder().file("f", 16 * PAGE as u64).build().expect("build");
         let first = bench(&fs, &disk);

@@ -370,7 +370,11 @@ impl State {
 
     /// What the reply to a change says, made from the version it found.
     pub(crate) fn change(&self, before: Option<Version>, node: &Node) -> Change {
-        Change::new(before.filter(|_| self.settings.states_before), self.facts(node))
+        let mut after = self.facts(node);
+        if !self.settings.attr_in_changes {
+            (after.attr, after.size) = (None, None);
+        }
+        Change::new(before.filter(|_| self.settings.states_before), after)
     }
 
     /// Another one after each start.

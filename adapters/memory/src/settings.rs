@@ -142,6 +142,8 @@ pub struct Settings {
     pub quota_errno: Errno,
     /// Whether replies to changes state the version before. Default: yes.
     pub states_before: bool,
+    /// Whether replies to changes state all attributes; else only the version. Default: yes.
+    pub attr_in_changes: bool,
     /// Whether the client that makes a change is told of it by an event like all others, as by a server
     /// that does not know who it is. Default: no.
     pub break_originator: bool,
@@ -176,6 +178,7 @@ impl Default for Settings {
             quota_bytes: None,
             quota_errno: Errno::ENOSPC,
             states_before: true,
+            attr_in_changes: true,
             break_originator: false,
             close_must_flush: true,
         }

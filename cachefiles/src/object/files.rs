@@ -8,7 +8,7 @@ use super::{Label, Object, OnDisk};
 use crate::{
     descriptors::CountedFile,
     header::{OBJECT_XATTR, ObjectHeader},
-    io::{Errno, IoResult},
+    io::{Errno, IoResult, is_not_now},
 };
 
 /// How a system call's failure is told to the core.
@@ -82,7 +82,7 @@ impl Object {
             if same { Ok(file) } else { Err(Errno::STALE) }
         });
         if let Err(e) = opened
-            && !matches!(e, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
+            && !is_not_now(e)
         {
             tracing::warn!(name = self.slot.name().file, "a cache file changed under us: {e}");
             crate::stats::Counters::count(&self.shared().stats.corrupt_objects);
@@ -92,25 +92,11 @@ impl Object {
         opened
     }
 
-    /// Gives descriptors back and tries once more when the process has none left.
+    /// Opens something as [`Descriptors::open`](crate::descriptors::Descriptors::open) does.
     pub(super) fn with_descriptors<T>(
         &self,
         open: impl FnMut() -> IoResult<T>,
     ) -> Result<T, Refusal> {
-        self.retry_with_descriptors(open).map_err(refusal)
-    }
-
-    /// The same with the system's own answer.
-    pub(super) fn retry_with_descriptors<T>(
-        &self,
-        mut open: impl FnMut() -> IoResult<T>,
-    ) -> IoResult<T> {
-        match open() {
-            Err(Errno::MFILE | Errno::NFILE) => {
-                self.shared().descriptors.emergency();
-                open()
-            }
-            other => other,
-        }
+        self.shared().descriptors.open(open).map_err(refusal)
     }
 }

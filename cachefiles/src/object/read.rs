@@ -16,7 +16,7 @@ use super::{Object, files::refusal};
 use crate::{
     content_map::{CRC_AREA, Chunk, MAP_AREA, Run, side_offset},
     descriptors::CountedFile,
-    io::{Errno, Wait, read_full},
+    io::{Errno, Wait, is_not_now, read_full},
     stats::Counters,
     workers::{Lane, Pass},
 };
@@ -359,7 +359,7 @@ impl Object {
     /// `None`: never written, and no own change has touched it.
     fn read_chunk(&self, number: u64, edition: u64, pages: u64) -> Result<Option<Chunk>, Unloaded> {
         let io = &*self.shared().io;
-        let file = match self.retry_with_descriptors(|| self.open_side_file()) {
+        let file = match self.shared().descriptors.open(|| self.open_side_file()) {
             Err(Errno::NOENT) if edition == 0 => return Ok(None),
             Err(Errno::NOENT) => return Err(Unloaded::Damaged),
             other => other?,
@@ -390,9 +390,6 @@ enum Unloaded {
 
 impl From<Errno> for Unloaded {
     fn from(e: Errno) -> Unloaded {
-        match e {
-            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Unloaded::NotNow(e),
-            _ => Unloaded::Damaged,
-        }
+        if is_not_now(e) { Unloaded::NotNow(e) } else { Unloaded::Damaged }
     }
 }

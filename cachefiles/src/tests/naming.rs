@@ -141,7 +141,8 @@ fn n_c48_a_write_of_before_has_no_effect_on_what_changed_and_goes_on_elsewhere()
 }
 
 #[test]
-fn n_c73_row_107_an_object_that_grows_moves_its_map_and_one_that_shrinks_brings_nothing_back() {
+fn n_c73_p_d56_row_107_an_object_that_grows_moves_its_map_and_one_that_shrinks_brings_nothing_back()
+{
     let dir = tempfile::tempdir().expect("dir");
     let bed = Bed::open(dir.path(), plain());
     let opened = bed.lookup_as("a", sized(1, 8)).expect("lookup");

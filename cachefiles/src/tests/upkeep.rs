@@ -114,6 +114,59 @@ fn running_out_of_descriptors_does_not_cost_what_a_side_file_knows() {
     assert_eq!(bed.cache.stats().corrupt_pages, 0);
 }
 
+/// An object with pages 0 and 1, closed. An own change has touched it.
+fn changed(bed: &Bed, key: &str, [before, after]: [Identity; 2]) {
+    let object = bed.lookup_as(key, before).expect("lookup").object;
+    assert_eq!(write(&object, 0, 1), Ok(()));
+    pollster::block_on(Arc::clone(&object).begin_modify()).expect("marked");
+    object.set_identity(after, &[5 * 4096..6 * 4096]).expect("renamed");
+    object.end_modify();
+    assert_eq!(write(&object, 1, 2), Ok(()));
+    close(&object);
+}
+
+#[test]
+fn a_lookup_that_fails_for_want_of_something_else_leaves_the_object() {
+    for errno in [Errno::NOMEM, Errno::MFILE, Errno::NFILE] {
+        let dir = tempfile::tempdir().expect("dir");
+        // All fail from the call of that number on.
+        let (calls, from) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(usize::MAX)));
+        let (called, first) = (Arc::clone(&calls), Arc::clone(&from));
+        let hook: Hook = Arc::new(move |call| {
+            let asks = matches!(call, Call::Open | Call::GetXattr | Call::Read(Wait::Yes));
+            let fails = asks && called.fetch_add(1, SeqCst) >= first.load(SeqCst);
+            if fails { Err(errno) } else { Ok(()) }
+        });
+        let bed = Bed::open(dir.path(), hook);
+        // With the map in an attribute, and in a file.
+        let both = [("inline", [identity(1), identity(2)]), ("side", [large(1), large(2)])];
+        for (key, [before, after]) in both {
+            changed(&bed, key, [before, after.clone()]);
+            for nth in 0.. {
+                calls.store(0, SeqCst);
+                from.store(nth, SeqCst);
+                let looked = bed.lookup_as(key, after.clone());
+                let failed = calls.load(SeqCst) > nth;
+                from.store(usize::MAX, SeqCst);
+                match looked {
+                    Ok(opened) => {
+                        let found = (opened.found, read(&opened.object, 1));
+                        assert_eq!(found, (Found::Existing, page(2)), "{errno}, {key}, call {nth}");
+                        close(&opened.object);
+                    }
+                    Err(refused) => assert!(failed, "{errno}, {key}: {refused:?}"),
+                }
+                if !failed {
+                    assert!(nth > 3, "{nth} calls");
+                    break;
+                }
+            }
+        }
+        assert_eq!(bed.cache.stats().corrupt_objects, 0);
+        bed.end();
+    }
+}
+
 #[test]
 fn a_move_to_the_side_file_that_failed_half_way_is_done_by_the_next_commit() {
     let dir = tempfile::tempdir().expect("dir");

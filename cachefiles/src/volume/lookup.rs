@@ -17,8 +17,8 @@ use crate::{
     },
     descriptors::Place as Budgeted,
     header::{Damaged, MapPlace, OBJECT_XATTR, ObjectHeader},
-    io::{Errno, FileId, KernelCopy, read_full},
-    object::{MAP_XATTR, Object, OnDisk, Slot, check_identity},
+    io::{Errno, FileId, KernelCopy, is_not_now, read_full},
+    object::{MAP_XATTR, Object, OnDisk, Slot, check_identity, refusal},
     stats::Counters,
 };
 
@@ -96,33 +96,30 @@ fn clear(slot: &Slot) {
 fn look(slot: &Slot, identity: &Identity) -> Result<AtName, Refusal> {
     let shared = slot.shared();
     let open = || slot.fan_dir(false).and_then(|fan| shared.io.open_file(&fan, &slot.name().file));
-    let opened = match open() {
-        Err(Errno::MFILE | Errno::NFILE) => {
-            shared.descriptors.emergency();
-            open()
-        }
-        other => other,
-    };
-    let file = match opened {
-        Ok(file) => file,
+    let found = match shared.descriptors.open(open) {
+        Ok(file) => inspect(slot, identity, file),
         Err(Errno::NOENT) => return Ok(AtName::Nothing),
-        Err(Errno::MFILE | Errno::NFILE) => return Err(Refusal::Descriptors),
         // A directory, link, dead pipe or unreadable file: replaced, never in the way.
-        Err(_) => return Ok(AtName::Corrupt),
+        Err(e) => Err(e.into()),
     };
-    match inspect(slot, identity, file) {
+    match found {
         Ok(found) => Ok(found),
         Err(Unusable::Damaged) => Ok(AtName::Corrupt),
-        // That says nothing about the object.
-        Err(Unusable::NotNow) => Err(Refusal::Descriptors),
+        Err(Unusable::NotNow(e)) => Err(refusal(e)),
     }
 }
 
 /// Why an object that is there cannot be used.
 enum Unusable {
     Damaged,
-    /// The process has no descriptor left to find out.
-    NotNow,
+    /// The process or the system lacks something to find out, which says nothing about the object: it stays.
+    NotNow(Errno),
+}
+
+impl From<Errno> for Unusable {
+    fn from(e: Errno) -> Unusable {
+        if is_not_now(e) { Unusable::NotNow(e) } else { Unusable::Damaged }
+    }
 }
 
 impl From<Damaged> for Unusable {
@@ -133,8 +130,8 @@ impl From<Damaged> for Unusable {
 
 fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Unusable> {
     let io = &slot.shared().io;
-    let id = io.id(&file).map_err(|_| Damaged)?;
-    let bytes = io.get_xattr(&file, OBJECT_XATTR).map_err(|_| Damaged)?.ok_or(Damaged)?;
+    let id = io.id(&file)?;
+    let bytes = io.get_xattr(&file, OBJECT_XATTR)?.ok_or(Damaged)?;
     let header = ObjectHeader::decode(&bytes, slot.volume_id())?;
     // Generations are nanoseconds of a clock: one near the end of the numbers was not ours, and its
     // successors would not grow for long (row 106 rests on that).
@@ -153,14 +150,14 @@ fn inspect(slot: &Slot, identity: &Identity, file: File) -> Result<AtName, Unusa
 }
 
 /// No map yet is an empty one: the object was made and nothing was committed to it.
-fn inline_map(slot: &Slot, header: &ObjectHeader, file: &File) -> Result<ContentMap, Damaged> {
+fn inline_map(slot: &Slot, header: &ObjectHeader, file: &File) -> Result<ContentMap, Unusable> {
     let io = &slot.shared().io;
-    let bytes = io.get_xattr(file, MAP_XATTR).map_err(|_| Damaged)?;
+    let bytes = io.get_xattr(file, MAP_XATTR)?;
     let edition = bytes.as_deref().map_or(0, edition_in);
     let mut map = ContentMap::stored(header.identity.size, believed(header, [(0, edition)])?);
     let pages = map.pages_in(0);
     if map.pages() > CHUNK_PAGES {
-        return Err(Damaged);
+        return Err(Unusable::Damaged);
     }
     let binding = Binding::new(slot.volume_id(), slot.key(), header.generation, header.nonce);
     let place = Place { side: false, binding };
@@ -182,18 +179,8 @@ fn side_editions(slot: &Slot, header: &ObjectHeader) -> Result<Editions, Unusabl
     let shared = slot.shared();
     let io = &*shared.io;
     let open = || slot.fan_dir(false).and_then(|fan| io.open_file(&fan, &slot.name().side));
-    let file = open().or_else(|e| {
-        let none_left = matches!(e, Errno::MFILE | Errno::NFILE);
-        if none_left {
-            shared.descriptors.emergency();
-        }
-        let again = if none_left { open() } else { Err(e) };
-        again.map_err(|e| match e {
-            Errno::MFILE | Errno::NFILE => Unusable::NotNow,
-            _ => Unusable::Damaged,
-        })
-    })?;
-    if !io.id(&file).map_err(|_| Damaged)?.regular {
+    let file = shared.descriptors.open(open)?;
+    if !io.id(&file)?.regular {
         return Err(Unusable::Damaged);
     }
     let chunks = header.identity.size.div_ceil(CHUNK_PAGES * PAGE_SIZE as u64);
@@ -201,8 +188,7 @@ fn side_editions(slot: &Slot, header: &ObjectHeader) -> Result<Editions, Unusabl
     for chunk in 0..chunks {
         let mut start = [0; MAP_FIXED];
         let mut slices = [IoSliceMut::new(&mut start)];
-        let read = read_full(io, &file, &mut slices, side_offset(chunk), KernelCopy::Keep);
-        read.map_err(|_| Damaged)?;
+        read_full(io, &file, &mut slices, side_offset(chunk), KernelCopy::Keep)?;
         editions.push((chunk, edition_in(&start)));
     }
     Ok(believed(header, editions)?)

@@ -41,6 +41,11 @@ pub(crate) trait InodeTable: Send + Sync + 'static {
         None
     }
 
+    /// Does `work` soon, on a thread of the context's: not within the caller's locks.
+    fn later(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
+
     /// What is known here of this inode.
     fn local_state(&self, key: &[u8]) -> Option<LocalState> {
         let _ = key;

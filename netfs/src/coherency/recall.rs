@@ -120,7 +120,8 @@ pub struct LocalState {
     pub size: u64,
     /// Written bytes that are not on the server.
     pub dirty: u64,
-    /// When the data was last written: here if any are dirty, else as the server said last.
+    /// When the data was last written: here while the server does not have it or has not said, else as it said
+    /// last.
     pub mtime: Option<TimeSpec>,
     /// When the attributes changed last, in the same way.
     pub ctime: Option<TimeSpec>,

@@ -23,19 +23,35 @@ const STANDING: Promise = Promise::UntilBroken { kind: PromiseKind::Read };
 
 /// A table as the core has one.
 #[derive(Default)]
-struct Table(Mutex<HashMap<Vec<u8>, Arc<InodeCell>>>);
+struct Table {
+    inodes: Mutex<HashMap<Vec<u8>, Arc<InodeCell>>>,
+    /// What is to be done later.
+    work: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+}
 
 impl InodeTable for Table {
     fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>> {
-        self.0.lock().get(key).cloned()
+        self.inodes.lock().get(key).cloned()
+    }
+
+    fn later(&self, work: Box<dyn FnOnce() + Send>) {
+        self.work.lock().push(work);
     }
 }
 
 impl Table {
     fn get_or_insert(&self, volume: &Arc<VolumeCell>, key: &[u8]) -> Arc<InodeCell> {
-        let mut table = self.0.lock();
+        let mut table = self.inodes.lock();
         let new = || InodeCell::new(Arc::clone(volume), key);
         Arc::clone(table.entry(key.to_vec()).or_insert_with(new))
+    }
+
+    /// Does what was put off. How much that was.
+    fn work(&self) -> usize {
+        let work = std::mem::take(&mut *self.work.lock());
+        let much = work.len();
+        work.into_iter().for_each(|work| work());
+        much
     }
 }
 

@@ -15,31 +15,35 @@
 //! A front registers first and checks validity afterwards, on each fault; an event first makes the
 //! file stale and walks the registrations afterwards. So whichever comes second sees the other: no
 //! page is mapped unnoticed (A2.03, A2.04).
+//!
+//! **A front that is slow to answer** costs as much as one that is not. Of one file it has at most `CALLS_MAX`
+//! calls without an answer; what there is to tell it beyond that is one range, which grows, and is told once an
+//! answer makes room (`front`). Tickets (`ticket`) count in what was told, not in calls: one resolves when
+//! every front has answered all it was told up to then.
+
+mod front;
+mod ticket;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt,
-    future::Future,
     ops::Range,
-    pin::Pin,
-    task::{Context, Poll, Waker},
+    sync::OnceLock,
 };
 
+#[cfg(test)]
+pub(super) use front::CALLS_MAX;
+use front::{Front, Zap};
+pub use front::{ZapDone, Zapper};
+use smallvec::SmallVec;
+pub use ticket::Ticket;
+pub(super) use ticket::remember;
+
+use super::events::InodeTable;
 use crate::sync::{
     Arc, Mutex, Weak,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
-
-/// A front that has pages of a file mapped.
-pub trait Zapper: Send + Sync + 'static {
-    /// Unmap what is mapped of `range` (bytes; of each page it touches), then answer through `done`.
-    ///
-    /// It is called from the thread that reports an event or makes a change, so it MUST NOT block, do I/O, or call
-    /// back into the library: it queues the work. Several calls may be outstanding and may come in
-    /// any order. `generation` grows with each event; a fault handler that read the file's
-    /// generation before it checked validity MUST NOT map if a zap with a greater one has come since.
-    fn zap(&self, range: Range<u64>, generation: u64, done: ZapDone);
-}
 
 /// Identifies a front, so that the originator of a change is not asked to zap its own pages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,96 +60,23 @@ impl Origin {
     }
 }
 
-/// A front's answer to one [`Zapper::zap`]. Dropping it counts as the answer, so a front that dies
-/// holds nobody up.
-pub struct ZapDone(Arc<Answer>);
-
-impl ZapDone {
-    /// The pages are unmapped.
-    pub fn done(self) {
-        drop(self);
-    }
-}
-
-impl Drop for ZapDone {
-    fn drop(&mut self) {
-        self.0.give();
-    }
-}
-
-impl fmt::Debug for ZapDone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ZapDone(..)")
-    }
-}
-
-/// One front's answer, given once: by the front, or for it when it deregisters.
-struct Answer {
-    given: AtomicBool,
-    ticket: Arc<Mutex<Pending>>,
-}
-
-impl Answer {
-    fn give(&self) {
-        if self.given.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let wakers = {
-            let mut pending = self.ticket.lock();
-            pending.left -= 1;
-            if pending.left == 0 { std::mem::take(&mut pending.wakers) } else { Vec::new() }
-        };
-        wakers.into_iter().for_each(Waker::wake);
-    }
-}
-
+/// What an inode knows of its fronts without asking the registry.
 #[derive(Default)]
-struct Pending {
-    left: usize,
-    wakers: Vec<Waker>,
+pub(super) struct Watched {
+    /// The number of the last zap.
+    pub(super) generation: AtomicU64,
+    /// Registrations, so that a change of a file without any costs a load.
+    fronts: AtomicU64,
 }
 
-/// Resolves when every front has dropped what it had mapped of the broken files, or has gone away.
-#[derive(Clone)]
-#[must_use = "dropping a ticket is fine where nobody has to wait, but say so"]
-pub struct Ticket(Arc<Mutex<Pending>>);
-
-impl Ticket {
-    /// A ticket for nothing.
-    pub(crate) fn resolved() -> Ticket {
-        Ticket(Arc::new(Mutex::new(Pending::default())))
-    }
-
-    /// Whether all have answered.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        self.0.lock().left == 0
-    }
-}
-
-impl Future for Ticket {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut pending = self.0.lock();
-        if pending.left == 0 {
-            return Poll::Ready(());
-        }
-        remember(&mut pending.wakers, cx.waker());
-        Poll::Pending
-    }
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ticket({} answers missing)", self.0.lock().left)
-    }
-}
-
-/// Adds a waker unless it is there already.
-pub(super) fn remember(wakers: &mut Vec<Waker>, waker: &Waker) {
-    if !wakers.iter().any(|w| w.will_wake(waker)) {
-        wakers.push(waker.clone());
+impl Watched {
+    /// Whether nobody has registered.
+    ///
+    /// A front that has looked at a page before the change this is asked for had registered by then, and the
+    /// lock around page or state that the change took after it brings the number here. In the strongest order
+    /// all the same, which costs nothing for a load: some of what fronts look at is published without a lock.
+    pub(super) fn by_nobody(&self) -> bool {
+        self.fronts.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -162,117 +93,101 @@ pub(super) enum Target {
 /// what is mapped and nothing else (A2.01).
 #[derive(Default)]
 pub(super) struct ZapRegistry {
-    table: Mutex<Table>,
-    /// Registrations, so that a write to a volume without any costs a load.
-    count: AtomicU64,
+    inodes: Mutex<HashMap<u64, Vec<Arc<Front>>>>,
+    /// Who makes the calls that an answer makes room for.
+    table: OnceLock<Weak<dyn InodeTable>>,
 }
 
-#[derive(Default)]
-struct Table {
-    next: u64,
-    inodes: HashMap<u64, Vec<Registered>>,
-}
-
-struct Registered {
-    id: u64,
-    origin: Origin,
-    zapper: Arc<dyn Zapper>,
-    generation: Arc<AtomicU64>,
-    outstanding: Vec<Weak<Answer>>,
-}
+/// Some fronts, as a rule one or two.
+type Fronts = SmallVec<[Arc<Front>; 2]>;
 
 impl ZapRegistry {
-    /// Registers a zapper; `generation` is the inode's, raised by each zap.
+    /// Says who makes calls later; see [`VolumeCell::bind`](super::VolumeCell::bind).
+    pub(super) fn bind(&self, table: Weak<dyn InodeTable>) {
+        let _ = self.table.set(table);
+    }
+
+    /// Registers a zapper of the inode `number`.
     pub(super) fn register(
         self: &Arc<Self>,
-        inode: u64,
-        generation: &Arc<AtomicU64>,
+        number: u64,
+        watched: &Arc<Watched>,
         origin: Origin,
         zapper: Arc<dyn Zapper>,
     ) -> ZapRegistration {
-        let mut table = self.table.lock();
-        table.next += 1;
-        let id = table.next;
-        let generation = Arc::clone(generation);
-        let outstanding = Vec::new();
-        let registered = Registered { id, origin, zapper, generation, outstanding };
-        table.inodes.entry(inode).or_default().push(registered);
+        let registry = Arc::clone(self);
+        let front = Front::new(registry, Arc::clone(watched), origin, zapper);
+        self.inodes.lock().entry(number).or_default().push(Arc::clone(&front));
         // Before the front looks at a page: a change that is not told of by then is seen.
-        self.count.fetch_add(1, Ordering::SeqCst);
-        drop(table);
-        ZapRegistration { registry: Arc::clone(self), inode, id }
+        watched.fronts.fetch_add(1, Ordering::SeqCst);
+        ZapRegistration { registry: Arc::clone(self), inode: number, front }
     }
 
-    /// Whether nobody has registered.
-    pub(super) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::SeqCst) == 0
+    /// Zaps, and returns a ticket for the answers.
+    pub(super) fn zap(&self, target: Target, range: &Range<u64>, generation: u64) -> Ticket {
+        let zap = Zap { range: range.clone(), generation };
+        let told = self.find(target, generation).into_iter().map(|front| {
+            let upto = front.tell(&zap);
+            (front, upto)
+        });
+        Ticket::new(told.collect())
     }
 
-    /// Zaps, and returns a ticket for the answers. The zappers are called with no lock held.
-    pub(super) fn zap(
+    /// The same without a ticket, and not for `skip`.
+    pub(super) fn tell(
         &self,
         target: Target,
         range: &Range<u64>,
         generation: u64,
         skip: Option<Origin>,
-    ) -> Ticket {
-        let ticket = Ticket::resolved();
-        let mut calls = Vec::new();
-        {
-            let mut table = self.table.lock();
-            match target {
-                Target::Inode(inode) => {
-                    let registered = table.inodes.get_mut(&inode).into_iter().flatten();
-                    registered.for_each(|r| r.prepare(&ticket, generation, skip, &mut calls));
-                }
-                Target::Volume => {
-                    let registered = table.inodes.values_mut().flatten();
-                    registered.for_each(|r| r.prepare(&ticket, generation, skip, &mut calls));
-                }
+    ) {
+        let zap = Zap { range: range.clone(), generation };
+        for front in self.find(target, generation) {
+            if skip != Some(front.origin) {
+                front.tell(&zap);
             }
-            ticket.0.lock().left = calls.len();
         }
-        for (zapper, done) in calls {
-            zapper.zap(range.clone(), generation, done);
-        }
-        ticket
     }
 
-    fn deregister(&self, inode: u64, id: u64) {
+    /// Whom a zap is about, with their inodes' generations raised. They are told with no lock held.
+    fn find(&self, target: Target, generation: u64) -> Fronts {
+        let inodes = self.inodes.lock();
+        let fronts: Fronts = match target {
+            Target::Inode(number) => inodes.get(&number).into_iter().flatten().cloned().collect(),
+            Target::Volume => inodes.values().flatten().cloned().collect(),
+        };
+        for front in &fronts {
+            front.watched.generation.fetch_max(generation, Ordering::AcqRel);
+        }
+        fronts
+    }
+
+    /// Does `work` on a thread that holds none of a front's locks.
+    fn later(&self, work: impl FnOnce() + Send + 'static) {
+        match self.table.get().and_then(Weak::upgrade) {
+            Some(table) => table.later(Box::new(work)),
+            // The volume is gone, and with it who could have a lock that matters.
+            None => work(),
+        }
+    }
+
+    fn deregister(&self, number: u64, front: &Arc<Front>) {
         let gone = {
-            let mut table = self.table.lock();
-            let Some(list) = table.inodes.get_mut(&inode) else { return };
-            let gone = list.iter().position(|r| r.id == id).map(|at| list.swap_remove(at));
-            if list.is_empty() {
-                table.inodes.remove(&inode);
+            let mut inodes = self.inodes.lock();
+            let Entry::Occupied(mut entry) = inodes.entry(number) else { return };
+            let fronts = entry.get_mut();
+            let at = fronts.iter().position(|other| Arc::ptr_eq(other, front));
+            let gone = at.map(|at| fronts.swap_remove(at));
+            if fronts.is_empty() {
+                entry.remove();
             }
-            self.count.fetch_sub(u64::from(gone.is_some()), Ordering::SeqCst);
             gone
         };
         // Outside the lock: a waker may run anything.
-        let answers = gone.map(|r| r.outstanding).unwrap_or_default();
-        answers.iter().filter_map(Weak::upgrade).for_each(|answer| answer.give());
-    }
-}
-
-impl Registered {
-    /// Records the answer to wait for, before anyone can be called or deregister.
-    fn prepare(
-        &mut self,
-        ticket: &Ticket,
-        generation: u64,
-        skip: Option<Origin>,
-        calls: &mut Vec<(Arc<dyn Zapper>, ZapDone)>,
-    ) {
-        self.generation.fetch_max(generation, Ordering::AcqRel);
-        if skip == Some(self.origin) {
-            return;
+        if let Some(front) = gone {
+            front.watched.fronts.fetch_sub(1, Ordering::SeqCst);
+            front.leave();
         }
-        let given = AtomicBool::new(false);
-        let answer = Arc::new(Answer { given, ticket: Arc::clone(&ticket.0) });
-        self.outstanding.retain(|a| a.strong_count() > 0);
-        self.outstanding.push(Arc::downgrade(&answer));
-        calls.push((Arc::clone(&self.zapper), ZapDone(answer)));
     }
 }
 
@@ -280,17 +195,25 @@ impl Registered {
 pub struct ZapRegistration {
     registry: Arc<ZapRegistry>,
     inode: u64,
-    id: u64,
+    front: Arc<Front>,
 }
 
 impl Drop for ZapRegistration {
     fn drop(&mut self) {
-        self.registry.deregister(self.inode, self.id);
+        self.registry.deregister(self.inode, &self.front);
     }
 }
 
 impl fmt::Debug for ZapRegistration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ZapRegistration({}/{})", self.inode, self.id)
+        write!(f, "ZapRegistration(inode {}, {:?})", self.inode, self.front)
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+impl ZapRegistration {
+    /// How many things are kept for this front.
+    pub(super) fn entries(&self) -> usize {
+        self.front.entries()
     }
 }

@@ -387,6 +387,7 @@ impl File {
         inode.log_discard().await?;
         let bytes = inode.pages.dirty_bytes();
         inode.discard_dirty();
+        inode.end_modify();
         inode.wb.note_lost(error);
         Ok(bytes)
     }

@@ -8,6 +8,8 @@
 //! because it changes no slot, only excludes removal. Insertion and removal take it alone,
 //! for as long as it takes to move pointers: folios are freed and waiters woken after it is released.
 
+#[cfg(all(test, not(shuttle)))]
+mod cuts;
 mod dirty_set;
 mod first_read;
 mod history;

@@ -25,13 +25,14 @@ impl Inode {
         change: &Change,
         range: Range<u64>,
     ) -> bool {
+        self.wrote(self.now());
         let alone = self.is_alone(known, change);
         if alone && change.after.version != change.before {
             self.own_change_of(&change.after, None, &[page_out(&range)]);
         } else if alone {
-            self.own_unversioned_change();
+            self.own_unversioned_change(&change.after);
         } else {
-            self.others_wrote();
+            self.others_wrote_too();
             if let (Some(known), Some(_)) = (known, &change.before) {
                 self.met_others(known, change.before.as_ref());
             }

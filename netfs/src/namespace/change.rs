@@ -269,7 +269,7 @@ impl Mount {
             let change = reply.map_err(|e| mount.failed(e, &[], Some(&node)))?;
             if set.mtime.is_some() {
                 // What could not be uploaded does not hide it.
-                node.inode.wb.recalls.forget_write_time();
+                node.inode.forget_write_time();
             }
             renamed(call, &node, Some(&change));
             Ok(())

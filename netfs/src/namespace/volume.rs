@@ -11,6 +11,7 @@ use crate::{
         InodeCell, InodeTable, LocalState, RecallTicket, Ticket, VolumeCell, VolumeEvents,
     },
     context::Core,
+    driver::Handle,
     fscache,
     inode::Inode,
     remote::VolumeId,
@@ -53,9 +54,9 @@ pub(crate) struct Volume {
     pub(super) replayed: Mutex<Replayed>,
 }
 
-#[derive(Default)]
 struct Table {
     inodes: Mutex<HashMap<Bytes, Known>>,
+    driver: Handle,
 }
 
 /// An inode's place in the table: its id, itself while it lives, and its coherency cell.
@@ -86,6 +87,10 @@ impl InodeTable for Table {
         Some(recall::begin(self.live(key)?, zap))
     }
 
+    fn later(&self, work: Box<dyn FnOnce() + Send>) {
+        drop(self.driver.spawn(async move { work() }));
+    }
+
     fn local_state(&self, key: &[u8]) -> Option<LocalState> {
         let inode = self.live(key)?;
         let state = inode.local_state();
@@ -97,7 +102,8 @@ impl InodeTable for Table {
 
 impl Volume {
     pub(crate) fn new(core: Arc<Core>, id: VolumeId, coherency: Bytes) -> Arc<Volume> {
-        let table = Arc::new(Table::default());
+        let table = Table { inodes: Mutex::default(), driver: core.driver.clone() };
+        let table = Arc::new(table);
         let (clock, counters) = (Arc::clone(&core.clock), Arc::clone(&core.counters));
         let cell = VolumeCell::new(id.as_str(), clock, counters);
         let weak: Weak<Table> = Arc::downgrade(&table);

@@ -21,7 +21,8 @@ use crate::{
 /// the one returned).
 ///
 /// From `before` the core learns whether the change was ours alone. A reply without it is taken for a
-/// change that may have met somebody else's: clean cached bytes are checked again. An adapter that can
+/// change that may have met somebody else's, unless the server has promised that nobody else writes
+/// ([`PromiseKind::Write`](super::PromiseKind::Write)): clean cached bytes are checked again. An adapter that can
 /// make its writes conditional (`If-Match`) or look before it writes SHOULD state it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Change {

@@ -110,7 +110,7 @@ impl Buffered<'_> {
         let inode = self.inode();
         let writer = inode.wb.writer(self.writing, &self.who.remote, &self.who.cx);
         let (offset, now, group) = (chunk.offset, inode.now(), self.group);
-        inode.wb.recalls.wrote(now);
+        inode.wrote(now);
         let whole = Piece { offset, bytes, lent: self.lent, writer, group, now };
         let mut idle = 0;
         while chunk.done < bytes.len() {

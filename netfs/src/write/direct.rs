@@ -31,6 +31,7 @@ use crate::{
         flush::{LOST_MAX, adopt, in_turn},
         groups::What,
         perhaps_done,
+        promised::know_ours,
         upload::{How, Uploaded, parts_of, upload},
     },
 };
@@ -72,7 +73,7 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     inode.begin_modify().await;
     let own_changes = inode.wb.conflicts.own_changes(inode);
     let writing = inode.cell.writing();
-    let known = inode.cell.version();
+    let (known, epoch) = (inode.cell.version(), inode.cell.sample());
     let (sent, end) = send(who, &pieces).await;
     let done = end - offset;
     let mut chain = Chain::default();
@@ -80,8 +81,12 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     if sent.silent {
         chain.add(None, Facts::default());
     }
+    know_ours(inode, &mut chain, known.as_ref(), &epoch).await;
     let there = sent.stable.iter().map(|range| range.end).max();
     let ours = chain.versions();
+    if done > 0 {
+        inode.wrote(inode.now());
+    }
     // Of the rest what is cached goes on under the new version (complaint 13). Row 105's `invalidate(DIO)`, which
     // turns the cache off until the last close (N-C50), is for writes the core does not see.
     adopt(inode, chain, known.as_ref(), there, std::slice::from_ref(&pages));

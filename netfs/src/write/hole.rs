@@ -43,7 +43,7 @@ pub(crate) async fn allocate(
             let remote = Arc::clone(&work.remote);
             let changed = inode.sizes.load().remote_i_size..u64::MAX;
             let reply = remote.allocate(range.clone(), keep_size, work.cx.clone()).await;
-            let change = call.answered(&reply)?;
+            let change = &call.answered(&reply).await?;
             let size = if keep_size { 0 } else { range.end };
             inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
             call.end(change);
@@ -76,7 +76,7 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: Locks) -> Result<
             let call = Call::begin(inode);
             let remote = Arc::clone(&work.remote);
             let reply = remote.deallocate(range.clone(), work.cx.clone()).await;
-            let change = call.answered(&reply)?;
+            let change = &call.answered(&reply).await?;
             let known = call.known.as_ref();
             inode.punched(&range, || inode.changed_data(known, change, range.clone()));
             inode.cell.tell_fronts(&range, work.origin);

@@ -47,7 +47,7 @@ pub(crate) fn write(who: &Who, writing: &Writing, offset: u64, bytes: &[u8]) -> 
     if !inode.pages.write_at_once(&Piece { offset, bytes, lent: None, writer, group: None, now }) {
         return false;
     }
-    inode.wb.recalls.wrote(now);
+    inode.wrote(now);
     drop(mode);
     chunk.done = bytes.len();
     drop(chunk);

@@ -4,7 +4,7 @@
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    coherency::Writing,
+    coherency::{Epoch, Writing},
     dirtylog::Entry,
     error::{Errno, Error, Result},
     inode::Inode,
@@ -12,7 +12,7 @@ use crate::{
     read::Who,
     remote::{Change, Version},
     sync::Arc,
-    writeback::{conflict::OwnChanges, flush::Turn, is_gone, perhaps_done},
+    writeback::{conflict::OwnChanges, flush::Turn, is_gone, perhaps_done, promised::know_ours_of},
 };
 
 /// What keeps a file to one change of it, taken in this order ([`File::held`](crate::File)): the caller waits for
@@ -40,7 +40,7 @@ pub(crate) async fn set_size(who: &Who, size: u64, locks: Locks) -> Result<()> {
             // What lay past the smaller end is gone for good, from both caches.
             let changed = inode.sizes.load().remote_i_size.min(size)..u64::MAX;
             let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
-            let change = call.answered(&reply)?;
+            let change = &call.answered(&reply).await?;
             let end = inode.sizes.load().i_size.min(size);
             inode.cut(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
             inode.cell.tell_fronts(&(end..u64::MAX), work.origin);
@@ -68,7 +68,7 @@ pub(super) async fn grow(who: &Who, size: u64) -> Result<()> {
         let call = Call::begin(inode);
         let changed = inode.sizes.load().remote_i_size..u64::MAX;
         let reply = Arc::clone(&who.remote).set_size(size, who.cx.clone()).await;
-        let change = call.answered(&reply)?;
+        let change = &call.answered(&reply).await?;
         inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
         call.end(change);
         Ok(())
@@ -117,18 +117,21 @@ pub(crate) struct Call<'a> {
     _writing: Writing,
     /// The version before it, as far as is known here.
     pub(crate) known: Option<Version>,
+    /// When that was.
+    epoch: Epoch,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn begin(inode: &'a Inode) -> Call<'a> {
         let own = inode.wb.conflicts.own_changes(inode);
         let _writing = inode.cell.writing();
-        Call { inode, own, _writing, known: inode.cell.version() }
+        let (known, epoch) = (inode.cell.version(), inode.cell.sample());
+        Call { inode, own, _writing, known, epoch }
     }
 
-    /// The reply's change, if there was one.
-    pub(super) fn answered<'r>(&self, reply: &'r Result<Change>) -> Result<&'r Change> {
-        reply.as_ref().map_err(|error| {
+    /// The reply's change, if there was one, to be taken over at once.
+    pub(super) async fn answered(&self, reply: &Result<Change>) -> Result<Change> {
+        let change = reply.as_ref().map_err(|error| {
             if perhaps_done(error) {
                 self.inode.others_wrote();
             }
@@ -136,7 +139,8 @@ impl<'a> Call<'a> {
                 self.inode.mark_deleted();
             }
             error.clone()
-        })
+        })?;
+        Ok(know_ours_of(self.inode, change, self.known.as_ref(), &self.epoch).await)
     }
 
     /// The reply has been taken over.

@@ -4,7 +4,7 @@
 //! order that the replies' order says nothing about. If every change can be put in one chain that begins
 //! at the version known before, nobody else wrote; whatever does not fit is a sign of somebody else.
 
-use crate::remote::{Facts, Version};
+use crate::remote::{Change, Facts, Version};
 
 /// What the changes of a round come to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,6 +65,12 @@ impl Chain {
         if facts.version.is_some() {
             self.changes = vec![(known.cloned(), facts)];
         }
+    }
+
+    /// The change, if there is exactly one.
+    pub(crate) fn only(self) -> Option<Change> {
+        let [(before, after)] = self.changes.try_into().ok()?;
+        Some(Change::new(before, after))
     }
 
     /// Whether one of the changes led to `version`.

@@ -8,10 +8,11 @@ use super::{
     copy::{Before, Copy},
     groups::{Part, What, parts},
     is_gone, is_personal, is_transient,
+    promised::know_ours,
     upload::{How, Uploaded, parts_of, upload},
 };
 use crate::{
-    coherency::{Epoch, Validity},
+    coherency::Validity,
     context::Core,
     error::{Errno, Error, Result},
     folio::{Sent, Unit},
@@ -261,36 +262,6 @@ async fn round(inode: &Arc<Inode>, sent: Vec<Sent>, copy: Copy, awaited: bool) -
     error.map_or(Ok(if whole { Round::Done } else { Round::Lost }), Err)
 }
 
-/// Under the server's promise that nobody else writes, what replies do not say of the version they found is no
-/// sign of anybody: then all that is missing is what they led to. A break that comes later is no harm, for
-/// nobody else has written by then; one that came before ends it.
-async fn know_ours(inode: &Inode, chain: &mut Chain, known: Option<&Version>, epoch: &Epoch) {
-    let before = chain.clone();
-    if known.is_none() || chain.is_empty() || chain.names_all() || !inode.cell.is_alone_since(epoch)
-    {
-        return;
-    }
-    if !chain.all_ours(known)
-        && let Some(facts) = ask(inode).await
-    {
-        chain.lead_to(known, facts);
-    }
-    if !inode.cell.is_alone_since(epoch) {
-        *chain = before;
-    }
-}
-
-/// What the server says of the file to whichever writer it answers (A3.11).
-async fn ask(inode: &Inode) -> Option<Facts> {
-    for (remote, cx) in inode.wb.owners() {
-        match inode.core.answered(remote.validate(cx)).await {
-            Err(error) if is_personal(&error) => {}
-            answered => return answered.ok(),
-        }
-    }
-    None
-}
-
 /// What the replies say of the file, of which the server has bytes up to `end` now, some of `changed`.
 /// Returns what the disk's object is about, if it is known to be the file as we left it.
 pub(crate) fn adopt(
@@ -313,7 +284,8 @@ pub(crate) fn adopt(
         inode.sizes.sent(end);
     }
     match outcome {
-        Outcome::Nothing if end.is_some() => inode.own_unversioned_change(),
+        // Which of the replies is the last one they do not tell, so neither what the attributes are.
+        Outcome::Nothing if end.is_some() => inode.own_unversioned_change(&Facts::default()),
         Outcome::Nothing => {}
         Outcome::Silent => inode.own_change(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
@@ -323,7 +295,8 @@ pub(crate) fn adopt(
                 Some(base) => inode.count_conflict(base, facts.version.as_ref()),
                 None => {}
             }
-            inode.others_wrote();
+            // Of bytes that came there nobody has stated the time.
+            if end.is_some() { inode.others_wrote_too() } else { inode.others_wrote() }
         }
     }
     None

@@ -10,7 +10,7 @@
 //! be about a promise given since, and gets another. Every step ends at the deadline at the latest, the
 //! call at the timeout for calls.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::{
     flush::{Wait, flush},
@@ -23,11 +23,8 @@ use crate::{
     error::{Errno, Error},
     inode::Inode,
     read::Who,
-    remote::{Cx, DynFile, DynRemoteFs, RemoteFile, TimeSpec},
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    remote::{Cx, DynFile, DynRemoteFs, RemoteFile},
+    sync::{Arc, Mutex, Weak},
     timer,
 };
 
@@ -44,10 +41,6 @@ pub(crate) struct Recalls {
     /// Through whom promises are given back: the last opener of each client, for the server does not say whose
     /// it recalls, and each has its own.
     openers: Mutex<Vec<Opener>>,
-    /// Boot time of the last write.
-    wrote_at: AtomicU64,
-    /// Which write was told about last, and as of when: who asks twice gets the same answer.
-    told: Mutex<Option<(u64, TimeSpec)>>,
 }
 
 /// Weak, for the adapter's file may hold, in calls that its server does not answer, this inode.
@@ -82,15 +75,6 @@ impl Recalls {
         let same = |of: &Opener| Weak::ptr_eq(&of.client, &opener.client);
         openers.retain(|of| of.remote.strong_count() > 0 && !same(of));
         openers.push(opener);
-    }
-
-    pub(crate) fn wrote(&self, now: BootTime) {
-        self.wrote_at.store(now.as_nanos(), Ordering::Relaxed);
-    }
-
-    /// The time of the last write is the server's again, whatever is dirty.
-    pub(crate) fn forget_write_time(&self) {
-        self.wrote_at.store(0, Ordering::Relaxed);
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -266,31 +250,13 @@ impl Who {
 impl Inode {
     /// See [`LocalState`]. From memory, and at once.
     pub(crate) fn local_state(&self) -> LocalState {
-        let (attr, wrote) = (self.attr(), self.wrote_at());
+        let times = self.attr().map(|attr| (attr.mtime, attr.ctime));
+        let times = times.or_else(|| self.wrote_at().map(|at| (at, at)));
         LocalState {
             size: self.sizes.load().i_size,
             dirty: self.pages.dirty_bytes(),
-            mtime: wrote.or(attr.map(|attr| attr.mtime)),
-            ctime: wrote.or(attr.map(|attr| attr.ctime)),
+            mtime: times.map(|(mtime, _)| mtime),
+            ctime: times.map(|(_, ctime)| ctime),
         }
-    }
-
-    /// When the file was last written to here, while the server does not have it.
-    pub(crate) fn wrote_at(&self) -> Option<TimeSpec> {
-        let at = self.wb.recalls.wrote_at.load(Ordering::Relaxed);
-        if at == 0 || self.pages.dirty_bytes() == 0 {
-            return None;
-        }
-        let mut told = self.wb.recalls.told.lock();
-        if let Some((_, time)) = told.filter(|(of, _)| *of == at) {
-            return Some(time);
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let ago = self.now().since(BootTime::from_nanos(at));
-        let time = now.saturating_sub(ago);
-        let sec = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-        let time = TimeSpec { sec, nsec: time.subsec_nanos() };
-        *told = Some((at, time));
-        Some(time)
     }
 }

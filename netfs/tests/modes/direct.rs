@@ -119,7 +119,7 @@ fn complaint_13_a_direct_write_costs_the_disk_cache_its_range_only() {
 }
 
 #[test]
-fn n_c38_no_stale_page_stays_where_versions_do_not_tell() {
+fn n_c38_p_d61_no_stale_page_stays_where_versions_do_not_tell() {
     for versions in [VersionKind::None, VersionKind::default()] {
         for states_before in [false, true] {
             let fs = origin();

@@ -1,7 +1,7 @@
 //! Calls about what is dirty: hints, closes, times, cuts.
 
-use netfs::{Durability, Errno, OpenOptions};
-use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
+use netfs::{Durability, Errno, OpenOptions, WriteOptions};
+use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt, VersionKind};
 use pollster::block_on;
 
 use crate::{
@@ -128,6 +128,53 @@ fn the_time_of_the_last_write_is_seen_before_it_is_on_the_server() {
     assert!(after.mtime >= theirs.mtime);
     drop((file, node));
     bench.shutdown();
+}
+
+/// Of what was changed here, by whatever call, and however little the reply says.
+#[test]
+fn what_attributes_show_does_not_go_back_after_an_upload_whose_reply_has_none() {
+    type Change = fn(&netfs::File);
+    let changes: [Change; 4] = [
+        |file| {
+            file.blocking().write_at(0, b"new").expect("write");
+            file.blocking().fsync().expect("fsync");
+        },
+        |file| {
+            let how = WriteOptions::unbuffered();
+            assert_eq!(file.blocking().write_at_with(0, b"new", how).expect("write"), 3);
+        },
+        |file| file.blocking().set_len(5).expect("cut"),
+        |file| file.blocking().punch_hole(2, 5).expect("hole"),
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        for versions in [VersionKind::Number, VersionKind::None] {
+            let fs = MemoryFs::builder().promise(promised()).file("f", 10).build().expect("build");
+            fs.configure(|settings| {
+                settings.attr_in_changes = false;
+                settings.versions = versions;
+            });
+            let bench = Bench::new(&fs, None);
+            let file = bench.mount.blocking().open_rw("f", &cx()).expect("open");
+            let node = file.node();
+            let getattr = || bench.mount.blocking().getattr(&node, &cx()).expect("getattr");
+            let theirs = getattr();
+            let asked = fs.counts().calls(Op::Getattr);
+            change(&file);
+            let shown = file.attr().expect("known");
+            assert!(shown.mtime > theirs.mtime && shown.ctime > theirs.ctime, "{i}: {shown:?}");
+            if versions == VersionKind::Number {
+                assert_eq!(getattr(), shown, "{i}");
+                assert_eq!(fs.counts().calls(Op::Getattr), asked, "the promise stands");
+            }
+            // The server's, once it has said.
+            fs.send_break("f").expect("break");
+            let said = getattr();
+            assert!(said.mtime > theirs.mtime && said.mtime < shown.mtime, "{i}: {said:?}");
+            assert_eq!(file.attr(), Some(said));
+            drop((file, node));
+            bench.shutdown();
+        }
+    }
 }
 
 #[test]

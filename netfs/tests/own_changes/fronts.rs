@@ -2,7 +2,7 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
 };
 
 use netfs::Errno;
@@ -125,6 +125,63 @@ fn a_front_is_not_told_of_what_it_did_itself() {
     assert!(file.node().zap_generation() > generation);
     block_on(own.close()).expect("close");
     front.heard_nothing();
+    drop(file);
+    bench.shutdown();
+}
+
+/// What there is of it without mappings that are written through: whoever gets pages to map gets whole ones.
+#[test]
+fn n_c41_a_page_of_which_a_part_was_written_is_not_handed_out_until_all_of_it_is_known() {
+    let (fs, bench, file) = bed();
+    let page = 40960;
+    file.blocking().write_at(page + 100, b"ours").expect("write");
+    file.blocking().write_at(page + 4000, &[1; 96]).expect("write");
+    for (at, len) in [(page, 4096), (page, 100), (page + 90, 20), (page + 200, 8)] {
+        assert!(file.try_read_slices(at, len).is_none(), "{at}+{len}");
+    }
+    let mut expected = fs.expected("f", page, 4096).expect("content");
+    expected[100..104].copy_from_slice(b"ours");
+    expected[4000..].fill(1);
+    let slices = file.blocking().read_slices(page, 4096).expect("read");
+    assert_eq!(slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>(), expected);
+    assert!(file.try_read_slices(page, 4096).is_some(), "known now");
+    // And what was handed out stays what it is.
+    file.blocking().write_at(page, b"later").expect("write");
+    assert_eq!(slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>(), expected);
+    drop(file);
+    bench.shutdown();
+}
+
+/// A front that leaves its answers to others.
+struct Slow(mpsc::Sender<(Range<u64>, ZapDone)>);
+
+impl Zapper for Slow {
+    fn zap(&self, range: Range<u64>, _: u64, done: ZapDone) {
+        // After the test nobody listens: that is an answer.
+        let _ = self.0.send((range, done));
+    }
+}
+
+#[test]
+fn a_front_that_does_not_answer_costs_the_same_however_much_is_written() {
+    let (fs, bench, file) = bed();
+    let (asked, zaps) = mpsc::channel();
+    let _registered = file.node().register_zapper(Origin::new(), Arc::new(Slow(asked)));
+    for i in 0..100_000 {
+        file.blocking().write_at(i % SIZE, b"x").expect("write");
+    }
+    let calls: Vec<_> = zaps.try_iter().collect();
+    assert!(calls.len() < 100, "{} calls", calls.len());
+    // A break after that waits for all of it.
+    let ticket = fs.send_break("f").expect("break").pop().expect("one client");
+    assert_eq!(zaps.try_iter().count(), 0);
+    drop(calls);
+    let (range, rest) = zaps.recv().expect("told after an answer");
+    assert_eq!((range, ticket.is_done()), (0..u64::MAX, false));
+    rest.done();
+    assert!(ticket.is_done());
+    file.blocking().write_at(0, b"y").expect("write");
+    assert_eq!(zaps.try_recv().expect("told at once").0, 0..1);
     drop(file);
     bench.shutdown();
 }

@@ -7,7 +7,7 @@ use crate::{common::Bench, tools::*};
 const SIZE: usize = 700 * K;
 
 #[test]
-fn n_c73_what_was_cut_off_comes_back_from_neither_memory_nor_disk_nor_after_a_restart() {
+fn n_c73_p_d56_what_was_cut_off_comes_back_from_neither_memory_nor_disk_nor_after_a_restart() {
     for place in Place::each() {
         let fs = MemoryFs::builder().file("f", SIZE as u64).build().expect("build");
         let bench = Bench::new(&fs, place.backend());

@@ -13,7 +13,7 @@ use crate::{
         model::{
             Action, Decision, Epoch, InodeCoherency, KeySlot, ReplyKind, StaleReason, Validity,
         },
-        zap::{Origin, Target, Ticket, ZapRegistration, Zapper, remember},
+        zap::{Origin, Target, Ticket, Watched, ZapRegistration, Zapper, remember},
     },
     remote::{Facts, Version},
     sync::{
@@ -33,8 +33,7 @@ pub(crate) struct InodeCell {
     deadline: AtomicU64,
     volume: Arc<VolumeCell>,
     number: u64,
-    /// Number of the last event that zapped this inode.
-    generation: Arc<AtomicU64>,
+    watched: Arc<Watched>,
     state: Mutex<State>,
     pub(in crate::coherency) gate: Arc<ValidateGate>,
 }
@@ -65,7 +64,7 @@ impl InodeCell {
             word: AtomicU64::new(encode(&model).0),
             deadline: AtomicU64::new(0),
             number: volume.number_inode(),
-            generation: Arc::new(AtomicU64::new(0)),
+            watched: Arc::default(),
             state: Mutex::new(State { model, settling: Vec::new() }),
             gate: ValidateGate::new(Arc::clone(volume.counters())),
             volume,
@@ -219,7 +218,8 @@ impl InodeCell {
         state.model.on_deleted();
         self.publish(&state.model);
         drop(state);
-        self.zap(&WHOLE_FILE, None)
+        let generation = self.volume.lock().bump();
+        self.zap(generation)
     }
 
     /// A break with the number the volume gave it.
@@ -228,7 +228,12 @@ impl InodeCell {
         state.model.on_break(at);
         self.publish(&state.model);
         drop(state);
-        self.volume.zappers.zap(Target::Inode(self.number), &WHOLE_FILE, at, None)
+        self.zap(at)
+    }
+
+    /// Takes all of the file away from all fronts.
+    fn zap(&self, generation: u64) -> Ticket {
+        self.volume.zappers.zap(Target::Inode(self.number), &WHOLE_FILE, generation)
     }
 
     /// Waits until no drop is in progress: between a drop's decision and its end the page cache has
@@ -252,25 +257,22 @@ impl InodeCell {
         origin: Origin,
         zapper: Arc<dyn Zapper>,
     ) -> ZapRegistration {
-        self.volume.zappers.register(self.number, &self.generation, origin, zapper)
+        self.volume.zappers.register(self.number, &self.watched, origin, zapper)
     }
 
-    /// Takes a range (bytes) away from all fronts but `skip`, for a change inside this client.
-    pub(crate) fn zap(&self, range: &std::ops::Range<u64>, skip: Option<Origin>) -> Ticket {
-        let generation = self.volume.lock().bump();
-        self.volume.zappers.zap(Target::Inode(self.number), range, generation, skip)
-    }
-
-    /// The same where nobody waits for the answers.
+    /// Takes a range (bytes) away from all fronts but `skip`, for a change inside this client; nobody waits for
+    /// the answers. A file that no front has costs one load.
+    #[inline]
     pub(crate) fn tell_fronts(&self, range: &std::ops::Range<u64>, skip: Option<Origin>) {
-        if !self.volume.zappers.is_empty() {
-            drop(self.zap(range, skip));
+        if !self.watched.by_nobody() {
+            let generation = self.volume.lock().bump();
+            self.volume.zappers.tell(Target::Inode(self.number), range, generation, skip);
         }
     }
 
     /// The number of the last zap; grows.
     pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.watched.generation.load(Ordering::Acquire)
     }
 
     /// What the model says, for comparison with what is published.

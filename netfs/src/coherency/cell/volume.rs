@@ -67,6 +67,7 @@ impl VolumeCell {
     /// Says where events find inodes. Once per volume, before the adapter gets its event handle;
     /// later calls change nothing.
     pub(crate) fn bind(&self, table: Weak<dyn InodeTable>) {
+        self.zappers.bind(Weak::clone(&table));
         let _ = self.table.set(table);
     }
 
@@ -151,7 +152,7 @@ impl VolumeCell {
         let at = event(&mut state);
         drop(state);
         // Stale first, zap second: a fault that comes between is refused, one before is zapped.
-        self.zappers.zap(Target::Volume, &WHOLE_FILE, at, None)
+        self.zappers.zap(Target::Volume, &WHOLE_FILE, at)
     }
 
     fn find(&self, key: &[u8]) -> Option<Arc<InodeCell>> {

@@ -7,7 +7,10 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use super::{super::*, Client, STANDING, facts};
+use super::{
+    super::{zap::CALLS_MAX, *},
+    Client, STANDING, facts,
+};
 use crate::{
     clock::{BootTime, Clock},
     remote::PromiseKind,
@@ -248,9 +251,139 @@ fn the_originator_of_a_change_is_not_asked() {
     let inode = promised(&client, b"a");
     let (writer, origin, _writer) = map(&inode);
     let (reader, _, _reader) = map(&inode);
-    let ticket = inode.zap(&(4096..8192), Some(origin));
+    inode.tell_fronts(&(4096..8192), Some(origin));
     assert_eq!((writer.calls(), reader.calls()), (0, 1));
     assert_eq!(reader.0.lock()[0].0, 4096..8192);
-    reader.answer_all();
+}
+
+/// Neither takes a number of the volume's, nor its lock.
+#[test]
+fn a_change_of_a_file_without_fronts_tells_nobody() {
+    let client = Client::new();
+    let (inode, other) = (promised(&client, b"a"), promised(&client, b"b"));
+    let (stranger, _, _registered) = map(&other);
+    // A sample takes a number, too.
+    let seq = client.volume.sample().seq;
+    inode.tell_fronts(&(0..1), None);
+    assert_eq!((client.volume.sample().seq, stranger.calls(), inode.generation()), (seq + 1, 0, 0));
+    other.tell_fronts(&(0..1), None);
+    assert_eq!((client.volume.sample().seq, stranger.calls()), (seq + 3, 1));
+}
+
+#[test]
+fn a_front_that_never_answers_costs_a_bounded_list_and_one_range() {
+    let client = Client::new();
+    let inode = promised(&client, b"a");
+    let (silent, _, registration) = map(&inode);
+    for i in 0..100_000 {
+        inode.tell_fronts(&(i..i + 1), None);
+        assert!(registration.entries() <= CALLS_MAX + 1, "after {i}");
+    }
+    assert_eq!((silent.calls(), client.table.work()), (CALLS_MAX, 0));
+    let ticket = client.events.server_break(b"a", BreakReason::Callback);
+    assert_eq!(registration.entries(), CALLS_MAX + 1);
+    drop(registration);
     assert!(ticket.is_done());
+}
+
+#[test]
+fn what_waited_for_an_answer_is_told_by_one_call_for_all_of_it() {
+    let client = Client::new();
+    let inode = promised(&client, b"a");
+    let (slow, _, registration) = map(&inode);
+    let last = CALLS_MAX as u64 + 100;
+    for i in 0..=last {
+        inode.tell_fronts(&(i * 10..i * 10 + 5), None);
+    }
+    let generation = inode.generation();
+    // In the middle of its own lock, for all we know: it is not called from there.
+    let first = slow.0.lock().remove(0);
+    first.2.done();
+    assert_eq!(slow.calls(), CALLS_MAX - 1);
+    assert_eq!(client.table.work(), 1);
+    let (range, at, done) = slow.0.lock().pop().expect("called");
+    assert_eq!((range, at), (CALLS_MAX as u64 * 10..last * 10 + 5, generation));
+    // With room again each is told by itself.
+    done.done();
+    inode.tell_fronts(&(0..1), None);
+    assert_eq!(slow.0.lock().last().map(|asked| asked.0.clone()), Some(0..1));
+    slow.answer_all();
+    assert_eq!((client.table.work(), registration.entries()), (0, 0));
+}
+
+#[test]
+fn a_ticket_waits_for_all_that_was_told_before_it_and_for_nothing_later() {
+    for before in [0, 1, CALLS_MAX - 1, CALLS_MAX, CALLS_MAX + 50] {
+        let client = Client::new();
+        let inode = promised(&client, b"a");
+        let (slow, _, _registration) = map(&inode);
+        (0..before).for_each(|_| inode.tell_fronts(&(0..1), None));
+        let ticket = client.events.server_break(b"a", BreakReason::Callback);
+        let behind = before >= CALLS_MAX;
+        assert_eq!(slow.calls(), if behind { CALLS_MAX } else { before + 1 });
+        let wakes = std::sync::Arc::new(Wakes(AtomicUsize::new(0)));
+        let waker = Waker::from(std::sync::Arc::clone(&wakes));
+        let mut cx = Context::from_waker(&waker);
+        let mut waiting = pin!(ticket.clone());
+        // The last one first: those of before are still missing.
+        while slow.calls() > 0 {
+            assert!(waiting.as_mut().poll(&mut cx).is_pending() && !ticket.is_done());
+            let (_, _, done) = slow.0.lock().pop().expect("asked");
+            done.done();
+            assert!(wakes.0.swap(0, Ordering::SeqCst) > 0, "{before}");
+            client.table.work();
+        }
+        assert!(waiting.as_mut().poll(&mut cx).is_ready(), "{before}");
+        let ticket = client.events.server_break(b"a", BreakReason::Callback);
+        inode.tell_fronts(&(0..1), None);
+        drop(slow.0.lock().remove(0));
+        assert!(ticket.is_done() && slow.calls() == 1);
+    }
+}
+
+/// What is about to be told counts as told.
+#[test]
+fn a_ticket_does_not_resolve_between_an_answer_and_the_call_that_it_makes_room_for() {
+    let client = Client::new();
+    let inode = promised(&client, b"a");
+    let (slow, _, registration) = map(&inode);
+    (0..CALLS_MAX).for_each(|_| inode.tell_fronts(&(0..1), None));
+    let ticket = client.events.server_break(b"a", BreakReason::Callback);
+    slow.answer_all();
+    assert_eq!((slow.calls(), ticket.is_done(), registration.entries()), (0, false, 1));
+    // Nor does what comes in between get its own call before it.
+    inode.tell_fronts(&(7..8), None);
+    assert_eq!(client.table.work(), 1, "one for all answers");
+    assert_eq!((slow.calls(), ticket.is_done()), (1, false));
+    assert_eq!(slow.0.lock()[0].0, 0..u64::MAX);
+    slow.answer_all();
+    assert!(ticket.is_done());
+}
+
+/// The context has ended: what was to be told never is, until the front gives another answer.
+#[test]
+fn a_call_that_was_to_be_made_by_nobody_is_made_after_the_next_answer() {
+    let client = Client::new();
+    let inode = promised(&client, b"a");
+    let (slow, _, _registration) = map(&inode);
+    (0..=CALLS_MAX).for_each(|_| inode.tell_fronts(&(0..1), None));
+    slow.0.lock().pop();
+    client.table.work.lock().clear();
+    assert_eq!(slow.calls(), CALLS_MAX - 1);
+    slow.0.lock().pop();
+    assert_eq!((client.table.work(), slow.calls()), (1, CALLS_MAX - 1));
+}
+
+#[test]
+fn tickets_that_nobody_waits_for_any_more_are_forgotten() {
+    let client = Client::new();
+    let inode = promised(&client, b"a");
+    let (_silent, _, registration) = map(&inode);
+    let waker = Waker::from(std::sync::Arc::new(Wakes(AtomicUsize::new(0))));
+    for _ in 0..1000 {
+        let ticket = client.events.server_break(b"a", BreakReason::Callback);
+        let mut cx = Context::from_waker(&waker);
+        assert!(pin!(ticket).poll(&mut cx).is_pending());
+    }
+    assert!(registration.entries() <= CALLS_MAX + 2);
 }

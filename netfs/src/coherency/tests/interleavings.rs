@@ -6,7 +6,10 @@ use std::ops::Range;
 
 use shuttle::thread;
 
-use super::{super::*, Client, STANDING, facts};
+use super::{
+    super::{zap::CALLS_MAX, *},
+    Client, STANDING, facts,
+};
 use crate::{
     remote::{Facts, Promise, Version, VolumeFacts},
     sync::{
@@ -72,7 +75,7 @@ fn p_d07_a_break_that_races_with_a_lookup_never_leaves_a_promise_for_old_data() 
             let change = thread::spawn(move || s.change(&c, b"a"));
             let epoch = client.volume.sample();
             let reply = server.ask();
-            client.table.0.lock().remove(&b"a"[..]);
+            client.table.inodes.lock().remove(&b"a"[..]);
             let inode = client.inode(b"a");
             let _ = inode.apply(&reply, &epoch, ReplyKind::Other, |_| {});
             change.join().expect("server");
@@ -371,5 +374,53 @@ fn a2_04_tickets_resolve_whatever_fronts_do() {
         let late = std::mem::take(&mut *leaver.0.lock());
         drop(late);
         assert!(ticket.is_done());
+    });
+}
+
+#[test]
+fn a2_04_a_front_that_is_behind_hears_of_everything_before_a_ticket_resolves() {
+    /// Notes what it is asked.
+    #[derive(Default)]
+    struct Slow(crate::sync::Mutex<(u64, Vec<ZapDone>)>);
+    impl Zapper for Slow {
+        fn zap(&self, range: Range<u64>, _: u64, done: ZapDone) {
+            let mut asked = self.0.lock();
+            asked.0 = asked.0.max(range.end);
+            asked.1.push(done);
+        }
+    }
+    impl Slow {
+        fn heard_of(&self, end: u64) -> bool {
+            self.0.lock().0 >= end
+        }
+        /// Answers, as it may, under its own lock.
+        fn answer(&self) -> bool {
+            let mut asked = self.0.lock();
+            let some = !asked.1.is_empty();
+            asked.1.clear();
+            some
+        }
+    }
+    explore(|| {
+        let client = Arc::new(Client::new());
+        let inode = client.inode(b"a");
+        let slow = Arc::new(Slow::default());
+        let _here = inode.register_zapper(Origin::new(), Arc::clone(&slow) as Arc<dyn Zapper>);
+        (0..CALLS_MAX).for_each(|_| inode.tell_fronts(&(0..1), None));
+        let (c, s, i) = (Arc::clone(&client), Arc::clone(&slow), Arc::clone(&inode));
+        let writer = thread::spawn(move || i.tell_fronts(&(0..2), None));
+        let server = thread::spawn(move || {
+            let ticket = c.events.server_break(b"a", BreakReason::Callback);
+            assert!(!ticket.is_done() || s.heard_of(u64::MAX));
+            ticket
+        });
+        for _ in 0..3 {
+            slow.answer();
+            client.table.work();
+        }
+        writer.join().expect("writer");
+        let ticket = server.join().expect("server");
+        while slow.answer() | (client.table.work() > 0) {}
+        assert!(slow.heard_of(u64::MAX) && ticket.is_done());
     });
 }

@@ -238,7 +238,7 @@ impl World {
                 self.truth.iter_mut().for_each(|t| t.content += 1);
             }
             Op::Evict(file) => {
-                self.client.table.0.lock().remove(&key(file)[..]);
+                self.client.table.inodes.lock().remove(&key(file)[..]);
                 self.cached[file] = Cached::default();
             }
             Op::Advance(secs) => self.client.clock.advance(Duration::from_secs(secs)),
