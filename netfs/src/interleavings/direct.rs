@@ -87,8 +87,9 @@ fn n_c39_a_writer_that_waits_for_an_upload_stops_no_reader() {
             let file = world.open();
             thread::spawn(move || {
                 let options = ReadOptions { unbuffered: true, ..ReadOptions::default() };
-                let read = file.read_at_with(PAGE, &mut [0; 10], options);
-                assert_eq!(block_on(read).expect("nothing fails"), 10);
+                let mut buf = [0; 10];
+                let read = block_on(file.read_at_with(PAGE, &mut buf, options));
+                assert_eq!(read.expect("nothing fails"), 10);
             })
         };
         let file = world.open();

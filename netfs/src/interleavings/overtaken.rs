@@ -91,7 +91,7 @@ fn p_d71_who_waits_for_the_turn_keeps_its_place_from_one_try_to_the_next() {
         assert!((&mut later[0]).now_or_never().is_none(), "as long as it reads");
         drop(quiet);
         assert!((&mut later[0]).now_or_never().is_some());
-        drop((later, inode));
+        drop(later);
     });
 }
 
