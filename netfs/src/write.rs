@@ -4,11 +4,13 @@
 //! - [`buffered`] does it, with the [`memory`] it takes;
 //! - [`quick`] does it for a small one that nothing stands in the way of, without waiting;
 //! - [`direct`] writes past the caches;
-//! - [`resize`] cuts and extends files; [`hole`] makes zeros and reserves space.
+//! - [`resize`] cuts and extends files; [`hole`] makes zeros and reserves space;
+//! - [`locks`] is what these three hold meanwhile.
 
 pub(crate) mod buffered;
 pub(crate) mod direct;
 pub(crate) mod hole;
+pub(crate) mod locks;
 mod memory;
 pub(crate) mod modify;
 pub(crate) mod quick;
