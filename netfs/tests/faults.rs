@@ -13,6 +13,8 @@ mod counted;
 mod requests;
 #[path = "faults/waits.rs"]
 mod waits;
+#[path = "faults/writers.rs"]
+mod writers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -14,6 +14,7 @@ use crate::{
     iomode::{Mode, ModeGuard},
     read::Who,
     sync::Arc,
+    waits::WaitKind,
     writeback::{
         flush::{Turn, Wait, flush_what, quiesce},
         groups::What,
@@ -34,6 +35,10 @@ pub(crate) struct Locks {
 impl Who {
     /// The file's write lock.
     pub(crate) async fn alone(&self) -> Result<OwnedMutexGuard<()>> {
+        if let Ok(one) = Arc::clone(&self.inode.wb.write).try_lock_owned() {
+            return Ok(one);
+        }
+        let _wait = self.inode.waiting(WaitKind::WriteLock, 0..0);
         let lock = Arc::clone(&self.inode.wb.write);
         self.by_deadline(async { Ok(lock.lock_owned().await) }).await
     }

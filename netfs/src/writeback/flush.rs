@@ -21,6 +21,7 @@ use crate::{
     inode::Inode,
     remote::{Facts, Version},
     sync::Arc,
+    waits::WaitKind,
 };
 
 /// Bytes of one round.
@@ -186,6 +187,10 @@ impl Drop for Turn {
 /// only, which are always polled ([`errand`]).
 pub(crate) async fn quiesce(inode: &Inode) -> Turn {
     debug_assert!(driver::is_here(), "a turn that comes to a caller's future may stay there");
+    if let Some(turn) = try_turn(inode) {
+        return turn;
+    }
+    let _wait = inode.waiting(WaitKind::Turn, 0..0);
     let held = Arc::clone(&inode.wb.queue).lock_owned().await;
     Turn { held: Some(held), core: Arc::clone(&inode.core) }
 }
