@@ -52,15 +52,20 @@
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS`: see `modelling/runs.rs`; `scripts/model.sh` as for
 //! the read side.
 
+mod attributes;
+mod closes;
 mod crash;
 mod durable;
 mod groups;
+mod kept_names;
 #[path = "../modelling/mod.rs"]
 mod modelling;
 mod modes;
+mod mounts;
 mod names;
 mod opens;
 mod others;
+mod owners;
 mod policies;
 mod racing;
 mod recalls;
@@ -68,10 +73,12 @@ mod reference;
 mod refused;
 mod removed;
 mod server;
+mod servers;
 mod space;
 mod steps;
 mod tree;
 mod view;
+mod volumes;
 mod world;
 
 use modelling::{disk::DiskKind, runs::run};

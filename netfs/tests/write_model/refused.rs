@@ -6,21 +6,25 @@ use netfs::{
     Errno, File, OpenOptions,
     remote::{Cred, Cx},
 };
-use netfs_memory::{Fault, Injected, Op};
+use netfs_memory::{Fault, Op};
 
-use crate::{modelling::cx, world::World};
+use crate::{modelling::cx, servers::{Injected, real}, world::World};
 
 /// Somebody else than the superuser.
-const OTHER: u32 = 1000;
+pub(crate) const OTHER: u32 = 1000;
 
 impl World {
     /// An open file that nothing else in the model knows, so that its fsync uploads and hears of no loss of
     /// before.
     pub(crate) fn fresh(&mut self, of: usize, cx: &Cx) -> Option<File> {
+        self.fresh_how(of, &OpenOptions::new().read(true).write(true), cx)
+    }
+
+    /// The same, opened in some way.
+    pub(crate) fn fresh_how(&mut self, of: usize, how: &OpenOptions, cx: &Cx) -> Option<File> {
         let path = self.files[of].path.clone();
-        let mount = self.rng.pick(&self.mounts);
-        let how = OpenOptions::new().read(true).write(true);
-        let opened = self.drive(mount.open_with(&path, &how, cx));
+        let mount = self.mount_for(&path);
+        let opened = self.drive(mount.open_with(real(&path), how, cx));
         match opened {
             Ok(file) if self.fs.key(&path).is_ok_and(|key| key == file.node().key()) => Some(file),
             _ if self.names_fuzzy => None,
@@ -42,8 +46,8 @@ impl World {
             let Some(file) = self.fresh(of, &cx()) else { continue };
             let errors = [Errno::ENOSPC, Errno::EDQUOT, Errno::EIO, Errno::EROFS];
             let errno = self.rng.pick(&errors);
-            let fault = Fault::on(Op::Write).file(&self.files[of].path).errno(errno).always();
-            let fault = self.fs.inject(fault);
+            let fault = Fault::on(Op::Write).errno(errno).always();
+            let fault = self.fs.inject_at(&self.files[of].path, fault);
             let big = self.rng.chance(50);
             if self.park(of, &file, errno, big) {
                 parked.push((of, file, errno, fault));
@@ -182,8 +186,7 @@ impl World {
         if self.cache_hangs || self.handles.iter().any(|h| h.of == of && h.lost) {
             return;
         }
-        self.fs.change(&path).chmod(0o666).expect("it exists");
-        self.files[of].ask_again();
+        self.set_mode_of(of, 0o666);
         let other = Cx::new(Cred::new(OTHER, OTHER));
         let (Some(a), Some(b)) = (self.fresh(of, &cx()), self.fresh(of, &other)) else { return };
         let files = [Arc::new(a), Arc::new(b)];
