@@ -17,7 +17,7 @@ pub(crate) const END_MAX: u64 = 300_000;
 impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
-        match self.rng.within(0..1392) {
+        match self.rng.within(0..1420) {
             0..260 => self.write(),
             260..266 => self.policy(),
             266..276 => self.recall(),
@@ -60,7 +60,8 @@ impl World {
             1328..1336 => self.close_unflushed(),
             1336..1342 => self.owners(),
             1342..1372 => self.change_attributes(),
-            1372..1392 => self.kept_names(),
+            1372..1412 => self.kept_names(),
+            1412..1420 => self.policy(),
             _ => unreachable!("within the range"),
         }
         self.read_one(true);
