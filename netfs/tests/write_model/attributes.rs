@@ -104,7 +104,8 @@ impl World {
         let now = self.now();
         self.files[of].attributes.becomes(new, now);
         // The one who sets a time is another client: all others are told.
-        if !silent || what == "utimes" {
+        let silent = silent && what != "utimes";
+        if !silent {
             self.files[of].told();
         }
         self.covered.note(format!("{what} by others: silent {silent}"));
@@ -161,7 +162,8 @@ impl World {
 
     /// What `getattr` has said must be of a state that may be shown.
     fn judge_attributes(&mut self, of: usize, claim: &Claimed, attr: &Attr) {
-        self.covered.note("attributes");
+        let timed = claim.iter().all(|state| state.mtime.is_some());
+        self.covered.note(if timed { "attributes: with a time" } else { "attributes" });
         if !claim.iter().any(|state| state.fits(attr)) {
             let path = &self.files[of].path;
             self.fail(&format!("{path}: {attr:?}, of none of {claim:?}"));

@@ -11,7 +11,7 @@ use netfs_memory::{Effect, Fault, Op};
 
 use crate::{
     modelling::cx,
-    names::{Place, TOP},
+    names::{NAMES, Place, TOP},
     tree::{Held, Key, split},
     volumes::LIMIT_MIN,
     world::World,
@@ -181,7 +181,7 @@ impl World {
     fn take_ours(&mut self, mount: &Mount, by: By, kept: &mut KeptFile) -> bool {
         let path = kept.path.clone();
         let Some(place) = self.place(mount, &path) else { return false };
-        let from = if by == By::Rename { self.other_file(mount, kept) } else { None };
+        let from = if by == By::Rename { self.new_file(mount) } else { None };
         if by == By::Rename && from.is_none() {
             return false;
         }
@@ -226,14 +226,16 @@ impl World {
     }
 
     /// A file to be moved over it.
-    fn other_file(&mut self, mount: &Mount, kept: &KeptFile) -> Option<(Place, String)> {
-        let (path, node) = self.named(mount)?;
-        let is_that = |e: &crate::tree::Entry| e.key == node.key();
-        let fits = node.key() != kept.key && self.tree.paths.0.get(&path).is_some_and(is_that);
-        if !fits {
+    fn new_file(&mut self, mount: &Mount) -> Option<(Place, String)> {
+        let path = NAMES.iter().find(|name| self.tree.paths.kind(name).is_none())?;
+        let place = self.place(mount, path)?;
+        let made = self.drive(mount.create(&place.node, path.as_bytes(), 0o644, &cx()));
+        self.look_at_tree(false);
+        if made.is_err() {
             return None;
         }
-        Some((self.place(mount, &path)?, path))
+        self.tree.is_known(&place.key);
+        Some((place, (*path).to_owned()))
     }
 
     /// It has another name.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub(crate) const TOP: &str = "t";
-const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+pub(crate) const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const TARGET: &[u8] = b"nowhere/special";
 
 /// A directory as a mount has found it.

@@ -56,6 +56,14 @@ impl Hook {
         self.slow.store(false, Ordering::Relaxed);
         self.kept.lock().expect("lock").clear();
     }
+
+    fn policy(self: &Arc<Self>, kind: Kind) -> ConflictPolicy {
+        match kind {
+            Kind::Merge => ConflictPolicy::Merge,
+            Kind::Fail => ConflictPolicy::Fail,
+            Kind::KeepBoth => ConflictPolicy::KeepBoth(Arc::clone(self) as _),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +73,7 @@ enum Kind {
     KeepBoth,
 }
 
-const KINDS: [Kind; 4] = [Kind::Merge, Kind::Fail, Kind::KeepBoth, Kind::KeepBoth];
+const KINDS: [Kind; 5] = [Kind::Merge, Kind::Fail, Kind::Fail, Kind::KeepBoth, Kind::KeepBoth];
 
 /// What a policy is set on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,16 +100,6 @@ impl OfContext {
 
     pub(crate) fn policy(&self) -> ConflictPolicy {
         self.hook.policy(self.kind)
-    }
-}
-
-impl Hook {
-    fn policy(self: &Arc<Self>, kind: Kind) -> ConflictPolicy {
-        match kind {
-            Kind::Merge => ConflictPolicy::Merge,
-            Kind::Fail => ConflictPolicy::Fail,
-            Kind::KeepBoth => ConflictPolicy::KeepBoth(Arc::clone(self) as _),
-        }
     }
 }
 
