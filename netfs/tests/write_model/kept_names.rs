@@ -68,8 +68,7 @@ impl World {
         let mut kept = KeptFile { path, key, openers, held, ours, known, must_ask, at };
         // What is written and cannot be uploaded for now is dirty when the name goes.
         let busy = (self.dirty_limit >= LIMIT_MIN && self.rng.chance(50)).then(|| {
-            let fault = Fault::on(Op::Write).errno(Errno::EAGAIN).always();
-            self.fs.inject_at(&format!("{TOP}/{}", kept.path), fault)
+            self.fs.inject_in(0, Fault::on(Op::Write).errno(Errno::EAGAIN).always())
         });
         for _ in 0..self.rng.within(0..4) {
             if let Err(e) = self.write_kept(&mut kept) {
@@ -295,6 +294,7 @@ impl World {
                         self.fail("a write to what is known to be gone");
                     }
                     self.covered.note("kept, gone: written to");
+                    self.tree.lost_some = true;
                     kept.openers.iter_mut().for_each(|opener| opener.unheard = true);
                 }
                 Err(e) => self.is_known_gone(kept, "write", &e),

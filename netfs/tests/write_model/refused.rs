@@ -38,7 +38,12 @@ impl World {
         if self.cache_hangs {
             return;
         }
-        let mut of: Vec<usize> = (0..self.files.len()).collect();
+        // Much of one volume, perhaps, and then somebody writes to the other one.
+        let only = (self.fs.volumes().len() > 1 && self.rng.chance(40)).then(|| self.rng.index(2));
+        let volume = |of: &usize| split(&self.files[*of].path).0;
+        let files = 0..self.files.len();
+        let (mut of, mut others): (Vec<usize>, Vec<usize>) =
+            files.partition(|of| only.is_none_or(|only| only == volume(of)));
         let count = self.rng.within(1..4) as usize;
         let mut parked: Vec<(usize, File, Errno, Injected)> = Vec::new();
         for _ in 0..count {
@@ -48,14 +53,15 @@ impl World {
             let errno = self.rng.pick(&errors);
             let fault = Fault::on(Op::Write).errno(errno).always();
             let fault = self.fs.inject_at(&self.files[of].path, fault);
-            let big = self.rng.chance(50);
+            let big = only.is_some() || self.rng.chance(50);
             if self.park(of, &file, errno, big) {
                 parked.push((of, file, errno, fault));
             } else {
                 self.fs.remove_fault(&fault);
             }
         }
-        self.others_go_on(&of, &parked);
+        others.append(&mut of);
+        self.others_go_on(&others, &parked);
         for (of, file, errno, fault) in parked {
             self.end_park(of, &file, errno, &fault);
         }
