@@ -44,7 +44,7 @@ impl World {
         let files = 0..self.files.len();
         let (mut of, mut others): (Vec<usize>, Vec<usize>) =
             files.partition(|of| only.is_none_or(|only| only == volume(of)));
-        let count = self.rng.within(1..4) as usize;
+        let count = if only.is_some() { 3 } else { self.rng.within(1..4) as usize };
         let mut parked: Vec<(usize, File, Errno, Injected)> = Vec::new();
         for _ in 0..count {
             let of = of.swap_remove(self.rng.index(of.len()));

@@ -59,7 +59,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<(usize, Arc<MemoryFs>)>,
     pub(crate) clock: StepClock,
     pub(crate) disk: Disk,
-    netfs: Option<Netfs>,
+    netfs: Option<Arc<Netfs>>,
     /// Of the first volume.
     pub(crate) mounts: Vec<Mount>,
     /// Of the second.
@@ -217,7 +217,7 @@ impl World {
     /// A new process on what the old one left.
     pub(crate) fn start(&mut self) {
         let netfs = self.build();
-        self.netfs = Some(netfs);
+        self.put_netfs(netfs);
         self.files.iter_mut().for_each(|f| f.attributes.told());
         for (volume, client) in self.clients.clone() {
             self.mount(volume, &client);
@@ -233,6 +233,14 @@ impl World {
     }
 
     pub(crate) fn put_netfs(&mut self, netfs: Netfs) {
+        let netfs = Arc::new(netfs);
+        let looked_at = Arc::downgrade(&netfs);
+        self.journal.look(move || {
+            let state = |netfs: Arc<Netfs>| {
+                format!("waits: {:?}\nmemory: {:?}", netfs.waits(), netfs.memory())
+            };
+            looked_at.upgrade().map_or_else(String::new, state)
+        });
         self.netfs = Some(netfs);
     }
 
@@ -255,7 +263,14 @@ impl World {
     }
 
     pub(crate) fn take_netfs(&mut self) -> Netfs {
-        self.netfs.take().expect("running")
+        let mut netfs = self.netfs.take().expect("running");
+        // The watchdog may be looking at it.
+        loop {
+            match Arc::try_unwrap(netfs) {
+                Ok(netfs) => return netfs,
+                Err(shared) => netfs = shared,
+            }
+        }
     }
 
     pub(crate) fn origin_bytes(&self, path: &str) -> Vec<u8> {
@@ -326,8 +341,6 @@ impl World {
                 self.fs.clear_faults();
             }
             if waited > Duration::from_secs(30) {
-                eprintln!("waits: {:?}", self.netfs.as_ref().map(Netfs::waits));
-                eprintln!("memory: {:?}", self.netfs.as_ref().map(Netfs::memory));
                 self.fail("a call hangs (half a minute without an answer)");
             }
         })
