@@ -11,6 +11,7 @@ pub(crate) mod kept;
 pub(crate) mod life;
 pub(crate) mod rng;
 pub(crate) mod runs;
+pub(crate) mod watch;
 
 use netfs::remote::{Cred, Cx};
 

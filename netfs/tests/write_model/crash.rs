@@ -13,7 +13,7 @@ use netfs::{
 };
 use netfs_memory::{Fault, Gate, Op, SnapshotAt};
 
-use crate::{modelling::cx, modes::Asked, world::World};
+use crate::{modelling::cx, modes::Asked, servers::{real, split}, world::World};
 
 /// The log of a world, over all its lives.
 pub(crate) struct Log {
@@ -92,14 +92,16 @@ impl DirtyLog for Life {
 
 impl World {
     /// How the next file is opened.
-    pub(crate) fn how(&mut self, writable: bool) -> (OpenOptions, Durability) {
+    pub(crate) fn how(&mut self, writable: bool) -> (OpenOptions, Durability, bool) {
         let level = match self.rng.within(0..10) {
             0..4 => Durability::Memory,
             4..8 => Durability::Journal,
             8 if writable => Durability::Remote,
             _ => Durability::Memory,
         };
-        (OpenOptions::new().read(true).write(writable).durability(level), level)
+        let flushes = self.rng.chance(80);
+        let how = OpenOptions::new().read(true).write(writable).durability(level);
+        (how.close_flush(flushes), level, flushes)
     }
 
     /// Whether an fsync through this handle brings the bytes to the log.
@@ -245,7 +247,7 @@ impl World {
         self.gate = None;
     }
 
-    fn end_life(&mut self) {
+    pub(crate) fn end_life(&mut self) {
         if let Some(log) = &mut self.log {
             log.crash();
         }
@@ -254,7 +256,7 @@ impl World {
         self.handles.clear();
         self.open_groups.clear();
         self.removed.clear();
-        self.mounts.clear();
+        self.unmount();
         let netfs = self.take_netfs();
         self.covered.context(&netfs.stats());
         self.kill(netfs);
@@ -290,7 +292,7 @@ impl World {
         if self.rng.chance(30) || !self.tree.unsent.is_empty() {
             self.covered.note("crash: of the server too");
             self.note("the server restarts");
-            drop(self.fs.restart_server());
+            self.fs.restart();
             (0..self.files.len()).for_each(|of| self.nothing_lost(of));
         }
         for _ in 0..self.rng.within(0..3) {
@@ -304,8 +306,9 @@ impl World {
     /// A context that dies before it has begun, or soon after.
     fn false_start(&mut self) {
         let (netfs, what) = (self.build(), self.rng.within(0..3));
-        self.note(format!("a start that comes to nothing, {what}"));
-        let client = Arc::clone(&self.fs);
+        let volume = self.rng.index(self.fs.volumes().len());
+        self.note(format!("a start that comes to nothing, {what}, of volume {volume}"));
+        let client = Arc::clone(&self.fs.volumes()[volume]);
         let (skip, gate) = (self.rng.within(0..4), Gate::new());
         let cx = cx();
         let mount = Box::pin(netfs.mount(client, &cx));
@@ -338,11 +341,16 @@ impl World {
 
     /// Everything that was promised is there, and nothing else.
     pub(crate) fn judge_replay(&mut self) {
-        let told = self.mounts[0].replayed();
-        self.note(format!("replayed: {told:?}"));
-        let gone: Vec<_> = told.gone.iter().map(|(key, _)| key.to_vec()).collect();
+        let mut conflicts = 0;
         for of in 0..self.files.len() {
             let path = self.files[of].path.clone();
+            let told = self.mounts_of(&path)[0].replayed();
+            self.note(format!("{path}, replayed: {told:?}"));
+            let gone: Vec<_> = told.gone.iter().map(|(key, _)| key.to_vec()).collect();
+            conflicts += told.conflicts;
+            if split(&path).0 == 0 && self.tree.ours_gone.iter().any(|key| gone.contains(key)) {
+                self.fail("the log has bytes of a file that this context has removed");
+            }
             if gone.contains(&self.fs.key(&path).expect("it exists")) {
                 self.fail(&format!("{path} is there, and its bytes were given up"));
             }
@@ -361,7 +369,7 @@ impl World {
             self.files[of].records_may_stay = false;
             self.check(judged);
         }
-        if told.conflicts > 0 {
+        if conflicts > 0 {
             self.covered.note("crash: a conflict at the replay");
         }
     }
@@ -370,8 +378,9 @@ impl World {
     fn whole(&self, path: &str) -> Vec<u8> {
         let mut buf = vec![0xaa; 1 << 20];
         let read = self.drive(async {
-            let node = self.mounts[0].walk(path, &cx()).await?;
-            self.mounts[0].open(&node, &cx()).await?.read_at(0, &mut buf).await
+            let mount = &self.mounts_of(path)[0];
+            let node = mount.walk(real(path), &cx()).await?;
+            mount.open(&node, &cx()).await?.read_at(0, &mut buf).await
         });
         match read {
             Ok(n) => buf.truncate(n),

@@ -32,7 +32,7 @@ pub(crate) struct Track {
 
 /// A group that may still be written in.
 pub(crate) struct OpenGroup {
-    of: usize,
+    pub(crate) of: usize,
     group: WriteGroup,
     number: u16,
     /// Bytes were written in it: those before it are over.

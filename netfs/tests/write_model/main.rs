@@ -52,15 +52,20 @@
 //! `NETFS_MODEL_STEPS`, `NETFS_MODEL_SEED`, `NETFS_MODEL_RUNS`: see `modelling/runs.rs`; `scripts/model.sh` as for
 //! the read side.
 
+mod attributes;
+mod closes;
 mod crash;
 mod durable;
 mod groups;
+mod kept_names;
 #[path = "../modelling/mod.rs"]
 mod modelling;
 mod modes;
+mod mounts;
 mod names;
 mod opens;
 mod others;
+mod owners;
 mod policies;
 mod racing;
 mod recalls;
@@ -68,10 +73,12 @@ mod reference;
 mod refused;
 mod removed;
 mod server;
+mod servers;
 mod space;
 mod steps;
 mod tree;
 mod view;
+mod volumes;
 mod world;
 
 use modelling::{disk::DiskKind, runs::run};
@@ -81,7 +88,11 @@ const MUSTS: &[&str] = &[
     "write: done",
     "append: done",
     "fsync: done",
+    "fdatasync: done",
     "fsync: an error",
+    "close: nothing flushed",
+    "close: without a flush",
+    "close: tells of a failed upload",
     "set_len: done",
     "discard: done",
     "restart",
@@ -116,10 +127,17 @@ const MUSTS: &[&str] = &[
     "parked: EROFS",
     "parked: others go on",
     "parked: until it was taken",
+    "parked: too much, elsewhere",
     "parked: discarded",
     "expired: 0",
     "expired: 1",
     "expired: both",
+    "policy of the File: Fail",
+    "policy of the File: KeepBoth",
+    "policy of the Mount: Fail",
+    "policy of the Mount: KeepBoth",
+    "policy of the Context: Fail",
+    "policy of the Context: KeepBoth",
     "policy: Fail, then merged",
     "policy: Fail, then discarded",
     "policy: KeepBoth",
@@ -174,6 +192,32 @@ const MUSTS: &[&str] = &[
     "readdir",
     "readlink",
     "write to a name: uploaded",
+    "kept across: Unlink",
+    "kept across: Rename",
+    "kept across: Others { silent: false }",
+    "kept across: Others { silent: true }",
+    "kept across, left: another name",
+    "kept, linked: write",
+    "kept, linked: flushed",
+    "kept, gone: written to",
+    "kept, gone: told of the loss",
+    "kept, gone: nobody is told",
+    "chmod by others: silent false",
+    "chmod by others: silent true",
+    "chown by others: silent false",
+    "chown by others: silent true",
+    "utimes by others",
+    "attributes: with a time",
+    "access: true",
+    "access: false",
+    "replayed as 1000, written by 1000",
+    "replayed as 0, written by 1000",
+    "mounts of a volume: 2",
+    "mounts of a volume: 3",
+    "mounted anew: closed false, dirty true",
+    "mounted anew: closed true, dirty true",
+    "volumes: 2",
+    "volumes: others go on",
 ];
 
 #[test]

@@ -45,8 +45,8 @@ impl World {
         // Its second call fails, if it takes as many and nobody else's comes in between.
         let error = self.rng.pick(&[Errno::ENOSPC, Errno::EIO, Errno::EAGAIN]);
         let path = self.files[of].path.clone();
-        let fault = Fault::on(Op::Write).file(&path).errno(error).skip(1).times(1);
-        let fault = self.fs.inject(fault);
+        let fault = Fault::on(Op::Write).errno(error).skip(1).times(1);
+        let fault = self.fs.inject_at(&path, fault);
         let suspect = std::mem::replace(&mut self.suspect, true);
         self.write_with(of, &file, (offset, &bytes), options, asked);
         self.fs.remove_fault(&fault);

@@ -17,14 +17,14 @@ use crate::{
     world::World,
 };
 
-const TOP: &str = "t";
-const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+pub(crate) const TOP: &str = "t";
+pub(crate) const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const TARGET: &[u8] = b"nowhere/special";
 
 /// A directory as a mount has found it.
-struct Place {
-    node: Node,
-    key: Key,
+pub(crate) struct Place {
+    pub(crate) node: Node,
+    pub(crate) key: Key,
     claim: Claim,
 }
 
@@ -37,7 +37,7 @@ impl World {
     }
 
     /// Takes over what names there are on the server.
-    fn look_at_tree(&mut self, told: bool) {
+    pub(crate) fn look_at_tree(&mut self, told: bool) {
         let mut paths = Paths::default();
         let all = NAMES.iter().flat_map(|a| {
             std::iter::once((*a).to_owned()).chain(NAMES.iter().map(move |b| format!("{a}/{b}")))
@@ -56,7 +56,7 @@ impl World {
         self.tree.is_now(&top, paths, told, now);
     }
 
-    fn path(&mut self) -> String {
+    pub(crate) fn path(&mut self) -> String {
         let a = self.rng.pick(&NAMES);
         if self.rng.chance(40) { format!("{a}/{}", self.rng.pick(&NAMES)) } else { a.to_owned() }
     }
@@ -102,7 +102,7 @@ impl World {
         }
     }
 
-    fn place(&mut self, mount: &Mount, path: &str) -> Option<Place> {
+    pub(crate) fn place(&mut self, mount: &Mount, path: &str) -> Option<Place> {
         let node = match self.drive(mount.walk(TOP, &cx())) {
             Ok(node) => node,
             Err(e) => {
@@ -322,7 +322,7 @@ impl World {
         }
         let kind = self.rng.within(0..5);
         let size = self.rng.within(0..5000);
-        let other = self.fs.change(full(&a));
+        let other = self.fs.change(&full(&a));
         let other = if silent { other.silently() } else { other };
         let done = match (kind, paths.kind(&a)) {
             (0, None) => other.create(size),
@@ -389,14 +389,14 @@ impl World {
     }
 
     /// An error of a call on a file, which may be there no more.
-    fn file_error(&mut self, what: &str, key: &[u8], error: &Error) {
+    pub(crate) fn file_error(&mut self, what: &str, key: &[u8], error: &Error) {
         if error.errno() != Errno::ESTALE || self.tree.paths.has_key(key) {
             self.excuse(what, error);
         }
     }
 
     /// A regular file by some name.
-    fn named(&mut self, mount: &Mount) -> Option<(String, Node)> {
+    pub(crate) fn named(&mut self, mount: &Mount) -> Option<(String, Node)> {
         let path = self.path();
         let (_, node) = self.locate(mount, &path)?;
         node.filter(|n| n.kind() == Some(FileKind::File)).map(|node| (path, node))
@@ -432,7 +432,7 @@ impl World {
         }
     }
 
-    fn holds(&self, key: &[u8], bytes: &[u8]) {
+    pub(crate) fn holds(&self, key: &[u8], bytes: &[u8]) {
         let Some((path, _)) = self.tree.paths.0.iter().find(|(_, e)| e.key == key) else { return };
         if self.origin_bytes(&format!("{TOP}/{path}")) != bytes {
             self.fail(&format!("the origin's {path} is not what was written"));
@@ -451,6 +451,7 @@ impl World {
         self.tree.held.clear();
         self.tree.unsent.clear();
         self.tree.lost_some = false;
+        self.tree.lost_others = false;
         self.look_at_tree(true);
         self.tree.ask_again();
     }

@@ -4,7 +4,7 @@
 
 use netfs::{Durability, Errno, Error, File, OpenOptions, ReadOptions, Sync, WriteOptions};
 
-use crate::{modelling::cx, modes::Asked, world::World};
+use crate::{modelling::cx, modes::Asked, servers::real, world::World};
 
 /// How a file was opened.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +51,8 @@ impl World {
             .durability(durability)
             .close_flush(close_flush);
         self.is_not_made_anew(&path);
-        let mount = self.rng.pick(&self.mounts);
-        let opened = self.drive(mount.open_with(&path, &options, &cx()));
+        let mount = self.mount_for(&path);
+        let opened = self.drive(mount.open_with(real(&path), &options, &cx()));
         self.note(format!("open {path} {how:?}, truncate {truncate}: {:?}", opened.as_ref().err()));
         let file = match opened {
             Ok(file) => file,
@@ -82,9 +82,9 @@ impl World {
         if !self.rng.chance(20) {
             return;
         }
-        let mount = self.rng.pick(&self.mounts);
+        let mount = self.mount_for(path);
         let options = OpenOptions::new().write(true).create_new(true);
-        match self.drive(mount.open_with(path, &options, &cx())) {
+        match self.drive(mount.open_with(real(path), &options, &cx())) {
             Ok(_) => self.fail("a file that is there was made"),
             Err(e) if e.errno() == Errno::EEXIST => self.covered.note("open: EEXIST"),
             Err(e) => self.excuse("create_new", &e),

@@ -42,7 +42,7 @@ impl World {
         let now = self.now();
         self.files[of].theirs(&before, after, now);
         if !silent {
-            self.files[of].ask_again();
+            self.files[of].told();
         }
         self.covered.note(format!("change: {what}"));
         self.note(format!("{what} {path}{} {at}..{end}", if silent { " silently" } else { "" }));
@@ -63,16 +63,16 @@ impl World {
         let reasons = [BreakReason::Callback, BreakReason::ServerReset, BreakReason::Disconnected];
         let reason = self.rng.pick(&reasons);
         match self.rng.within(0..6) {
-            0 => drop(self.fs.break_all(reason)),
+            0 => self.fs.break_all(reason),
             1 => self.fs.scrub(reason),
             _ => {
                 let of = self.rng.index(self.files.len());
                 self.fs.send_break(&self.files[of].path).expect("it exists");
-                self.files[of].ask_again();
+                self.files[of].told();
                 return self.note(format!("break {}", self.files[of].path));
             }
         }
-        self.files.iter_mut().for_each(|f| f.ask_again());
+        self.files.iter_mut().for_each(|f| f.told());
         self.tree.ask_again();
         self.note("events for all");
     }
@@ -100,7 +100,7 @@ impl World {
         self.note(format!("{op:?} on {path} meets a change of {range:?}, after it: {after}"));
         let since = self.fs.snapshot(&path).expect("it exists").version;
         let effect = Effect::Conflict(Conflict { range: range.clone(), after, tell });
-        let fault = self.fs.inject(Fault::on(op).file(&path).effect(effect).times(1));
+        let fault = self.fs.inject_at(&path, Fault::on(op).effect(effect).times(1));
         let file = self.file(h);
         let to = self.rng.within(0..250_000);
         let result =

@@ -10,13 +10,13 @@ use std::{
 
 use futures_util::future::{Either, select};
 use netfs::{
-    Conflict, ConflictHook, ConflictPolicy, Errno, Error, File, Result, remote::BoxFuture,
+    Conflict, ConflictHook, ConflictPolicy, Errno, Error, File, Mount, Result, remote::BoxFuture,
 };
 use netfs_memory::Op;
 use tokio::sync::Notify;
 
 use crate::{
-    modelling::{cx, drive::drive, life::Life},
+    modelling::{cx, drive::drive, life::Life, rng::Rng},
     world::{STALL, World},
 };
 
@@ -50,7 +50,84 @@ impl ConflictHook for Hook {
     }
 }
 
+impl Hook {
+    fn reset(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Relaxed);
+        self.slow.store(false, Ordering::Relaxed);
+        self.kept.lock().expect("lock").clear();
+    }
+
+    fn policy(self: &Arc<Self>, kind: Kind) -> ConflictPolicy {
+        match kind {
+            Kind::Merge => ConflictPolicy::Merge,
+            Kind::Fail => ConflictPolicy::Fail,
+            Kind::KeepBoth => ConflictPolicy::KeepBoth(Arc::clone(self) as _),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Merge,
+    Fail,
+    KeepBoth,
+}
+
+const KINDS: [Kind; 5] = [Kind::Merge, Kind::Fail, Kind::Fail, Kind::KeepBoth, Kind::KeepBoth];
+
+/// What a policy is set on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Level {
+    File,
+    Mount,
+    Context,
+}
+
+/// The policy of a context. But for the steps here its mounts have one of their own: to merge.
+pub(crate) struct OfContext {
+    kind: Kind,
+    hook: Arc<Hook>,
+}
+
+impl OfContext {
+    pub(crate) fn merge() -> OfContext {
+        OfContext { kind: Kind::Merge, hook: Arc::default() }
+    }
+
+    pub(crate) fn random(rng: &mut Rng) -> OfContext {
+        OfContext { kind: rng.pick(&KINDS), hook: Arc::default() }
+    }
+
+    pub(crate) fn policy(&self) -> ConflictPolicy {
+        self.hook.policy(self.kind)
+    }
+}
+
 impl World {
+    /// The policy that a volume has between the steps here.
+    pub(crate) fn rest(&self, mount: &Mount) {
+        let merge = self.of_context.kind != Kind::Merge;
+        mount.set_conflict_policy(merge.then_some(ConflictPolicy::Merge));
+    }
+
+    /// Sets policies such that the nearest one is on `level`.
+    fn set_policies(&mut self, level: Level, file: &File, mount: &Mount) -> (Kind, Arc<Hook>) {
+        let (kind, hook) = match level {
+            Level::Context => (self.of_context.kind, Arc::clone(&self.of_context.hook)),
+            _ => (self.rng.pick(&KINDS), Arc::default()),
+        };
+        let other = Arc::<Hook>::default().policy(self.rng.pick(&KINDS));
+        let on_mount = match level {
+            Level::File => self.rng.chance(60).then_some(other),
+            Level::Mount => Some(hook.policy(kind)),
+            Level::Context => None,
+        };
+        mount.set_conflict_policy(on_mount);
+        file.set_conflict_policy((level == Level::File).then(|| hook.policy(kind)));
+        hook.reset(self.rng.chance(40));
+        (kind, hook)
+    }
+
     /// Somebody else changes a file whose dirty bytes have a policy; nothing is sent in between.
     pub(crate) fn policy(&mut self) {
         self.calm();
@@ -63,20 +140,10 @@ impl World {
         let Some(file) = self.fresh(of, &cx()) else { return };
         // Its version is known from here on.
         self.all_reads(of, &file);
-        let hook = Arc::<Hook>::default();
-        let keep_both = self.rng.chance(50);
-        hook.broken.store(self.rng.chance(40), Ordering::Relaxed);
-        let policy = match keep_both {
-            true => ConflictPolicy::KeepBoth(Arc::clone(&hook) as _),
-            false => ConflictPolicy::Fail,
-        };
-        // The nearest counts.
-        let on_file = self.rng.chance(50);
-        self.mounts[0].set_conflict_policy(Some(match on_file {
-            true => ConflictPolicy::Merge,
-            false => policy.clone(),
-        }));
-        file.set_conflict_policy(on_file.then_some(policy));
+        let level = self.rng.pick(&[Level::File, Level::Mount, Level::Context]);
+        let mount = self.mount_for(&self.files[of].path.clone());
+        let (kind, hook) = self.set_policies(level, &file, &mount);
+        self.note(format!("{kind:?} by the {level:?}"));
         let sent = self.sent(of);
         self.write_some(of, &file);
         let ours = self.files[of].newest().bytes.clone();
@@ -86,13 +153,15 @@ impl World {
         self.change_of(of, silent);
         self.files[of].ask_again();
         if quiet {
-            match keep_both {
-                true => self.kept_both(of, &file, &hook, (sent, &ours)),
-                false => self.failed(of, &file, sent),
+            self.covered.note(format!("policy of the {level:?}: {kind:?}"));
+            match kind {
+                Kind::Merge => {}
+                Kind::Fail => self.failed(of, &file, sent),
+                Kind::KeepBoth => self.kept_both(of, &file, &hook, (sent, &ours)),
             }
         }
         file.set_conflict_policy(None);
-        self.mounts[0].set_conflict_policy(None);
+        self.rest(&mount);
         if !quiet {
             self.covered.note("policy: sent too early");
             // The flusher's round may have asked the hook.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join_all, join3, select};
 use netfs::{Errno, coherency::Recalled, remote::PromiseKind};
-use netfs_memory::{Fault, Gate, Injected, Op, SnapshotAt};
+use netfs_memory::{Fault, Gate, Op, SnapshotAt};
 
 use crate::{
     modelling::drive::drive,
+    servers::Injected,
     view::Ranges,
     world::{STALL, World},
 };
@@ -132,7 +133,7 @@ impl World {
         let result = self.drive(file.write_at(offset, &bytes));
         self.wrote(of, offset, &bytes, &result);
         let (gate, at) = (Gate::new(), self.rng.pick(&[SnapshotAt::Issue, SnapshotAt::Release]));
-        let held = self.fs.inject(Fault::on(Op::Write).file(&path).hold(&gate, at).always());
+        let held = self.fs.inject_at(&path, Fault::on(Op::Write).hold(&gate, at).always());
         let before = self.origin_bytes(&path);
         let flushed = std::sync::Arc::clone(&file);
         let fsync = Box::pin(async move { flushed.fsync().await });

@@ -6,6 +6,7 @@ use std::ops::Range;
 use netfs::{Error, clock::BootTime};
 
 use crate::{
+    attributes::Shown,
     durable::Durable,
     groups::Track,
     modelling::life::Life,
@@ -35,6 +36,7 @@ pub(crate) struct FileRef {
     /// it was logged they stay, and nobody hears of it: they say what the server has. The flusher comes back to
     /// them; a crash before that may lay them over what somebody else has written since.
     pub(crate) records_may_stay: bool,
+    pub(crate) attributes: Shown,
 }
 
 /// Taken when a read starts.
@@ -58,6 +60,7 @@ impl FileRef {
             track: None,
             durable: Durable::default(),
             records_may_stay: false,
+            attributes: Shown::default(),
         }
     }
 
@@ -101,7 +104,14 @@ impl FileRef {
         self.seen(usize::MAX);
     }
 
+    /// An event, or the end of a context: nothing older is shown.
+    pub(crate) fn told(&mut self) {
+        self.ask_again();
+        self.attributes.told();
+    }
+
     pub(crate) fn wrote(&mut self, at: u64, bytes: &[u8]) {
+        self.attributes.forget_mtime();
         let at = at as usize;
         self.views.iter_mut().for_each(|(view, _)| view.write(at, bytes));
         self.unsent.add(at..at + bytes.len());
@@ -112,6 +122,7 @@ impl FileRef {
     }
 
     pub(crate) fn resized(&mut self, size: u64) {
+        self.attributes.forget_mtime();
         self.track = None;
         self.views.iter_mut().for_each(|(view, _)| view.resize(size as usize));
         self.unsent.remove(&(size as usize..usize::MAX));
@@ -127,6 +138,7 @@ impl FileRef {
 
     /// A hole was made: what was written to it is gone with everything else.
     pub(crate) fn punched(&mut self, hole: &Range<usize>) {
+        self.attributes.forget_mtime();
         self.track = None;
         self.views.iter_mut().for_each(|(view, _)| view.punch(hole));
         self.unsent.remove(hole);
@@ -168,6 +180,7 @@ impl FileRef {
 
     /// The server let the file grow to `size`, if it was not that long.
     pub(crate) fn reserved(&mut self, size: u64) {
+        self.attributes.forget_mtime();
         let shorter = |view: &View| (view.bytes.len() as u64) < size;
         for (view, _) in &mut self.views {
             if shorter(view) {
@@ -188,6 +201,7 @@ impl FileRef {
     /// Somebody else made `after` of `before`. Bytes of ours that were not on the server are laid over;
     /// of those that were there it is open whether we know.
     pub(crate) fn theirs(&mut self, before: &[u8], after: Vec<u8>, now: BootTime) {
+        self.attributes.forget_mtime();
         self.track = None;
         self.durable.theirs(before, &after);
         let ours = self.newest();
@@ -275,6 +289,7 @@ impl FileRef {
 
     /// What was not on the server is lost.
     pub(crate) fn lost(&mut self, origin: Vec<u8>) {
+        self.attributes.forget_mtime();
         self.track = None;
         self.ask_again();
         self.given_up = true;

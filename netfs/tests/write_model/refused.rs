@@ -6,21 +6,25 @@ use netfs::{
     Errno, File, OpenOptions,
     remote::{Cred, Cx},
 };
-use netfs_memory::{Fault, Injected, Op};
+use netfs_memory::{Fault, Op};
 
-use crate::{modelling::cx, world::World};
+use crate::{modelling::cx, servers::{Injected, real, split}, world::World};
 
 /// Somebody else than the superuser.
-const OTHER: u32 = 1000;
+pub(crate) const OTHER: u32 = 1000;
 
 impl World {
     /// An open file that nothing else in the model knows, so that its fsync uploads and hears of no loss of
     /// before.
     pub(crate) fn fresh(&mut self, of: usize, cx: &Cx) -> Option<File> {
+        self.fresh_how(of, &OpenOptions::new().read(true).write(true), cx)
+    }
+
+    /// The same, opened in some way.
+    pub(crate) fn fresh_how(&mut self, of: usize, how: &OpenOptions, cx: &Cx) -> Option<File> {
         let path = self.files[of].path.clone();
-        let mount = self.rng.pick(&self.mounts);
-        let how = OpenOptions::new().read(true).write(true);
-        let opened = self.drive(mount.open_with(&path, &how, cx));
+        let mount = self.mount_for(&path);
+        let opened = self.drive(mount.open_with(real(&path), how, cx));
         match opened {
             Ok(file) if self.fs.key(&path).is_ok_and(|key| key == file.node().key()) => Some(file),
             _ if self.names_fuzzy => None,
@@ -34,24 +38,30 @@ impl World {
         if self.cache_hangs {
             return;
         }
-        let mut of: Vec<usize> = (0..self.files.len()).collect();
-        let count = self.rng.within(1..4) as usize;
+        // Much of one volume, perhaps, and then somebody writes to the other one.
+        let only = (self.fs.volumes().len() > 1 && self.rng.chance(40)).then(|| self.rng.index(2));
+        let volume = |of: &usize| split(&self.files[*of].path).0;
+        let files = 0..self.files.len();
+        let (mut of, mut others): (Vec<usize>, Vec<usize>) =
+            files.partition(|of| only.is_none_or(|only| only == volume(of)));
+        let count = if only.is_some() { 3 } else { self.rng.within(1..4) as usize };
         let mut parked: Vec<(usize, File, Errno, Injected)> = Vec::new();
         for _ in 0..count {
             let of = of.swap_remove(self.rng.index(of.len()));
             let Some(file) = self.fresh(of, &cx()) else { continue };
             let errors = [Errno::ENOSPC, Errno::EDQUOT, Errno::EIO, Errno::EROFS];
             let errno = self.rng.pick(&errors);
-            let fault = Fault::on(Op::Write).file(&self.files[of].path).errno(errno).always();
-            let fault = self.fs.inject(fault);
-            let big = self.rng.chance(50);
+            let fault = Fault::on(Op::Write).errno(errno).always();
+            let fault = self.fs.inject_at(&self.files[of].path, fault);
+            let big = only.is_some() || self.rng.chance(50);
             if self.park(of, &file, errno, big) {
                 parked.push((of, file, errno, fault));
             } else {
                 self.fs.remove_fault(&fault);
             }
         }
-        self.others_go_on(&of, &parked);
+        others.append(&mut of);
+        self.others_go_on(&others, &parked);
         for (of, file, errno, fault) in parked {
             self.end_park(of, &file, errno, &fault);
         }
@@ -108,6 +118,8 @@ impl World {
         let memory = self.netfs().memory();
         let Some(file) = self.fresh(others[0], &cx()) else { return };
         let (of, offset, bytes) = (others[0], self.rng.within(0..5000), self.bytes(10));
+        let volume = |of: usize| split(&self.files[of].path).0;
+        let elsewhere = parked.iter().all(|(parked, ..)| volume(*parked) != volume(of));
         let before = self.origin_bytes(&self.files[of].path);
         let result = self.drive(file.write_at(offset, &bytes));
         self.note(format!(
@@ -115,8 +127,12 @@ impl World {
             memory.parked, memory.budget
         ));
         match &result {
-            Ok(10) if memory.parked <= memory.budget / 2 => {
+            // Too much concerns the volumes that have some of it.
+            Ok(10) if memory.parked <= memory.budget / 2 || elsewhere => {
                 self.covered.note("parked: others go on");
+                if memory.parked > memory.budget / 2 {
+                    self.covered.note("parked: too much, elsewhere");
+                }
                 self.files[of].wrote(offset, &bytes);
                 let result = self.drive(file.fsync());
                 if result.is_err() {
@@ -125,7 +141,7 @@ impl World {
                 self.uploaded(of, &before);
             }
             // What counts is the memory, which is more than the bytes.
-            Err(e) if memory.indexed > memory.budget / 2 => {
+            Err(e) if memory.indexed > memory.budget / 2 && !elsewhere => {
                 if !parked.iter().any(|(_, _, errno, _)| e.errno() == *errno) {
                     self.fail("an error of nobody's");
                 }
@@ -182,8 +198,7 @@ impl World {
         if self.cache_hangs || self.handles.iter().any(|h| h.of == of && h.lost) {
             return;
         }
-        self.fs.change(&path).chmod(0o666).expect("it exists");
-        self.files[of].ask_again();
+        self.set_mode_of(of, 0o666);
         let other = Cx::new(Cred::new(OTHER, OTHER));
         let (Some(a), Some(b)) = (self.fresh(of, &cx()), self.fresh(of, &other)) else { return };
         let files = [Arc::new(a), Arc::new(b)];

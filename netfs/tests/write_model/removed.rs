@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use netfs::{Durability, Errno, Error, File, clock::BootTime};
+use netfs::{Durability, Errno, Error, File, Mount, clock::BootTime, remote::VolumeId};
 
 use crate::{reference::FileRef, world::World};
 
@@ -14,6 +14,7 @@ const KEPT: usize = 3;
 
 pub(crate) struct Removed {
     pub(crate) key: Vec<u8>,
+    volume: VolumeId,
     at: BootTime,
     /// What it was.
     file: FileRef,
@@ -63,7 +64,8 @@ impl World {
         };
         let openers = openers.map(orphan).collect();
         let at = self.now();
-        self.removed.push(Removed { key, at, file, known: !silent, openers });
+        let volume = self.mounts_of(&path)[0].volume_id().clone();
+        self.removed.push(Removed { key, volume, at, file, known: !silent, openers });
         if self.removed.len() > KEPT {
             self.removed.remove(0);
         }
@@ -76,11 +78,17 @@ impl World {
     }
 
     /// A name led to a file that has it no more.
-    pub(crate) fn opened_removed(&mut self, file: File, writable: bool, level: Durability) {
+    pub(crate) fn opened_removed(
+        &mut self,
+        mount: &Mount,
+        file: File,
+        writable: bool,
+        level: Durability,
+    ) {
         let logs = self.log.is_some() && level == Durability::Journal;
         let key = file.node().key().to_vec();
         let fuzzy = self.names_fuzzy;
-        match self.removed.iter_mut().find(|r| r.key == key) {
+        match self.removed.iter_mut().find(|r| r.key == key && r.volume == *mount.volume_id()) {
             Some(removed) if fuzzy => {
                 let file = Arc::new(file);
                 let waits = level == Durability::Remote;

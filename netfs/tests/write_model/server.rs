@@ -14,8 +14,8 @@ impl World {
     /// What was acknowledged as unstable is lost; we must send it again.
     pub(crate) fn restart_server(&mut self) {
         let before: Vec<_> = self.files.iter().map(|f| self.origin_bytes(&f.path)).collect();
-        drop(self.fs.restart_server());
-        self.files.iter_mut().for_each(|f| f.ask_again());
+        self.fs.restart();
+        self.files.iter_mut().for_each(|f| f.told());
         self.tree.ask_again();
         for (of, before) in before.iter().enumerate() {
             let origin = self.origin_bytes(&self.files[of].path);
@@ -58,7 +58,7 @@ impl World {
         if self.rng.chance(30) {
             let of = self.rng.index(self.files.len());
             let key = self.fs.key(&self.files[of].path).expect("it exists");
-            let volume = self.mounts[0].volume_id().clone();
+            let volume = self.mounts_of(&self.files[of].path)[0].volume_id().clone();
             if self.disk.corrupt(&mut self.rng, &volume, &key, self.files[of].size()) {
                 self.covered.note("a stored byte is damaged");
                 self.note("a stored byte is damaged");
@@ -195,7 +195,7 @@ impl World {
         self.handles.clear();
         self.open_groups.clear();
         self.removed.clear();
-        self.mounts.clear();
+        self.unmount();
         let netfs = self.take_netfs();
         self.covered.context(&netfs.stats());
         let undone = self.drive(netfs.shutdown(Duration::from_secs(20)));

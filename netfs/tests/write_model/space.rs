@@ -112,14 +112,13 @@ impl World {
         let (trouble, op) = self.trouble(mode);
         let injected = trouble
             .effect()
-            .map(|effect| self.fs.inject(Fault::on(op).file(&path).effect(effect).times(1)));
+            .map(|effect| self.fs.inject_at(&path, Fault::on(op).effect(effect).times(1)));
         let since = self.fs.snapshot(&path).expect("it exists").version;
         let sizes = self.files[of].sizes(self.files[of].claim(self.now()));
         let zeros = self.bytes_taken();
-        drop(self.fs.take_calls());
+        drop(self.fs.take_calls(&path));
         let result = self.drive(file.fallocate(offset, len, mode));
-        let mut calls = self.fs.take_calls();
-        calls.retain(|c| c.path == path);
+        let calls = self.fs.take_calls(&path);
         let hit = injected.as_ref().is_some_and(|fault| fault.hits() > 0);
         injected.iter().for_each(|fault| self.fs.remove_fault(fault));
         let range = offset..offset + len;

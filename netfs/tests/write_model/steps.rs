@@ -7,6 +7,7 @@ use netfs::{Errno, Error, File, MemoryUse, ReadOptions, WriteOptions};
 
 use crate::{
     modelling::{cx, kept::concat},
+    servers::split,
     world::World,
 };
 
@@ -16,7 +17,7 @@ pub(crate) const END_MAX: u64 = 300_000;
 impl World {
     /// One step: something happens, then a read is judged.
     pub(crate) fn random_step(&mut self) {
-        match self.rng.within(0..1310) {
+        match self.rng.within(0..1420) {
             0..260 => self.write(),
             260..266 => self.policy(),
             266..276 => self.recall(),
@@ -54,6 +55,13 @@ impl World {
             1125..1170 => self.group(),
             1170..1250 => self.names(),
             1250..1310 => self.open_some_way(),
+            1310..1320 => self.remount(),
+            1320..1328 => self.hung_volume(),
+            1328..1336 => self.close_unflushed(),
+            1336..1342 => self.owners(),
+            1342..1372 => self.change_attributes(),
+            1372..1412 => self.kept_names(),
+            1412..1420 => self.policy(),
             _ => unreachable!("within the range"),
         }
         self.read_one(true);
@@ -70,8 +78,12 @@ impl World {
 
     /// A random handle, for writing or any.
     pub(crate) fn handle(&mut self, writable: bool) -> Option<usize> {
-        let fit: Vec<usize> =
-            (0..self.handles.len()).filter(|&h| self.handles[h].writable || !writable).collect();
+        let fits = |h: &usize| {
+            let handle = &self.handles[*h];
+            let reachable = self.hung != Some(split(&self.files[handle.of].path).0);
+            (handle.writable || !writable) && reachable
+        };
+        let fit: Vec<usize> = (0..self.handles.len()).filter(fits).collect();
         (!fit.is_empty()).then(|| self.rng.pick(&fit))
     }
 
@@ -160,7 +172,7 @@ impl World {
         self.fail(&format!("a short write; the next one: {next:?}; {memory:?}"));
     }
 
-    fn append(&mut self) {
+    pub(crate) fn append(&mut self) {
         let Some(h) = self.handle(true) else { return };
         if self.hears_first(h) {
             return;
@@ -216,15 +228,18 @@ impl World {
     pub(crate) fn fsync_of(&mut self, h: usize) {
         let (of, file) = (self.handles[h].of, self.file(h));
         let before = self.origin_bytes(&self.files[of].path);
-        let result = self.drive(file.fsync());
+        let data_only = self.rng.chance(30);
+        let result =
+            self.drive(async { if data_only { file.fdatasync().await } else { file.fsync().await } });
         let path = self.files[of].path.clone();
-        self.note(format!("fsync {path}: {result:?}"));
+        let name = if data_only { "fdatasync" } else { "fsync" };
+        self.note(format!("{name} {path}: {result:?}"));
         if self.told_of_loss(h, &result) {
             return;
         }
         match result {
             Ok(()) => {
-                self.covered.note("fsync: done");
+                self.covered.note(format!("{name}: done"));
                 self.synced(h, &before);
             }
             Err(e) => {
@@ -248,7 +263,7 @@ impl World {
         lost
     }
 
-    fn flush_range(&mut self) {
+    pub(crate) fn flush_range(&mut self) {
         let Some(h) = self.handle(false) else { return };
         let (of, file) = (self.handles[h].of, self.file(h));
         let (offset, len) = self.rng.span(self.files[of].size());
@@ -280,7 +295,8 @@ impl World {
         self.note(format!("close {path}: {result:?}"));
         match result {
             Ok(()) if handle.lost => self.fail("bytes were discarded and close did not tell"),
-            Ok(()) => self.uploaded(of, &before),
+            Ok(()) if handle.flushes => self.uploaded(of, &before),
+            Ok(()) => self.covered.note("close: nothing flushed"),
             Err(_) if handle.lost => {}
             Err(e) => self.excuse("close", &e),
         }
@@ -325,7 +341,7 @@ impl World {
         }
     }
 
-    fn set_len(&mut self) {
+    pub(crate) fn set_len(&mut self) {
         let Some(h) = self.handle(true) else { return };
         let (of, file) = (self.handles[h].of, self.file(h));
         let size = self.files[of].size();
@@ -390,7 +406,7 @@ impl World {
         let Some(h) = self.handle(false) else { return };
         self.file(h).invalidate();
         let of = self.handles[h].of;
-        self.files[of].ask_again();
+        self.files[of].told();
         self.note(format!("invalidate {}", self.files[of].path));
     }
 
@@ -404,7 +420,7 @@ impl World {
         let Some(h) = self.handle(false) else { return };
         let (of, node) = (self.handles[h].of, self.file(h).node());
         let claim = self.files[of].claim(self.now());
-        let mount = self.rng.pick(&self.mounts);
+        let mount = self.mount_for(&self.files[of].path.clone());
         match self.drive(mount.getattr(&node, &cx())) {
             Ok(attr) => {
                 let judged = self.files[of].judge_size(claim, attr.size);

@@ -160,7 +160,7 @@ pub(crate) struct Held {
 }
 
 pub(crate) struct Tree {
-    life: Life,
+    pub(crate) life: Life,
     dirs: BTreeMap<Key, Dir>,
     /// What is on the server.
     pub(crate) paths: Paths,
@@ -169,6 +169,10 @@ pub(crate) struct Tree {
     pub(crate) unsent: BTreeSet<Key>,
     /// Written bytes have gone with their file, and nobody may have noticed yet.
     pub(crate) lost_some: bool,
+    /// The same, of a file whose last name this context has not removed.
+    pub(crate) lost_others: bool,
+    /// Files whose last name this context has removed.
+    pub(crate) ours_gone: Vec<Key>,
 }
 
 impl Tree {
@@ -180,6 +184,8 @@ impl Tree {
             held: BTreeMap::new(),
             unsent: BTreeSet::new(),
             lost_some: false,
+            lost_others: false,
+            ours_gone: Vec::new(),
         }
     }
 

@@ -9,9 +9,10 @@ use std::{
 use netfs::{
     Durability, Errno, File, FillPolicy, FillWhenFull, Mount, Netfs,
     clock::{Clock, StepClock},
-    remote::IoLimits,
+    dirtylog::OwnerId,
+    remote::{Cred, Cx, IoLimits},
 };
-use netfs_memory::{Gate, Injected, MemoryFs, VersionKind};
+use netfs_memory::{Gate, MemoryFs, VersionKind};
 
 use crate::{
     crash::Log,
@@ -28,7 +29,9 @@ use crate::{
         runs::Model,
     },
     reference::FileRef,
+    policies::OfContext,
     removed::Removed,
+    servers::{Injected, Servers, real},
     tree::Tree,
 };
 
@@ -42,6 +45,8 @@ pub(crate) struct Handle {
     pub(crate) of: usize,
     pub(crate) writable: bool,
     pub(crate) level: Durability,
+    /// Its close uploads.
+    pub(crate) flushes: bool,
     /// It has not heard yet that bytes were discarded.
     pub(crate) lost: bool,
 }
@@ -49,12 +54,16 @@ pub(crate) struct Handle {
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) journal: Journal,
-    pub(crate) fs: Arc<MemoryFs>,
-    clients: Vec<Arc<MemoryFs>>,
+    pub(crate) fs: Servers,
+    /// Who mounts which volume, and as which client of its server.
+    pub(crate) clients: Vec<(usize, Arc<MemoryFs>)>,
     pub(crate) clock: StepClock,
     pub(crate) disk: Disk,
-    netfs: Option<Netfs>,
+    netfs: Option<Arc<Netfs>>,
+    /// Of the first volume.
     pub(crate) mounts: Vec<Mount>,
+    /// Of the second.
+    pub(crate) second: Vec<Mount>,
     pub(crate) handles: Vec<Handle>,
     pub(crate) open_groups: Vec<OpenGroup>,
     pub(crate) tree: Tree,
@@ -74,6 +83,13 @@ pub(crate) struct World {
     /// A call may be held there.
     pub(crate) gate: Option<Gate>,
     pub(crate) log: Option<Log>,
+    pub(crate) of_context: OfContext,
+    /// How much may be dirty.
+    pub(crate) dirty_limit: u64,
+    /// The log's bytes are uploaded as who wrote them.
+    pub(crate) replay_as_owner: bool,
+    /// Files of this volume are left alone.
+    pub(crate) hung: Option<usize>,
 }
 
 impl Model for World {
@@ -81,12 +97,8 @@ impl Model for World {
 
     fn new(seed: u64, kind: DiskKind) -> World {
         let mut rng = Rng::new(seed);
-        let fs = origin(&mut rng, seed);
+        let (fs, clients) = servers(&mut rng, seed);
         let life = Life::of(&fs.settings().promise);
-        let mut clients = vec![Arc::clone(&fs)];
-        if rng.chance(40) {
-            clients.push(fs.client());
-        }
         let mut world = World {
             rng,
             journal: Journal::new(seed),
@@ -96,6 +108,7 @@ impl Model for World {
             disk: Disk::new(kind),
             netfs: None,
             mounts: Vec::new(),
+            second: Vec::new(),
             handles: Vec::new(),
             open_groups: Vec::new(),
             tree: Tree::new(life),
@@ -109,20 +122,25 @@ impl Model for World {
             idle_retries: None,
             gate: None,
             log: None,
+            of_context: OfContext::merge(),
+            dirty_limit: 0,
+            replay_as_owner: false,
+            hung: None,
         };
         world.log = world.rng.chance(60).then(Log::new);
         for path in world.fs.files() {
-            let file = world.adopt(&String::from_utf8_lossy(&path));
+            let file = world.adopt(&path);
             world.files.push(file);
         }
         world.make_tree();
         let settings = world.fs.settings();
         world.journal.about(format!(
-            "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, clients {}, log {}",
+            "unstable {}, states_before {}, break_originator {}, attr_in_reads {}, volumes {}, clients {}, log {}",
             settings.unstable,
             settings.states_before,
             settings.break_originator,
             settings.attr_in_reads,
+            world.fs.volumes().len(),
             world.clients.len(),
             world.log.is_some(),
         ));
@@ -168,7 +186,10 @@ impl World {
         let budget = rng.pick(&[1 << 19, 1 << 19, 1 << 20, 4 << 20]);
         let limit = rng.pick(&[4096, 65_536, 1 << 18, 8 << 20]);
         let background = rng.pick(&[0, limit / 4, limit / 2, limit]);
+        self.of_context = OfContext::random(rng);
+        self.dirty_limit = limit;
         let mut builder = Netfs::builder()
+            .conflict_policy(self.of_context.policy())
             .clock(Arc::new(self.clock.clone()))
             .driver_threads(1)
             .memory_bytes(budget)
@@ -184,6 +205,10 @@ impl World {
         }
         if let Some(log) = &mut self.log {
             builder = builder.dirty_log(log.begin());
+            self.replay_as_owner = rng.chance(60);
+            if self.replay_as_owner {
+                builder = builder.replay_as(|OwnerId(uid)| Some(Cx::new(Cred::new(uid, uid))));
+            }
         }
         self.note(format!("start, budget {budget}, dirty {background} {limit}"));
         builder.build().expect("build")
@@ -192,11 +217,11 @@ impl World {
     /// A new process on what the old one left.
     pub(crate) fn start(&mut self) {
         let netfs = self.build();
-        for client in &self.clients.clone() {
-            let mount = self.drive(netfs.mount(Arc::clone(client), &cx()));
-            self.mounts.push(mount.expect("mount"));
+        self.put_netfs(netfs);
+        self.files.iter_mut().for_each(|f| f.attributes.told());
+        for (volume, client) in self.clients.clone() {
+            self.mount(volume, &client);
         }
-        self.netfs = Some(netfs);
         self.names_fuzzy = false;
         for _ in 0..4 {
             self.open();
@@ -208,6 +233,14 @@ impl World {
     }
 
     pub(crate) fn put_netfs(&mut self, netfs: Netfs) {
+        let netfs = Arc::new(netfs);
+        let looked_at = Arc::downgrade(&netfs);
+        self.journal.look(move || {
+            let state = |netfs: Arc<Netfs>| {
+                format!("waits: {:?}\nmemory: {:?}", netfs.waits(), netfs.memory())
+            };
+            looked_at.upgrade().map_or_else(String::new, state)
+        });
         self.netfs = Some(netfs);
     }
 
@@ -217,9 +250,9 @@ impl World {
 
     /// Waits until nothing is left of contexts that have ended.
     pub(crate) fn wait_for_the_dead(&self) {
-        let (first, others) = self.clients.split_first().expect("one at least");
-        let alive =
-            || Arc::strong_count(first) > 2 || others.iter().any(|c| Arc::strong_count(c) > 1);
+        let is_first = |c: &Arc<MemoryFs>| self.fs.volumes().iter().any(|fs| Arc::ptr_eq(fs, c));
+        let in_use = |c: &Arc<MemoryFs>| Arc::strong_count(c) > 1 + usize::from(is_first(c));
+        let alive = || self.clients.iter().any(|(_, client)| in_use(client));
         let begun = Instant::now();
         while alive() {
             std::thread::park_timeout(STALL);
@@ -230,7 +263,14 @@ impl World {
     }
 
     pub(crate) fn take_netfs(&mut self) -> Netfs {
-        self.netfs.take().expect("running")
+        let mut netfs = self.netfs.take().expect("running");
+        // The watchdog may be looking at it.
+        loop {
+            match Arc::try_unwrap(netfs) {
+                Ok(netfs) => return netfs,
+                Err(shared) => netfs = shared,
+            }
+        }
     }
 
     pub(crate) fn origin_bytes(&self, path: &str) -> Vec<u8> {
@@ -256,21 +296,21 @@ impl World {
     /// Opens a random file through a random mount.
     pub(crate) fn open(&mut self) {
         let of = self.rng.index(self.files.len());
-        let (mount, writable) = (self.rng.pick(&self.mounts), self.rng.chance(75));
         let path = self.files[of].path.clone();
-        let (how, level) = self.how(writable);
+        let (mount, writable) = (self.mount_for(&path), self.rng.chance(75));
+        let (how, level, flushes) = self.how(writable);
         let opened = self.drive(async {
-            let node = mount.walk(&path, &cx()).await?;
+            let node = mount.walk(real(&path), &cx()).await?;
             mount.open_node_with(&node, &how, &cx()).await
         });
         self.note(format!("open {path} {level:?}: {}", opened.is_ok()));
         match opened {
             Ok(file) if self.fs.key(&path).is_ok_and(|key| key != file.node().key()) => {
-                self.opened_removed(file, writable, level);
+                self.opened_removed(&mount, file, writable, level);
             }
             Ok(file) => {
                 let file = Arc::new(file);
-                self.handles.push(Handle { file, of, writable, level, lost: false });
+                self.handles.push(Handle { file, of, writable, level, flushes, lost: false });
             }
             Err(_) if self.suspect => {}
             Err(e) if self.names_fuzzy && e.errno() == Errno::ESTALE => {}
@@ -301,8 +341,6 @@ impl World {
                 self.fs.clear_faults();
             }
             if waited > Duration::from_secs(30) {
-                eprintln!("waits: {:?}", self.netfs.as_ref().map(Netfs::waits));
-                eprintln!("memory: {:?}", self.netfs.as_ref().map(Netfs::memory));
                 self.fail("a call hangs (half a minute without an answer)");
             }
         })
@@ -320,10 +358,38 @@ pub(crate) fn limits(rng: &mut Rng, upload_unit: u32) -> IoLimits {
     IoLimits { rsize, wsize, max_segments, upload_unit, ..IoLimits::default() }
 }
 
+/// One or two volumes, and who is to mount them.
+fn servers(rng: &mut Rng, seed: u64) -> (Servers, Vec<(usize, Arc<MemoryFs>)>) {
+    let mut volumes = vec![origin(rng, seed)];
+    if rng.chance(50) {
+        volumes.push(second_origin(rng, seed));
+    }
+    let mut clients = Vec::new();
+    for (volume, fs) in volumes.iter().enumerate() {
+        clients.push((volume, Arc::clone(fs)));
+        if rng.chance(40) {
+            clients.push((volume, fs.client()));
+        }
+    }
+    (Servers::new(volumes), clients)
+}
+
+/// Some of the files of the first one, by the same keys, with other bytes.
+fn second_origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
+    let mut bytes = |len: u64| (0..len).map(|_| rng.next() as u8).collect::<Vec<u8>>();
+    let files = [("small", bytes(1000)), ("d/page", bytes(4000)), ("d/edge", bytes(30_000))];
+    let unstable = rng.chance(40);
+    let promise = promise(rng);
+    let builder = MemoryFs::builder().seed(seed).volume_id("second").promise(promise);
+    let builder = builder.configure(|s| s.unstable = unstable);
+    let files = files.into_iter().fold(builder, |builder, (path, bytes)| builder.bytes(path, bytes));
+    files.build().expect("origin")
+}
+
 fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
     let dirs = promise(rng);
     let chunk = rng.pick(&[u64::MAX, 10_000, 262_144]);
-    let flags: Vec<bool> = [50, 85, 20, 70, 40].iter().map(|&p| rng.chance(p)).collect();
+    let flags: Vec<bool> = [50, 85, 20, 70, 40, 30].iter().map(|&p| rng.chance(p)).collect();
     MemoryFs::builder()
         .seed(seed)
         .promise(dirs)
@@ -334,6 +400,7 @@ fn origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
             s.break_originator = flags[2];
             s.attr_in_reads = flags[3];
             s.unstable = flags[4];
+            s.attr_moves_version = flags[5];
         })
         .file("empty", 0)
         .file("small", 777)
