@@ -21,7 +21,7 @@ use netfs::{
 };
 
 use crate::{
-    Builder,
+    Builder, create,
     file::{LocalFile, OpenFile, Seat},
     identity::check_name,
     names, readdir,
@@ -187,7 +187,7 @@ impl RemoteFs for LocalFs {
         what: NewFile,
         cx: Cx,
     ) -> BoxFuture<'static, Result<Created<LocalFile>>> {
-        self.work(cx, move |tree, cx| names::create(tree, &dir, name, &what, cx))
+        self.work(cx, move |tree, cx| create::create(tree, &dir, name, &what, cx))
     }
 
     fn link(

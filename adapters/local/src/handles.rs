@@ -86,6 +86,15 @@ impl Handles {
         Ok(found)
     }
 
+    /// The file that a descriptor is of, whatever stands under its name by now. The result is kept for its
+    /// next use, without the descriptor.
+    pub(crate) fn found_as(&self, fd: BorrowedFd<'_>) -> io::Result<Located> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = self.identify(rustix::fs::open(proc_path(fd), flags, Mode::empty())?)?;
+        self.keep((Arc::clone(&found.key), Use::Path), &found.fd);
+        Ok(found)
+    }
+
     /// An `O_PATH` descriptor of the file.
     ///
     /// # Errors
