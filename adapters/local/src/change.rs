@@ -17,8 +17,9 @@ use netfs::{
 use rustix::fs::{FallocateFlags, Mode};
 
 use crate::{
-    file::{LocalFile, OpenFile},
+    file::LocalFile,
     handles::{open_for_writing, stale},
+    opened::OpenFile,
     stat::Stat,
     tree::{self, Tree},
 };

@@ -1,11 +1,6 @@
 //! One file of the tree.
 
-use std::{
-    fmt,
-    ops::Range,
-    os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
-};
+use std::{fmt, ops::Range, os::fd::OwnedFd, sync::Arc};
 
 use bytes::Bytes;
 use netfs::{
@@ -177,59 +172,5 @@ impl RemoteFile for LocalFile {
     fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
         let tree = Arc::clone(&self.tree);
         Box::pin(tree::run(tree, cx, move |tree, _| tree.reply(&self)))
-    }
-}
-
-/// A descriptor that an open keeps, so that the file can be read and written after its last name is gone.
-///
-/// It is never one for writing: with those around the kernel cannot tell us of other writers. Each write
-/// opens one from it, so the mode bits must let this process do that then.
-pub(crate) struct OpenFile {
-    pub(crate) fd: OwnedFd,
-    key: Arc<[u8]>,
-    /// Open for reading; else `O_PATH`.
-    reads: bool,
-    writes: bool,
-    /// Given back with the descriptor.
-    _seat: Seat,
-}
-
-impl OpenFile {
-    pub(crate) fn new(
-        fd: OwnedFd,
-        key: Arc<[u8]>,
-        (reads, writes): (bool, bool),
-        seat: Seat,
-    ) -> OpenFile {
-        OpenFile { fd, key, reads, writes, _seat: seat }
-    }
-
-    /// Whether its descriptor can be read from.
-    pub(crate) fn reads(&self) -> bool {
-        self.reads
-    }
-
-    /// Whether it was opened for writing the file `key`.
-    pub(crate) fn writes(&self, key: &[u8]) -> bool {
-        self.writes && *self.key == *key
-    }
-}
-
-/// The right to one descriptor of the opens' share.
-pub(crate) struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    /// One of `max`; `None` if all are taken.
-    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Seat> {
-        taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
-            .is_ok()
-            .then(|| Seat(Arc::clone(taken)))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

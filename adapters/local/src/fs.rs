@@ -22,9 +22,11 @@ use netfs::{
 
 use crate::{
     Builder, create,
-    file::{LocalFile, OpenFile, Seat},
+    file::LocalFile,
     identity::check_name,
-    names, readdir,
+    names,
+    opened::{OpenFile, Seat},
+    readdir,
     stamps::{QUIET, Writers},
     tree::{Tree, run},
 };
@@ -318,7 +320,7 @@ fn open(
                 fd.try_clone().map_err(|e| Error::io(e, "keeping a file of the local tree open"))?
             };
             let may = (intent.reads(), intent.writes());
-            OpenToken::new(OpenFile::new(fd, file.shared_key(), may, seat))
+            OpenToken::new(OpenFile::new(&tree.handles, fd, file.shared_key(), may, seat))
         }
         _ => OpenToken::none(),
     };

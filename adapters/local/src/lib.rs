@@ -64,6 +64,9 @@
 //!   is ever taken for another file's; [`Builder::volume_id`] overrides that.
 //! - **Rights** are the kernel's answer for this process's own credentials, mode bits and POSIX ACLs for
 //!   everybody else's.
+//! - **Open files** without a name go on: who has one open reads, writes and syncs it until the last one
+//!   closes it, as long as there are [descriptors](Builder::descriptors) for opens; on a network mount as its
+//!   server lets it.
 //! - Symbolic links are reported, never followed. Mount points below the tree are not crossed (`EXDEV`):
 //!   serve what is mounted there as a tree of its own.
 //!
@@ -119,6 +122,7 @@ mod identity;
 mod kind;
 mod lru;
 mod names;
+mod opened;
 mod pool;
 mod read;
 mod readdir;

@@ -125,10 +125,10 @@ impl Tree {
             .map_err(|e| Error::io(e, "reading attributes in the local tree"))
     }
 
-    /// Attributes of a file that still has a name, with a descriptor of it.
+    /// Attributes of a file that still has a name, or that somebody has open, with a descriptor of it.
     ///
     /// # Errors
-    /// `ESTALE` if it has none any more.
+    /// `ESTALE` if it is gone.
     pub(crate) fn live(&self, file: &LocalFile) -> Result<(Arc<OwnedFd>, Stat)> {
         let fd = self.handles.path(file)?;
         let st = match self.stat(fd.as_fd()) {
@@ -139,7 +139,7 @@ impl Tree {
             }
             Err(e) => return Err(e),
         };
-        if !st.unlinked() {
+        if !st.unlinked() || self.handles.opened.lost_its_name(&file.shared_key()) {
             return Ok((fd, st));
         }
         self.handles.forget(&file.shared_key());
