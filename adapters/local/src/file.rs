@@ -10,7 +10,7 @@ use netfs::{
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
-use crate::{change, handles::Located, read, sys, tree, tree::Tree, write};
+use crate::{change, handles::Located, pool::Lane, read, sys, tree, tree::Tree, write};
 
 /// Where a file was found: a directory and a name in it.
 pub(crate) type Place = (Arc<LocalFile>, Bytes);
@@ -71,13 +71,28 @@ impl LocalFile {
         self.pinned.as_ref()
     }
 
+    /// Where changes of the file wait for each other.
+    pub(crate) fn changes(&self) -> Lane {
+        Lane::Changes(self.shared_key())
+    }
+
     fn work<T: Send + 'static>(
         self: Arc<Self>,
+        lane: Lane,
         cx: Cx,
         job: impl FnOnce(&LocalFile, &Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
         let tree = Arc::clone(&self.tree);
-        Box::pin(tree::run(tree, cx, move |tree, cx| job(&self, tree, cx)))
+        Box::pin(tree::run(tree, Some(lane), cx, move |tree, cx| job(&self, tree, cx)))
+    }
+
+    fn change<T: Send + 'static>(
+        self: Arc<Self>,
+        cx: Cx,
+        job: impl FnOnce(&LocalFile, &Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let lane = self.changes();
+        self.work(lane, cx, job)
     }
 }
 
@@ -118,7 +133,7 @@ impl RemoteFile for LocalFile {
             let job = move || read::read(&inner, &self, sub);
             // A sub that did not get to its job was dropped with it, which the core takes as
             // cancelled; there is nobody else to tell.
-            if let Err(e) = tree.pool.run(job).await {
+            if let Err(e) = tree.pool.run(None, job).await {
                 tracing::debug!("a read of the local tree was not run: {e}");
             }
         })
@@ -127,10 +142,10 @@ impl RemoteFile for LocalFile {
     fn write(self: Arc<Self>, sub: WriteSub) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let tree = Arc::clone(&self.tree);
-            let inner = Arc::clone(&tree);
+            let (inner, lane) = (Arc::clone(&tree), self.changes());
             let job = move || write::write(&inner, &self, sub);
             // As for reads: a sub that did not get to its job was dropped with it.
-            if let Err(e) = tree.pool.run(job).await {
+            if let Err(e) = tree.pool.run(Some(lane), job).await {
                 tracing::debug!("a write of the local tree was not run: {e}");
             }
         })
@@ -143,11 +158,12 @@ impl RemoteFile for LocalFile {
         cx: Cx,
     ) -> BoxFuture<'static, Result<(Bytes, Option<Change>)>> {
         // A sync changes nothing that a version shows.
-        self.work(cx, |file, tree, _| Ok((tree.unsynced.sync(&file.key, &tree.turns)?, None)))
+        let lane = Lane::Syncs(self.shared_key());
+        self.work(lane, cx, |file, tree, _| Ok((tree.unsynced.sync(&file.key)?, None)))
     }
 
     fn set_size(self: Arc<Self>, size: u64, cx: Cx) -> BoxFuture<'static, Result<Change>> {
-        self.work(cx, move |file, tree, cx| change::set_size(tree, file, size, cx))
+        self.change(cx, move |file, tree, cx| change::set_size(tree, file, size, cx))
     }
 
     fn allocate(
@@ -157,7 +173,7 @@ impl RemoteFile for LocalFile {
         cx: Cx,
     ) -> BoxFuture<'static, Result<Change>> {
         let flags = if keep_size { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
-        self.work(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
+        self.change(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
     }
 
     fn deallocate(
@@ -166,11 +182,11 @@ impl RemoteFile for LocalFile {
         cx: Cx,
     ) -> BoxFuture<'static, Result<Change>> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        self.work(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
+        self.change(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
     }
 
     fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
         let tree = Arc::clone(&self.tree);
-        Box::pin(tree::run(tree, cx, move |tree, _| tree.reply(&self)))
+        Box::pin(tree::run(tree, None, cx, move |tree, _| tree.reply(&self)))
     }
 }

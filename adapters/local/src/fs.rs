@@ -84,7 +84,7 @@ impl LocalFs {
         cx: Cx,
         job: impl FnOnce(&Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
-        Box::pin(run(Arc::clone(&self.tree), cx, job))
+        Box::pin(run(Arc::clone(&self.tree), None, cx, job))
     }
 }
 
@@ -231,7 +231,9 @@ impl RemoteFs for LocalFs {
         set: SetAttr,
         cx: Cx,
     ) -> BoxFuture<'static, Result<Change>> {
-        self.work(cx, move |tree, cx| names::set_attr(tree, &file, set, cx))
+        let lane = Some(file.changes());
+        let job = move |tree: &Arc<Tree>, cx: &Cx| names::set_attr(tree, &file, set, cx);
+        Box::pin(run(Arc::clone(&self.tree), lane, cx, job))
     }
 
     fn statfs(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<StatFs>> {

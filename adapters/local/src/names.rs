@@ -160,8 +160,8 @@ fn left(tree: &Tree, found: &Located) -> (Option<Change>, Option<Bytes>) {
     (Some(Change::new(None, tree.facts(&found.key, &st, asked, || Writers::Maybe))), None)
 }
 
+/// In the file's lane of changes.
 pub(crate) fn set_attr(tree: &Tree, file: &LocalFile, set: SetAttr, cx: &Cx) -> Result<Change> {
-    let _turn = tree.turns.take(&file.shared_key());
     tree.check_writable()?;
     let (fd, st) = tree.live(file)?;
     if tree.own.is_other(cx.cred()) {

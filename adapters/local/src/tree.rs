@@ -18,11 +18,11 @@ use crate::{
     file::LocalFile,
     handles::{Handles, stale},
     kind::FsKind,
-    pool::Pool,
+    pool::{Lane, Pool},
     stamps::{Moment, Stamps, Writers},
     stat::Stat,
     sys,
-    unsynced::{Turns, Unsynced},
+    unsynced::Unsynced,
     watch::{Listener, Watcher},
 };
 
@@ -41,8 +41,6 @@ pub(crate) struct Tree {
     pub(crate) watcher: OnceLock<Watcher>,
     /// Whether the tree may be changed.
     pub(crate) writable: bool,
-    /// One change of a file at a time, so that each knows the version it found.
-    pub(crate) turns: Turns,
     pub(crate) unsynced: Unsynced,
 }
 
@@ -204,9 +202,10 @@ pub(crate) fn facts(st: &Stat, settled: Option<Asked>) -> Facts {
     }
 }
 
-/// Runs `job` on the tree's threads unless the caller's deadline has passed by then.
+/// Runs `job` on the tree's threads, in its `lane`, unless the caller's deadline has passed by then.
 pub(crate) async fn run<T: Send + 'static>(
     tree: Arc<Tree>,
+    lane: Option<Lane>,
     cx: Cx,
     job: impl FnOnce(&Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -217,7 +216,7 @@ pub(crate) async fn run<T: Send + 'static>(
         }
         job(&inner, &cx)
     };
-    tree.pool.run(timed).await?
+    tree.pool.run(lane, timed).await?
 }
 
 /// The caller has stopped waiting.
