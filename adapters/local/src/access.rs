@@ -4,13 +4,21 @@
 //! Not known here: security modules, and the ACLs of NFSv4 and SMB, which only their servers judge.
 //! On such mounts serve each user from a process of their own.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    thread,
+};
 
 use netfs::{
     Error, Result,
     remote::{AccessMask, Cred, FileKind, SetAttr, SetTime},
 };
-use rustix::{io::Errno, process};
+use rustix::{
+    fs::{Gid, Uid},
+    io::Errno,
+    process,
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
 
 use crate::stat::Stat;
 
@@ -44,6 +52,31 @@ impl Own {
         self.root && !self.is(cred)
     }
 
+    /// Does something that makes files as `cred`, if that is somebody else and this process may act for them: what
+    /// it makes is theirs from the start, and it can do nothing that they could not do themselves.
+    ///
+    /// # Errors
+    /// What `work` returns; `EPERM` and `EINVAL` if the kernel does not let this process be that user.
+    pub(crate) fn act_for<T: Send>(
+        &self,
+        cred: &Cred,
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        if !self.acts_for(cred) {
+            return work();
+        }
+        // By a thread of its own: the credentials end with it, so there are none to be put back.
+        let job = || become_user(cred).and_then(|()| work());
+        thread::scope(|s| {
+            let worker =
+                thread::Builder::new().name("netfs-local-user".into()).spawn_scoped(s, job);
+            let worker = worker.map_err(|e| Error::io(e, "starting a thread for another user"))?;
+            let panicked =
+                |_| Error::new(netfs::Errno::ECANCELED, "a call for a user was abandoned");
+            worker.join().map_err(panicked)?
+        })
+    }
+
     /// Whether `cred` has every right in `mask` on the file. `fd` may be `O_PATH`.
     ///
     /// # Errors
@@ -73,6 +106,17 @@ impl Own {
             None => by_mode(st, cred) & mask.bits() == mask.bits(),
         })
     }
+}
+
+/// Gives the calling thread (not the process) somebody's credentials. The real and saved ids stay: they say who
+/// may send signals to it.
+fn become_user(cred: &Cred) -> Result<()> {
+    let groups: Vec<Gid> = cred.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    // The user last: the others take the privilege that goes with it.
+    set_thread_groups(&groups)
+        .and_then(|()| set_thread_res_gid(None, Gid::from_raw(cred.gid), None))
+        .and_then(|()| set_thread_res_uid(None, Uid::from_raw(cred.uid), None))
+        .map_err(|e| Error::io(e.into(), "taking on the credentials of a caller"))
 }
 
 /// Whether `cred` may take a file's name from a directory that it may change: not somebody else's from a

@@ -28,7 +28,7 @@ use crate::{
     stat::Stat,
     sys,
     tree::{Promises, Tree},
-    unsynced::{Turns, Unsynced},
+    unsynced::Unsynced,
 };
 
 /// Longest promise that inotify may back: it misses stores through a shared mapping, which stay
@@ -111,7 +111,8 @@ impl Builder {
         self
     }
 
-    /// Most threads for system calls (default 16). This is how many reads a slow disk sees at once.
+    /// Most threads for system calls (default 16). This is how many reads a slow disk sees at once. Changes of one
+    /// file have one of them at a time, and its syncs another.
     #[must_use]
     pub fn threads(mut self, max: usize) -> Builder {
         self.threads = max;
@@ -212,7 +213,6 @@ impl Builder {
             promises: self.promises(kind),
             watcher: OnceLock::new(),
             writable: self.writable,
-            turns: Turns::new(),
             unsynced: Unsynced::new(self.descriptors),
         });
         let root = LocalFile::root(&tree, located.fd, located.key);

@@ -1,7 +1,7 @@
 //! What a change says of itself: the version it found and the one it left.
 //!
 //! The tuple is taken before and after, while no other change by this adapter is under way
-//! ([`Turns`](crate::unsynced::Turns)). Nothing tells whether another process changed the file between the
+//! ([`Lane::Changes`](crate::pool::Lane)). Nothing tells whether another process changed the file between the
 //! two: such a change is taken for a part of ours (see the crate's "what it cannot see").
 
 use std::{
@@ -17,8 +17,9 @@ use netfs::{
 use rustix::fs::{FallocateFlags, Mode};
 
 use crate::{
-    file::{LocalFile, OpenFile},
+    file::LocalFile,
     handles::{open_for_writing, stale},
+    opened::OpenFile,
     stat::Stat,
     tree::{self, Tree},
 };
@@ -48,8 +49,8 @@ impl Base<'_> {
 }
 
 impl<'a> Target<'a> {
-    /// A regular file whose data is to be changed: by right of the open, or of the caller now. The caller
-    /// has the file's turn.
+    /// A regular file whose data is to be changed: by right of the open, or of the caller now. In the file's lane
+    /// of changes.
     pub(crate) fn data(tree: &'a Tree, file: &'a LocalFile, cx: &'a Cx) -> Result<Target<'a>> {
         match file.kind() {
             FileKind::File => {}
@@ -148,7 +149,6 @@ pub(crate) fn change_data(
     cx: &Cx,
     change: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>,
 ) -> Result<Change> {
-    let _turn = tree.turns.take(&file.shared_key());
     let target = Target::data(tree, file, cx)?;
     let fd = target.open()?;
     let failed = |e: rustix::io::Errno| Error::io(e.into(), "changing a file of the local tree");

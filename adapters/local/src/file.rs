@@ -1,11 +1,6 @@
 //! One file of the tree.
 
-use std::{
-    fmt,
-    ops::Range,
-    os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
-};
+use std::{fmt, ops::Range, os::fd::OwnedFd, sync::Arc};
 
 use bytes::Bytes;
 use netfs::{
@@ -15,7 +10,7 @@ use netfs::{
 use parking_lot::Mutex;
 use rustix::fs::FallocateFlags;
 
-use crate::{change, handles::Located, read, sys, tree, tree::Tree, write};
+use crate::{change, handles::Located, pool::Lane, read, sys, tree, tree::Tree, write};
 
 /// Where a file was found: a directory and a name in it.
 pub(crate) type Place = (Arc<LocalFile>, Bytes);
@@ -76,13 +71,28 @@ impl LocalFile {
         self.pinned.as_ref()
     }
 
+    /// Where changes of the file wait for each other.
+    pub(crate) fn changes(&self) -> Lane {
+        Lane::Changes(self.shared_key())
+    }
+
     fn work<T: Send + 'static>(
         self: Arc<Self>,
+        lane: Lane,
         cx: Cx,
         job: impl FnOnce(&LocalFile, &Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
         let tree = Arc::clone(&self.tree);
-        Box::pin(tree::run(tree, cx, move |tree, cx| job(&self, tree, cx)))
+        Box::pin(tree::run(tree, Some(lane), cx, move |tree, cx| job(&self, tree, cx)))
+    }
+
+    fn change<T: Send + 'static>(
+        self: Arc<Self>,
+        cx: Cx,
+        job: impl FnOnce(&LocalFile, &Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T>> {
+        let lane = self.changes();
+        self.work(lane, cx, job)
     }
 }
 
@@ -123,7 +133,7 @@ impl RemoteFile for LocalFile {
             let job = move || read::read(&inner, &self, sub);
             // A sub that did not get to its job was dropped with it, which the core takes as
             // cancelled; there is nobody else to tell.
-            if let Err(e) = tree.pool.run(job).await {
+            if let Err(e) = tree.pool.run(None, job).await {
                 tracing::debug!("a read of the local tree was not run: {e}");
             }
         })
@@ -132,10 +142,10 @@ impl RemoteFile for LocalFile {
     fn write(self: Arc<Self>, sub: WriteSub) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let tree = Arc::clone(&self.tree);
-            let inner = Arc::clone(&tree);
+            let (inner, lane) = (Arc::clone(&tree), self.changes());
             let job = move || write::write(&inner, &self, sub);
             // As for reads: a sub that did not get to its job was dropped with it.
-            if let Err(e) = tree.pool.run(job).await {
+            if let Err(e) = tree.pool.run(Some(lane), job).await {
                 tracing::debug!("a write of the local tree was not run: {e}");
             }
         })
@@ -148,11 +158,12 @@ impl RemoteFile for LocalFile {
         cx: Cx,
     ) -> BoxFuture<'static, Result<(Bytes, Option<Change>)>> {
         // A sync changes nothing that a version shows.
-        self.work(cx, |file, tree, _| Ok((tree.unsynced.sync(&file.key, &tree.turns)?, None)))
+        let lane = Lane::Syncs(self.shared_key());
+        self.work(lane, cx, |file, tree, _| Ok((tree.unsynced.sync(&file.key)?, None)))
     }
 
     fn set_size(self: Arc<Self>, size: u64, cx: Cx) -> BoxFuture<'static, Result<Change>> {
-        self.work(cx, move |file, tree, cx| change::set_size(tree, file, size, cx))
+        self.change(cx, move |file, tree, cx| change::set_size(tree, file, size, cx))
     }
 
     fn allocate(
@@ -162,7 +173,7 @@ impl RemoteFile for LocalFile {
         cx: Cx,
     ) -> BoxFuture<'static, Result<Change>> {
         let flags = if keep_size { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
-        self.work(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
+        self.change(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
     }
 
     fn deallocate(
@@ -171,65 +182,11 @@ impl RemoteFile for LocalFile {
         cx: Cx,
     ) -> BoxFuture<'static, Result<Change>> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        self.work(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
+        self.change(cx, move |file, tree, cx| change::allocate(tree, file, &range, flags, cx))
     }
 
     fn validate(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<Facts>> {
         let tree = Arc::clone(&self.tree);
-        Box::pin(tree::run(tree, cx, move |tree, _| tree.reply(&self)))
-    }
-}
-
-/// A descriptor that an open keeps, so that the file can be read and written after its last name is gone.
-///
-/// It is never one for writing: with those around the kernel cannot tell us of other writers. Each write
-/// opens one from it, so the mode bits must let this process do that then.
-pub(crate) struct OpenFile {
-    pub(crate) fd: OwnedFd,
-    key: Arc<[u8]>,
-    /// Open for reading; else `O_PATH`.
-    reads: bool,
-    writes: bool,
-    /// Given back with the descriptor.
-    _seat: Seat,
-}
-
-impl OpenFile {
-    pub(crate) fn new(
-        fd: OwnedFd,
-        key: Arc<[u8]>,
-        (reads, writes): (bool, bool),
-        seat: Seat,
-    ) -> OpenFile {
-        OpenFile { fd, key, reads, writes, _seat: seat }
-    }
-
-    /// Whether its descriptor can be read from.
-    pub(crate) fn reads(&self) -> bool {
-        self.reads
-    }
-
-    /// Whether it was opened for writing the file `key`.
-    pub(crate) fn writes(&self, key: &[u8]) -> bool {
-        self.writes && *self.key == *key
-    }
-}
-
-/// The right to one descriptor of the opens' share.
-pub(crate) struct Seat(Arc<AtomicUsize>);
-
-impl Seat {
-    /// One of `max`; `None` if all are taken.
-    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Seat> {
-        taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1))
-            .is_ok()
-            .then(|| Seat(Arc::clone(taken)))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        Box::pin(tree::run(tree, None, cx, move |tree, _| tree.reply(&self)))
     }
 }

@@ -21,10 +21,12 @@ use netfs::{
 };
 
 use crate::{
-    Builder,
-    file::{LocalFile, OpenFile, Seat},
+    Builder, create,
+    file::LocalFile,
     identity::check_name,
-    names, readdir,
+    names,
+    opened::{OpenFile, Seat},
+    readdir,
     stamps::{QUIET, Writers},
     tree::{Tree, run},
 };
@@ -82,7 +84,7 @@ impl LocalFs {
         cx: Cx,
         job: impl FnOnce(&Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T>> {
-        Box::pin(run(Arc::clone(&self.tree), cx, job))
+        Box::pin(run(Arc::clone(&self.tree), None, cx, job))
     }
 }
 
@@ -187,7 +189,7 @@ impl RemoteFs for LocalFs {
         what: NewFile,
         cx: Cx,
     ) -> BoxFuture<'static, Result<Created<LocalFile>>> {
-        self.work(cx, move |tree, cx| names::create(tree, &dir, name, &what, cx))
+        self.work(cx, move |tree, cx| create::create(tree, &dir, name, &what, cx))
     }
 
     fn link(
@@ -229,7 +231,9 @@ impl RemoteFs for LocalFs {
         set: SetAttr,
         cx: Cx,
     ) -> BoxFuture<'static, Result<Change>> {
-        self.work(cx, move |tree, cx| names::set_attr(tree, &file, set, cx))
+        let lane = Some(file.changes());
+        let job = move |tree: &Arc<Tree>, cx: &Cx| names::set_attr(tree, &file, set, cx);
+        Box::pin(run(Arc::clone(&self.tree), lane, cx, job))
     }
 
     fn statfs(self: Arc<Self>, cx: Cx) -> BoxFuture<'static, Result<StatFs>> {
@@ -318,7 +322,7 @@ fn open(
                 fd.try_clone().map_err(|e| Error::io(e, "keeping a file of the local tree open"))?
             };
             let may = (intent.reads(), intent.writes());
-            OpenToken::new(OpenFile::new(fd, file.shared_key(), may, seat))
+            OpenToken::new(OpenFile::new(&tree.handles, fd, file.shared_key(), may, seat))
         }
         _ => OpenToken::none(),
     };

@@ -15,7 +15,7 @@ use netfs::{Errno, Error, Result, remote::FileKind};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use crate::{file::LocalFile, identity, kind::FsKind, lru::Lru, stat::Stat, sys};
+use crate::{file::LocalFile, identity, kind::FsKind, lru::Lru, opened::Opened, stat::Stat, sys};
 
 /// What a descriptor is good for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +34,8 @@ pub(crate) struct Handles {
     kind: FsKind,
     max: usize,
     open: Mutex<OpenFds>,
+    /// Those that opens hold.
+    pub(crate) opened: Opened,
     /// A descriptor of the filesystem for `open_by_handle_at`, where that is permitted.
     mount: Option<OwnedFd>,
     root_dev: (u32, u32),
@@ -55,7 +57,8 @@ impl Handles {
         root_dev: (u32, u32),
     ) -> Handles {
         let max = max.max(2);
-        Handles { kind, max, open: Mutex::new(Lru::new()), mount, root_dev }
+        let (open, opened) = (Mutex::new(Lru::new()), Opened::default());
+        Handles { kind, max, open, opened, mount, root_dev }
     }
 
     /// Descriptors kept now, the root's aside.
@@ -82,6 +85,15 @@ impl Handles {
         if found.st.dev != self.root_dev && !self.kind.dev_in_key {
             return Err(io::Error::from_raw_os_error(libc::EXDEV));
         }
+        self.keep((Arc::clone(&found.key), Use::Path), &found.fd);
+        Ok(found)
+    }
+
+    /// The file that a descriptor is of, whatever stands under its name by now. The result is kept for its
+    /// next use, without the descriptor.
+    pub(crate) fn found_as(&self, fd: BorrowedFd<'_>) -> io::Result<Located> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = self.identify(rustix::fs::open(proc_path(fd), flags, Mode::empty())?)?;
         self.keep((Arc::clone(&found.key), Use::Path), &found.fd);
         Ok(found)
     }
@@ -127,7 +139,10 @@ impl Handles {
         if let Some(root) = file.pinned() {
             return Some(Arc::clone(root));
         }
-        self.open.lock().get(&(file.shared_key(), Use::Path)).map(|fd| Arc::clone(fd))
+        let key = file.shared_key();
+        // An open's first: there is no other way to a file without a name.
+        let opened = self.opened.get(&key);
+        opened.or_else(|| self.open.lock().get(&(key, Use::Path)).map(|fd| Arc::clone(fd)))
     }
 
     fn keep(&self, key: (Arc<[u8]>, Use), fd: &Arc<OwnedFd>) {

@@ -64,6 +64,9 @@
 //!   is ever taken for another file's; [`Builder::volume_id`] overrides that.
 //! - **Rights** are the kernel's answer for this process's own credentials, mode bits and POSIX ACLs for
 //!   everybody else's.
+//! - **Open files** without a name go on: who has one open reads, writes and syncs it until the last one
+//!   closes it, as long as there are [descriptors](Builder::descriptors) for opens; on a network mount as its
+//!   server lets it.
 //! - Symbolic links are reported, never followed. Mount points below the tree are not crossed (`EXDEV`):
 //!   serve what is mounted there as a tree of its own.
 //!
@@ -73,8 +76,13 @@
 //!
 //! - **Who acts** is this process: the kernel judges it as it judges any program. For other credentials
 //!   mode bits, ACLs, ownership and sticky directories are checked here first, and if this process is root
-//!   they own what is made for them. Rights are also needed at each write, not only at the open: a file that
+//!   what is made for them is made by a thread with their credentials, so that it is theirs and the kernel judges
+//!   it. (The kernel lets a process that does that leave no core dumps, unless it asks for them again:
+//!   `PR_SET_DUMPABLE`.) Rights are also needed at each write, not only at the open: a file that
 //!   a mode without `w` was given meanwhile can be written by root only.
+//! - **Modes** of new files are what was asked for, whatever the process's umask; those of new directories only
+//!   where a time of birth tells that they are new. Set-id bits count as far as the kernel lets the caller
+//!   have them; those of directories are inherited only.
 //! - **Durability**: a write is `fdatasync`ed if the caller waits for that; else it is reported as
 //!   unstable, until a commit, which syncs the file. A sync that fails changes the verifier, so that
 //!   everything uncommitted is sent again. Sizes, allocations and holes are synced at once; names, owners,
@@ -105,6 +113,7 @@
 mod access;
 mod builder;
 mod change;
+mod create;
 mod file;
 mod fs;
 mod grain;
@@ -113,6 +122,7 @@ mod identity;
 mod kind;
 mod lru;
 mod names;
+mod opened;
 mod pool;
 mod read;
 mod readdir;

@@ -9,11 +9,9 @@ use bytes::Bytes;
 use netfs::{
     Error, Result,
     error::Errno,
-    remote::{
-        AccessMask, Change, Created, Cx, FileKind, NameChange, NewFile, RenameHow, SetAttr, SetTime,
-    },
+    remote::{AccessMask, Change, Cx, FileKind, NameChange, RenameHow, SetAttr, SetTime},
 };
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, RenameFlags, Timespec, Timestamps, Uid};
 
 use crate::{
     access,
@@ -26,19 +24,16 @@ use crate::{
     tree::Tree,
 };
 
-/// `S_ISGID`: on a directory, files made in it get its group.
-const SETGID: u32 = 0o2000;
-
 /// A directory whose names are about to be changed.
-struct Parent {
+pub(crate) struct Parent {
     key: Arc<[u8]>,
-    fd: Arc<OwnedFd>,
+    pub(crate) fd: Arc<OwnedFd>,
     st: Stat,
 }
 
 impl Parent {
     /// Checks what the kernel does not: the name, and the rights of other users.
-    fn open(tree: &Tree, dir: &LocalFile, name: &[u8], cx: &Cx) -> Result<Parent> {
+    pub(crate) fn open(tree: &Tree, dir: &LocalFile, name: &[u8], cx: &Cx) -> Result<Parent> {
         check_name(name)?;
         if dir.kind() != FileKind::Dir {
             return Err(Error::new(Errno::ENOTDIR, "a name was changed in what is no directory"));
@@ -53,7 +48,7 @@ impl Parent {
     }
 
     /// What stands under a name.
-    fn find(&self, tree: &Tree, name: &[u8]) -> Result<Option<Located>> {
+    pub(crate) fn find(&self, tree: &Tree, name: &[u8]) -> Result<Option<Located>> {
         match tree.handles.find(self.fd.as_fd(), name) {
             Ok(located) => Ok(Some(located)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
@@ -77,79 +72,11 @@ impl Parent {
 
     /// The directory as it is now. Its changes are too young for a version, and other processes' in between
     /// cannot be told from ours.
-    fn facts(&self, tree: &Tree) -> Option<Change> {
+    pub(crate) fn facts(&self, tree: &Tree) -> Option<Change> {
         let asked = tree.ask_unwatched();
         let st = tree.stat(self.fd.as_fd()).ok()?;
         Some(Change::new(None, tree.facts(&self.key, &st, asked, || Writers::Unknown)))
     }
-}
-
-pub(crate) fn create(
-    tree: &Arc<Tree>,
-    dir: &Arc<LocalFile>,
-    name: Bytes,
-    what: &NewFile,
-    cx: &Cx,
-) -> Result<Created<LocalFile>> {
-    let parent = Parent::open(tree, dir, &name, cx)?;
-    let fd = parent.fd.as_fd();
-    let failed = |e: rustix::io::Errno| Error::io(e.into(), "making a file in the local tree");
-    // The kernel takes the process's umask away; what was asked for is set afterwards.
-    let (kind, mode) = match what {
-        NewFile::File(mode) => {
-            let flags = OFlags::CREATE
-                | OFlags::EXCL
-                | OFlags::WRONLY
-                | OFlags::NOFOLLOW
-                | OFlags::NOCTTY
-                | OFlags::CLOEXEC;
-            rustix::fs::openat(fd, &name[..], flags, bits(*mode)).map_err(failed)?;
-            (FileKind::File, Some(*mode & 0o7777))
-        }
-        NewFile::Dir(mode) => {
-            rustix::fs::mkdirat(fd, &name[..], bits(*mode)).map_err(failed)?;
-            (FileKind::Dir, Some(*mode & 0o7777))
-        }
-        NewFile::Symlink(target) => {
-            rustix::fs::symlinkat(&target[..], fd, &name[..]).map_err(failed)?;
-            (FileKind::Symlink, None)
-        }
-        _ => return Err(Error::new(Errno::EOPNOTSUPP, "no files of that kind")),
-    };
-    let located = parent.find(tree, &name)?.filter(|l| l.st.attr.kind == kind);
-    // Somebody was faster than our second look; what we made is theirs now.
-    let located = located.ok_or_else(crate::handles::stale)?;
-    if let Err(e) = hand_over(tree, &parent, &located, mode, cx) {
-        // Not what was asked for, so it should not be there at all. If that fails too, it is: the first
-        // error tells more.
-        let flags = if kind == FileKind::Dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        let _ = rustix::fs::unlinkat(fd, &name[..], flags);
-        return Err(e);
-    }
-    let file = LocalFile::new(tree, &located, (Arc::clone(dir), name));
-    let facts = tree.fresh_facts(&file, located.fd.as_fd())?;
-    Ok(Created::new(file, facts, parent.facts(tree)))
-}
-
-/// Gives a new file to the caller, if that is another user, and the mode that was asked for.
-fn hand_over(
-    tree: &Tree,
-    parent: &Parent,
-    new: &Located,
-    mode: Option<u32>,
-    cx: &Cx,
-) -> Result<()> {
-    let cred = cx.cred();
-    if tree.own.acts_for(cred) {
-        let inherited = parent.st.attr.mode & SETGID != 0;
-        let gid = (!inherited).then(|| Gid::from_raw(cred.gid));
-        chown(new.fd.as_fd(), Some(Uid::from_raw(cred.uid)), gid)?;
-    }
-    let Some(mode) = mode else { return Ok(()) };
-    let handed_down = if new.st.attr.kind == FileKind::Dir { SETGID } else { 0 };
-    let mode = mode | new.st.attr.mode & handed_down;
-    // After the owner: changing that takes the set-id bits away.
-    if tree.stat(new.fd.as_fd())?.attr.mode == mode { Ok(()) } else { chmod(new.fd.as_fd(), mode) }
 }
 
 pub(crate) fn link(
@@ -233,8 +160,8 @@ fn left(tree: &Tree, found: &Located) -> (Option<Change>, Option<Bytes>) {
     (Some(Change::new(None, tree.facts(&found.key, &st, asked, || Writers::Maybe))), None)
 }
 
+/// In the file's lane of changes.
 pub(crate) fn set_attr(tree: &Tree, file: &LocalFile, set: SetAttr, cx: &Cx) -> Result<Change> {
-    let _turn = tree.turns.take(&file.shared_key());
     tree.check_writable()?;
     let (fd, st) = tree.live(file)?;
     if tree.own.is_other(cx.cred()) {
@@ -280,7 +207,7 @@ fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
         .map_err(|e| Error::io(e.into(), "changing a mode in the local tree"))
 }
 
-fn bits(mode: u32) -> Mode {
+pub(crate) fn bits(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
 

@@ -19,8 +19,9 @@ use netfs::{
 use rustix::fs::SeekFrom;
 
 use crate::{
-    file::{LocalFile, OpenFile},
+    file::LocalFile,
     handles::stale,
+    opened::OpenFile,
     stat::Stat,
     tree::{self, Asked, Tree, expired},
 };
@@ -128,9 +129,8 @@ fn begin(tree: &Tree, file: &LocalFile, source: &Source<'_>) -> Result<Begun> {
     let asked = tree.ask(&key, fd, FileKind::File);
     let before = tree.stat(fd)?;
     if before.unlinked() && matches!(source, Source::Shared(_)) {
-        // Deleted, and this reader has no open that would keep it. (Or a filesystem that counts no
-        // links, where the name decides.)
-        tree.handles.forget(&key);
+        // Deleted, unless somebody has it open. (Or a filesystem that counts no links, where the name
+        // decides.)
         tree.live(file)?;
     }
     // Before the bytes: a write that ends between them and the question would pass unseen (S2).

@@ -18,11 +18,11 @@ use crate::{
     file::LocalFile,
     handles::{Handles, stale},
     kind::FsKind,
-    pool::Pool,
+    pool::{Lane, Pool},
     stamps::{Moment, Stamps, Writers},
     stat::Stat,
     sys,
-    unsynced::{Turns, Unsynced},
+    unsynced::Unsynced,
     watch::{Listener, Watcher},
 };
 
@@ -41,8 +41,6 @@ pub(crate) struct Tree {
     pub(crate) watcher: OnceLock<Watcher>,
     /// Whether the tree may be changed.
     pub(crate) writable: bool,
-    /// One change of a file at a time, so that each knows the version it found.
-    pub(crate) turns: Turns,
     pub(crate) unsynced: Unsynced,
 }
 
@@ -125,10 +123,10 @@ impl Tree {
             .map_err(|e| Error::io(e, "reading attributes in the local tree"))
     }
 
-    /// Attributes of a file that still has a name, with a descriptor of it.
+    /// Attributes of a file that still has a name, or that somebody has open, with a descriptor of it.
     ///
     /// # Errors
-    /// `ESTALE` if it has none any more.
+    /// `ESTALE` if it is gone.
     pub(crate) fn live(&self, file: &LocalFile) -> Result<(Arc<OwnedFd>, Stat)> {
         let fd = self.handles.path(file)?;
         let st = match self.stat(fd.as_fd()) {
@@ -139,7 +137,7 @@ impl Tree {
             }
             Err(e) => return Err(e),
         };
-        if !st.unlinked() {
+        if !st.unlinked() || self.handles.opened.lost_its_name(&file.shared_key()) {
             return Ok((fd, st));
         }
         self.handles.forget(&file.shared_key());
@@ -204,9 +202,10 @@ pub(crate) fn facts(st: &Stat, settled: Option<Asked>) -> Facts {
     }
 }
 
-/// Runs `job` on the tree's threads unless the caller's deadline has passed by then.
+/// Runs `job` on the tree's threads, in its `lane`, unless the caller's deadline has passed by then.
 pub(crate) async fn run<T: Send + 'static>(
     tree: Arc<Tree>,
+    lane: Option<Lane>,
     cx: Cx,
     job: impl FnOnce(&Arc<Tree>, &Cx) -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -217,7 +216,7 @@ pub(crate) async fn run<T: Send + 'static>(
         }
         job(&inner, &cx)
     };
-    tree.pool.run(timed).await?
+    tree.pool.run(lane, timed).await?
 }
 
 /// The caller has stopped waiting.

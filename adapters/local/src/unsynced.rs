@@ -21,17 +21,32 @@ use parking_lot::Mutex;
 
 struct Entry {
     fd: Arc<OwnedFd>,
-    /// Counts writes: a sync that began before the last one does not cover it.
-    writes: u64,
+    /// Writes that have begun, and that have ended: a sync covers those that had ended before it began.
+    begun: u64,
+    ended: u64,
 }
 
-/// The files of one tree with bytes to be synced.
+/// The files of one tree with bytes to be synced. Writes of one file come one after the other, and so do its syncs
+/// ([`Lane`](crate::pool::Lane)), but both at once: a sync holds up no write.
 pub(crate) struct Unsynced {
     files: Mutex<HashMap<Arc<[u8]>, Entry>>,
     max: usize,
     verifier: AtomicU64,
-    /// One sync of a file at a time: an error is told to one of them only.
-    turns: Turns,
+}
+
+/// A write that a sync has to cover; it ends with this.
+pub(crate) struct Noted<'a> {
+    unsynced: &'a Unsynced,
+    key: Arc<[u8]>,
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        // None after a sync that failed: it has changed the verifier, so this write is sent again.
+        if let Some(entry) = self.unsynced.files.lock().get_mut(&self.key) {
+            entry.ended += 1;
+        }
+    }
 }
 
 impl Unsynced {
@@ -43,7 +58,6 @@ impl Unsynced {
             // Another one for each tree that is opened: bytes of an earlier process are not ours to vouch
             // for.
             verifier: AtomicU64::new(RandomState::new().build_hasher().finish()),
-            turns: Turns::new(),
         }
     }
 
@@ -53,50 +67,47 @@ impl Unsynced {
         Bytes::copy_from_slice(&self.verifier.load(Ordering::Acquire).to_be_bytes())
     }
 
-    /// To be called before a write. False if too many files wait for a sync: this write must be synced by
+    /// To be called before a write. `None` if too many files wait for a sync: this write must be synced by
     /// itself.
     pub(crate) fn note(
         &self,
         key: &Arc<[u8]>,
         open: impl FnOnce() -> Result<OwnedFd>,
-    ) -> Result<bool> {
+    ) -> Result<Option<Noted<'_>>> {
+        let noted = || Some(Noted { unsynced: self, key: Arc::clone(key) });
         {
             let mut files = self.files.lock();
             if let Some(entry) = files.get_mut(key) {
-                entry.writes += 1;
-                return Ok(true);
+                entry.begun += 1;
+                return Ok(noted());
             }
             if files.len() >= self.max {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        // Outside the lock: an open may take long. Writers of one file take turns, so no other comes.
+        // Outside the lock: an open may take long. No other write of the file is under way.
         let fd = Arc::new(open()?);
-        self.files.lock().insert(Arc::clone(key), Entry { fd, writes: 1 });
-        Ok(true)
+        self.files.lock().insert(Arc::clone(key), Entry { fd, begun: 1, ended: 0 });
+        Ok(noted())
     }
 
-    /// Syncs what was written to the file; returns the verifier. `writers` are the turns of those who
-    /// write: a sync must not begin between a write's note and its bytes, it would be taken to cover them.
-    pub(crate) fn sync(&self, key: &Arc<[u8]>, writers: &Turns) -> Result<Bytes> {
-        self.sync_by(key, writers, |fd| rustix::fs::fdatasync(fd))
+    /// Syncs what was written to the file; returns the verifier.
+    pub(crate) fn sync(&self, key: &Arc<[u8]>) -> Result<Bytes> {
+        self.sync_by(key, |fd| rustix::fs::fdatasync(fd))
     }
 
     fn sync_by(
         &self,
         key: &Arc<[u8]>,
-        writers: &Turns,
         sync: impl FnOnce(&OwnedFd) -> rustix::io::Result<()>,
     ) -> Result<Bytes> {
-        let _turn = self.turns.take(key);
-        let noted = {
-            let _no_write = writers.take(key);
-            self.files.lock().get(key).map(|e| (Arc::clone(&e.fd), e.writes))
-        };
-        let Some((fd, writes)) = noted else { return Ok(self.verifier()) };
+        let noted = self.files.lock().get(key).map(|e| (Arc::clone(&e.fd), e.ended));
+        let Some((fd, ended)) = noted else { return Ok(self.verifier()) };
         let synced = sync(&fd);
         let mut files = self.files.lock();
-        let covered = synced.is_err() || files.get(key).is_some_and(|e| e.writes == writes);
+        // Nothing that began has ended only after the sync began, or not at all.
+        let all = |e: &Entry| e.begun == ended;
+        let covered = synced.is_err() || files.get(key).is_some_and(all);
         let done = if covered { files.remove(key) } else { None };
         drop(files);
         // Closed outside the lock: on a network mount a close may wait.
@@ -114,23 +125,6 @@ impl Unsynced {
     }
 }
 
-/// Locks of files, shared by those whose keys hash alike.
-pub(crate) struct Turns {
-    hasher: RandomState,
-    locks: [Mutex<()>; 64],
-}
-
-impl Turns {
-    pub(crate) fn new() -> Turns {
-        Turns { hasher: RandomState::new(), locks: [const { Mutex::new(()) }; 64] }
-    }
-
-    /// Waits until nobody else has the file.
-    pub(crate) fn take(&self, key: &[u8]) -> parking_lot::MutexGuard<'_, ()> {
-        self.locks[self.hasher.hash_one(key) as usize % self.locks.len()].lock()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,46 +137,51 @@ mod tests {
         Ok(tempfile::tempfile().expect("a file").into())
     }
 
+    fn is_noted(noted: Result<Option<Noted<'_>>>) -> bool {
+        noted.expect("no error").is_some()
+    }
+
     #[test]
     fn a_file_waits_until_a_sync_covers_its_last_write() {
         let unsynced = Unsynced::new(2);
-        assert!(unsynced.note(&key("a"), file).unwrap());
-        assert!(unsynced.note(&key("a"), || panic!("it is open")).unwrap());
-        assert!(unsynced.note(&key("b"), file).unwrap());
-        assert!(!unsynced.note(&key("c"), || panic!("no room")).unwrap());
+        assert!(is_noted(unsynced.note(&key("a"), file)));
+        assert!(is_noted(unsynced.note(&key("a"), || panic!("it is open"))));
+        assert!(is_noted(unsynced.note(&key("b"), file)));
+        assert!(!is_noted(unsynced.note(&key("c"), || panic!("no room"))));
         let verifier = unsynced.verifier();
-        let writers = Turns::new();
-        assert_eq!(unsynced.sync(&key("a"), &writers).unwrap(), verifier);
-        assert_eq!(unsynced.sync(&key("other"), &writers).unwrap(), verifier);
+        assert_eq!(unsynced.sync(&key("a")).unwrap(), verifier);
+        assert_eq!(unsynced.sync(&key("other")).unwrap(), verifier);
         assert_eq!(unsynced.len(), 1);
     }
 
     #[test]
     fn a_write_during_a_sync_waits_for_the_next() {
-        let (unsynced, writers) = (Unsynced::new(2), Turns::new());
-        assert!(unsynced.note(&key("a"), file).unwrap());
-        let synced = unsynced.sync_by(&key("a"), &writers, |_| {
-            assert!(unsynced.note(&key("a"), || panic!("it is open")).unwrap());
+        let unsynced = Unsynced::new(2);
+        assert!(is_noted(unsynced.note(&key("a"), file)));
+        let synced = unsynced.sync_by(&key("a"), |_| {
+            assert!(is_noted(unsynced.note(&key("a"), || panic!("it is open"))));
             Ok(())
         });
         assert!(synced.is_ok());
         assert_eq!(unsynced.len(), 1);
+        unsynced.sync(&key("a")).unwrap();
+        assert_eq!(unsynced.len(), 0);
     }
 
-    /// It would be taken to cover bytes that are not there yet.
+    /// Its bytes may have come after the sync.
     #[test]
-    fn a_sync_does_not_begin_within_a_write() {
-        let (unsynced, writers) = (Unsynced::new(2), Turns::new());
-        let writing = writers.take(&key("a"));
-        assert!(unsynced.note(&key("a"), file).unwrap());
-        std::thread::scope(|s| {
-            let sync = s.spawn(|| unsynced.sync(&key("a"), &writers));
-            // Whether it came so far or not: it has not taken the note.
-            std::thread::yield_now();
-            assert!(unsynced.note(&key("a"), || panic!("it is open")).unwrap());
+    fn a_sync_that_begins_within_a_write_does_not_cover_it() {
+        let unsynced = Unsynced::new(2);
+        let writing = unsynced.note(&key("a"), file).unwrap();
+        unsynced.sync(&key("a")).unwrap();
+        assert_eq!(unsynced.len(), 1);
+        let during = unsynced.sync_by(&key("a"), |_| {
             drop(writing);
-            sync.join().unwrap().unwrap();
+            Ok(())
         });
+        assert!(during.is_ok());
+        assert_eq!(unsynced.len(), 1);
+        unsynced.sync(&key("a")).unwrap();
         assert_eq!(unsynced.len(), 0);
     }
 
@@ -192,13 +191,10 @@ mod tests {
         let unsynced = Unsynced::new(2);
         let verifier = unsynced.verifier();
         let pipe = || Ok(std::io::pipe().expect("a pipe").0.into());
-        assert!(unsynced.note(&key("a"), pipe).unwrap());
-        let writers = Turns::new();
-        assert!(unsynced.sync(&key("a"), &writers).is_err());
-        assert_ne!(
-            unsynced.sync(&key("a"), &writers).unwrap(),
-            verifier,
-            "what was lost must be sent again"
-        );
+        let writing = unsynced.note(&key("a"), pipe).unwrap();
+        assert!(unsynced.sync(&key("a")).is_err());
+        drop(writing);
+        assert_ne!(unsynced.sync(&key("a")).unwrap(), verifier, "what was lost must be sent again");
+        assert_eq!(unsynced.len(), 0);
     }
 }

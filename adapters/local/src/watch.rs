@@ -249,7 +249,11 @@ impl Inner {
         }
         if mask.contains(EventMask::DELETE_SELF) {
             self.handles.forget(&key);
-            self.listener.deleted(&key);
+            // The kernel says so of the name that was watched; an open by handle may have another way to the
+            // file.
+            if !self.handles.opened.contains(&key) {
+                self.listener.deleted(&key);
+            }
         }
         self.listener.broken(&key);
     }

@@ -29,7 +29,7 @@ struct Written {
     error: Option<Error>,
 }
 
-/// Serves a sub, on a thread that may block.
+/// Serves a sub, on a thread that may block, in the file's lane of changes.
 pub(crate) fn write(tree: &Tree, file: &LocalFile, mut sub: WriteSub) {
     let Written { bytes, verifier, change, error } = match try_write(tree, file, &sub) {
         Ok(written) => written,
@@ -53,7 +53,6 @@ fn try_write(tree: &Tree, file: &LocalFile, sub: &WriteSub) -> Result<Written> {
     if sub.range().end > tree.limits.max_size {
         return Err(Error::new(Errno::EFBIG, "a write past the largest size"));
     }
-    let _turn = tree.turns.take(&key);
     if expired(cx) {
         return Err(Error::new(Errno::ETIMEDOUT, "the deadline of a local write has passed"));
     }
@@ -63,8 +62,10 @@ fn try_write(tree: &Tree, file: &LocalFile, sub: &WriteSub) -> Result<Written> {
     // writing; then the file has no version until the sync.
     let for_sync = || tree.handles.open_data(file).or_else(|_| target.open());
     let verifier = tree.unsynced.verifier();
-    let unstable = !sub.wants_stable() && tree.unsynced.note(&key, for_sync)?;
+    let noted = if sub.wants_stable() { None } else { tree.unsynced.note(&key, for_sync)? };
     let (mut bytes, mut error) = write_all(fd.as_fd(), sub);
+    let unstable = noted.is_some();
+    drop(noted);
     if !unstable
         && bytes > 0
         && let Err(e) = rustix::fs::fdatasync(&fd)
@@ -119,7 +120,60 @@ fn window<'a>(parts: impl Iterator<Item = &'a [u8]>, mut skip: usize) -> Vec<IoS
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        task::{Context, Waker},
+    };
+
+    use netfs::remote::{Cred, Cx, ReadSub, RemoteFile, RemoteFs, SetAttr};
+
     use super::*;
+    use crate::LocalFs;
+
+    /// A file whose changes hang has one thread, however many they are.
+    #[test]
+    fn changes_of_a_slow_file_hold_up_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["slow", "other"] {
+            std::fs::write(dir.path().join(name), b"old").unwrap();
+        }
+        let fs = LocalFs::builder(dir.path()).writable(true).threads(2).open().unwrap();
+        let me = || Cx::new(Cred::current());
+        let look = |name: &'static str| {
+            let reply = Arc::clone(&fs).lookup(Arc::clone(&fs.root), name.into(), me());
+            pollster::block_on(reply).unwrap().found.unwrap().file
+        };
+        let slow = look("slow");
+        let (open, gate) = mpsc::channel::<()>();
+        let mut hangs = Box::pin(fs.tree.pool.run(Some(slow.changes()), move || gate.recv()));
+        let poll = &mut Context::from_waker(Waker::noop());
+        assert!(hangs.as_mut().poll(poll).is_pending());
+        let mut writes: Vec<_> = (0..32)
+            .map(|n| {
+                let (sub, done) = WriteSub::detached(n, b"new", me());
+                (Arc::clone(&slow).write(sub), done)
+            })
+            .collect();
+        let mut cut = Arc::clone(&slow).set_size(2, me());
+        let mut set = Arc::clone(&fs).set_attr(Arc::clone(&slow), SetAttr::default(), me());
+        for (write, _) in &mut writes {
+            assert!(write.as_mut().poll(poll).is_pending());
+        }
+        assert!(cut.as_mut().poll(poll).is_pending() && set.as_mut().poll(poll).is_pending());
+        // Jobs are begun in their order, and these are the last.
+        look("other");
+        let (sub, done) = ReadSub::detached(0, 9, me());
+        pollster::block_on(Arc::clone(&slow).read(sub));
+        assert_eq!(done.wait().1, b"old");
+        drop(open);
+        for (write, done) in writes {
+            pollster::block_on(write);
+            assert_eq!(done.wait().written, 3);
+        }
+        pollster::block_on(cut).unwrap();
+        pollster::block_on(set).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("slow")).unwrap(), b"nn");
+    }
 
     #[test]
     fn a_window_is_what_is_left_in_as_many_parts_as_one_call_takes() {

@@ -248,7 +248,7 @@ impl<'a> Change<'a> {
         self.apply(|tree, path| {
             let file = tree.at(path)?.id;
             let Removed { dir, gone } = tree.remove(path, move_version)?;
-            let mut events = deleted(&gone);
+            let mut events = deleted(tree, &gone);
             // Another link of the file lives on; its link count changed.
             events.extend(broken(tree, file).ok());
             events.push(broken(tree, dir)?);
@@ -265,7 +265,7 @@ impl<'a> Change<'a> {
         self.apply(|tree, path| {
             let file = tree.at(path)?.id;
             let Renamed { from, to, gone } = tree.rename(path, to.as_ref(), move_version)?;
-            let mut events = deleted(&gone);
+            let mut events = deleted(tree, &gone);
             events.push(broken(tree, from)?);
             if to != from {
                 events.push(broken(tree, to)?);
@@ -332,6 +332,11 @@ fn broken(tree: &Tree, id: NodeId) -> Result<Event> {
     Ok(Event::Break { key: key_bytes(&tree.node(id)?.key) })
 }
 
-fn deleted(keys: &[[u8; KEY_LEN]]) -> Vec<Event> {
-    keys.iter().map(|key| Event::Deleted { key: key_bytes(key) }).collect()
+/// What is told of files that have lost their last name.
+pub(crate) fn deleted(tree: &Tree, keys: &[[u8; KEY_LEN]]) -> Vec<Event> {
+    let event = |key| {
+        let (kept, key) = (tree.is_orphan(key), key_bytes(key));
+        if kept { Event::Break { key } } else { Event::Deleted { key } }
+    };
+    keys.iter().map(event).collect()
 }

@@ -290,22 +290,15 @@ fn length(range: &Range<u64>) -> usize {
 
 /// An open, counted until its token is dropped.
 pub(crate) struct Opened {
-    origin: Arc<Origin>,
-    number: u64,
-    file: NodeId,
-    intent: OpenIntent,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) number: u64,
+    pub(crate) file: NodeId,
+    pub(crate) intent: OpenIntent,
+    /// The file is kept for it when its last name goes.
+    pub(crate) keeps: bool,
 }
 
 impl Opened {
-    pub(crate) fn new(
-        origin: Arc<Origin>,
-        number: u64,
-        file: NodeId,
-        intent: OpenIntent,
-    ) -> Opened {
-        Opened { origin, number, file, intent }
-    }
-
     /// Whether it was opened for writing this file.
     pub(crate) fn writes(&self, file: NodeId) -> bool {
         self.file == file && self.intent.writes()
@@ -318,7 +311,13 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.origin.state.lock().ledger.opens.dropped += 1;
+        {
+            let mut state = self.origin.state.lock();
+            state.ledger.opens.dropped += 1;
+            if self.keeps {
+                state.tree.closed(self.file);
+            }
+        }
         self.origin.moved.notify_all();
     }
 }

@@ -238,7 +238,8 @@ impl MemoryFs {
         {
             let mut state = self.origin.state.lock();
             if let Some(tree) = state.staged.take() {
-                state.tree = tree;
+                let before = std::mem::replace(&mut state.tree, tree);
+                state.tree.succeed(before);
             }
         }
         if tell {

@@ -10,11 +10,11 @@ use netfs::{
 };
 
 use crate::{
+    change::deleted,
     content::Content,
     fault::{Op, Verdict},
     file::MemoryFile,
     fs::MemoryFs,
-    ledger::Event,
     origin::{Acted, Site, State, key_bytes},
     rights::{
         SETGID, error, may_add, may_take, must_own, permit, search, volume_writable,
@@ -181,7 +181,7 @@ fn remove(
     replaceable(state.tree.node(file)?, dir_wanted)?;
     let before = state.before([place.0, file]);
     let gone = state.tree.remove_in(place, state.settings.attr_moves_version)?;
-    let mut events = deleted(&gone);
+    let mut events = deleted(&state.tree, &gone);
     // Another name of the file lives on; its link count changed.
     events.extend(state.broken(file).ok());
     events.push(state.broken(place.0)?);
@@ -230,7 +230,7 @@ fn rename(
             state.tree.rename_in(from, to, move_version)?
         }
     };
-    let mut events = deleted(&gone);
+    let mut events = deleted(&state.tree, &gone);
     for id in [Some(to.0), from_dir, Some(moved)].into_iter().flatten() {
         events.push(state.broken(id)?);
     }
@@ -315,10 +315,6 @@ fn no_name() -> netfs::Error {
     error(Errno::ENOENT, "no such name")
 }
 
-fn deleted(keys: &[[u8; KEY_LEN]]) -> Vec<Event> {
-    keys.iter().map(|key| Event::Deleted { key: key_bytes(key) }).collect()
-}
-
 impl State {
     /// The versions of directories and files whose names are about to be changed.
     fn before(&self, ids: impl IntoIterator<Item = NodeId>) -> Before {
@@ -335,7 +331,7 @@ impl State {
         gone: &[[u8; KEY_LEN]],
     ) -> NameChange {
         let change = |id: Option<NodeId>| {
-            let node = self.tree.node(id?).ok()?;
+            let node = self.tree.node(id?).ok().filter(|node| !gone.contains(&node.key))?;
             let found = before.iter().find(|(of, _)| Some(*of) == id);
             Some(self.change(found.and_then(|(_, version)| version.clone()), node))
         };

@@ -302,12 +302,16 @@ impl Origin {
 
     /// A new open of `file`.
     pub(crate) fn open_token(self: &Arc<Self>, file: NodeId, intent: OpenIntent) -> OpenToken {
-        let number = {
+        let (number, keeps) = {
             let mut state = self.state.lock();
+            let keeps = state.settings.keep_opened;
+            if keeps {
+                state.tree.opened(file);
+            }
             state.ledger.opens.opened += 1;
-            state.ledger.opens.opened
+            (state.ledger.opens.opened, keeps)
         };
-        OpenToken::new(Opened::new(Arc::clone(self), number, file, intent))
+        OpenToken::new(Opened { origin: Arc::clone(self), number, file, intent, keeps })
     }
 }
 

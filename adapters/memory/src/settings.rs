@@ -151,6 +151,10 @@ pub struct Settings {
     ///
     /// [`RemoteFile::close_must_flush`]: netfs::remote::RemoteFile::close_must_flush
     pub close_must_flush: bool,
+    /// Whether a file whose last name goes lives on until the last of its opens ends, as on a local disk or with
+    /// NFSv4's `OPEN4_RESULT_PRESERVE_UNLINKED`; else it is `ESTALE` at once, as with NFSv3. Counts for files that
+    /// are opened from then on. Default: no.
+    pub keep_opened: bool,
 }
 
 impl Default for Settings {
@@ -181,6 +185,7 @@ impl Default for Settings {
             attr_in_changes: true,
             break_originator: false,
             close_must_flush: true,
+            keep_opened: false,
         }
     }
 }

@@ -47,6 +47,10 @@ pub(crate) struct Tree {
     seed: u64,
     root: NodeId,
     nodes: HashMap<NodeId, Node>,
+    /// Files without a name that somebody has open.
+    orphans: HashMap<NodeId, Node>,
+    /// How often each file is open, of those that are kept for it.
+    opens: HashMap<NodeId, usize>,
     /// How often each path has been created: the generation in the key.
     generations: HashMap<Bytes, u64>,
     /// Counts changes; stands in for the time of day in mtime and ctime.
@@ -56,8 +60,9 @@ pub(crate) struct Tree {
 impl Tree {
     /// A tree with an empty root directory. Equal seeds and equal changes make equal trees.
     pub(crate) fn new(seed: u64) -> Tree {
+        let (nodes, orphans, opens) = (HashMap::new(), HashMap::new(), HashMap::new());
         let mut tree =
-            Tree { seed, root: 0, nodes: HashMap::new(), generations: HashMap::new(), tick: 0 };
+            Tree { seed, root: 0, nodes, orphans, opens, generations: HashMap::new(), tick: 0 };
         tree.root = tree.new_node(Bytes::new(), FileKind::Dir, |_| Content::default());
         tree
     }
@@ -74,11 +79,40 @@ impl Tree {
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Result<&Node> {
-        self.nodes.get(&id).ok_or_else(|| Error::new(Errno::ESTALE, "the file was deleted"))
+        let node = self.nodes.get(&id).or_else(|| self.orphans.get(&id));
+        node.ok_or_else(|| Error::new(Errno::ESTALE, "the file was deleted"))
     }
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> Result<&mut Node> {
-        self.nodes.get_mut(&id).ok_or_else(|| Error::new(Errno::ESTALE, "the file was deleted"))
+        let node = self.nodes.get_mut(&id).or_else(|| self.orphans.get_mut(&id));
+        node.ok_or_else(|| Error::new(Errno::ESTALE, "the file was deleted"))
+    }
+
+    /// Whether a file has lost its last name and is kept for those who have it open.
+    pub(crate) fn is_orphan(&self, key: &[u8; KEY_LEN]) -> bool {
+        self.orphans.values().any(|node| node.key == *key)
+    }
+
+    /// An open that keeps the file begins.
+    pub(crate) fn opened(&mut self, id: NodeId) {
+        *self.opens.entry(id).or_insert(0) += 1;
+    }
+
+    /// One ends, of those that were counted; the last one takes a file without a name along.
+    pub(crate) fn closed(&mut self, id: NodeId) {
+        let Some(opens) = self.opens.get_mut(&id) else { return };
+        *opens -= 1;
+        if *opens == 0 {
+            self.opens.remove(&id);
+            self.orphans.remove(&id);
+        }
+    }
+
+    /// Takes the opens over from the tree before.
+    pub(crate) fn succeed(&mut self, before: Tree) {
+        self.opens = before.opens;
+        self.orphans.extend(before.orphans);
+        self.orphans.retain(|id, _| self.opens.contains_key(id));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -86,7 +120,8 @@ impl Tree {
     }
 
     pub(crate) fn data_bytes(&self) -> u64 {
-        self.nodes.values().map(|n| n.now.content.data_bytes()).fold(0, u64::saturating_add)
+        let all = self.nodes.values().chain(self.orphans.values());
+        all.map(|n| n.now.content.data_bytes()).fold(0, u64::saturating_add)
     }
 
     /// The regular files' paths, sorted.

@@ -6,7 +6,10 @@ use netfs::remote::{Cred, Cx, Facts, Promise, RemoteFile, RemoteFs};
 use parking_lot::Condvar;
 
 use super::*;
-use crate::{LocalFile, LocalFs};
+use crate::{
+    LocalFile, LocalFs,
+    opened::{OpenFile, Seat},
+};
 
 #[derive(Default)]
 struct Heard {
@@ -156,6 +159,30 @@ fn a_deleted_file_is_reported_although_the_adapter_had_it_open() {
     bed.heard.wait("deleted", |h| h.deleted.contains(&key));
     let gone = pollster::block_on(file.validate(cx())).unwrap_err();
     assert_eq!(gone.errno(), netfs::Errno::ESTALE, "{gone:?}");
+}
+
+/// The kernel says "deleted" of the name that was watched, while an open by handle leads to the file by another way.
+#[test]
+fn a_deletion_of_a_file_that_somebody_has_open_is_a_break() {
+    let Some(bed) = Bed::new() else { return };
+    let (open, other) = (bed.file("f"), bed.file("g"));
+    let (key, marker) = (open.shared_key(), other.key().to_vec());
+    // What stands for the other way: any descriptor that is not the file's.
+    let token = OpenFile::new(
+        &bed.fs.tree.handles,
+        fs::File::open("/dev/null").unwrap().into(),
+        Arc::clone(&key),
+        (true, false),
+        Seat::take(&bed.fs.opens, 1).unwrap(),
+    );
+    bed.heard.forget();
+    fs::remove_file(bed.path("f")).unwrap();
+    fs::remove_file(bed.path("g")).unwrap();
+    // Events come in order.
+    bed.heard.wait("the marker", |h| h.deleted.contains(&marker));
+    bed.heard.wait("a break", |h| h.broken.contains(&*key));
+    assert!(!bed.heard.0.0.lock().deleted.contains(&*key));
+    drop(token);
 }
 
 #[test]

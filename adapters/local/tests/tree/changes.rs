@@ -171,6 +171,34 @@ fn links_are_counted_and_the_last_name_takes_the_file() {
 }
 
 #[test]
+fn a_file_without_a_name_is_there_for_everybody_as_long_as_somebody_has_it_open() {
+    let bed = writable();
+    bed.write("a", b"hello");
+    let file = bed.walk("a").unwrap();
+    let tokens = [bed.open(&file, &me()).unwrap(), bed.open(&file, &me()).unwrap()];
+    fs::remove_file(bed.path("a")).unwrap();
+    bed.write("a", b"another");
+    for token in tokens {
+        // Without the token: the core asks once for all openers.
+        assert_eq!(check(&file).unwrap().attr.unwrap().nlink, 0);
+        assert_eq!(read(&file, 0, 9).1, b"hello");
+        assert_eq!(write(&file, 4, b"!").written, 1);
+        assert_eq!(read(&file, 0, 9).1, b"hell!");
+        assert_eq!(write(&file, 4, b"o").written, 1);
+        drop(token);
+    }
+    assert_eq!(check(&file).unwrap_err().errno(), Errno::ESTALE);
+    assert_eq!(fs::read(bed.path("a")).unwrap(), b"another");
+    assert_eq!(bed.fs.usage().opens, 0);
+    let numbers = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let held = numbers.filter_map(|fd| fs::read_link(fd.path()).ok());
+    let ours = format!("{} (deleted)", bed.path("a").display());
+    // (Bytes that nobody has synced keep theirs.)
+    block_on(Arc::clone(&file).commit(0..9, me())).unwrap();
+    assert_eq!(held.filter(|path| path.as_os_str() == &*ours).count(), 0, "its blocks are free");
+}
+
+#[test]
 fn directories_are_removed_as_such_and_only_empty() {
     let bed = writable();
     fs::create_dir_all(bed.path("d/e")).unwrap();

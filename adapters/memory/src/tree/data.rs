@@ -58,7 +58,7 @@ impl Tree {
     }
 
     pub(crate) fn has_uncommitted(&self) -> bool {
-        self.nodes.values().any(|n| n.unstable.is_some())
+        self.nodes.values().chain(self.orphans.values()).any(|n| n.unstable.is_some())
     }
 
     /// Loses everything uncommitted: those files go back to what the disk holds, as a new version.
@@ -66,6 +66,7 @@ impl Tree {
         let mut lost: Vec<_> = self
             .nodes
             .values_mut()
+            .chain(self.orphans.values_mut())
             .filter_map(|n| n.unstable.take().map(|u| (n.id, u.durable)))
             .collect();
         // The order decides the times they get.

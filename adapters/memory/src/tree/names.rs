@@ -124,7 +124,12 @@ impl Tree {
             }
             pending.extend(node.dir.ids());
             gone.push(node.key);
-            self.nodes.remove(&id);
+            let removed = self.nodes.remove(&id).filter(|_| self.opens.contains_key(&id));
+            if let Some(mut node) = removed {
+                node.nlink = 0;
+                node.ctime = self.next_time();
+                self.orphans.insert(id, node);
+            }
         }
         Ok(gone)
     }
