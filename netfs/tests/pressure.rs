@@ -119,10 +119,19 @@ fn a_budget_that_shrinks_while_writers_wait_lets_them_go_on() {
     bench.shutdown();
 }
 
-/// A server of its own, with files to write to and one of 4 MiB.
+/// Lets what hangs go on, also where a test has failed: the threads of its scope must end.
+struct Released<'a>(&'a Gate);
+
+impl Drop for Released<'_> {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// A server of its own, with files to write to and one of 8 MiB.
 fn origin(id: &str) -> Arc<MemoryFs> {
     let fs = MemoryFs::builder().volume_id(id).bytes("f", "").bytes("g", "");
-    fs.file("known", 4 * MIB).build().expect("build")
+    fs.file("known", 8 * MIB).build().expect("build")
 }
 
 /// Of a mount; its calls are given up rather than wait for ever.
@@ -152,6 +161,7 @@ fn a_server_that_hangs_stops_nobody_who_writes_to_another() {
     let [f, g] = ["f", "g"].map(|name| bench.mount.blocking().open_rw(name, &cx()).expect("open"));
     let (large, some) = (chunk(0, 0).repeat(24), chunk(1, 0).repeat(64));
     std::thread::scope(|s| {
+        let hung_until = Released(&gate);
         let writers = [&f, &g].map(|file| s.spawn(|| file.blocking().write_at(0, &large)));
         while bench.stats().write_throttled < 2 || bench.netfs().memory().dirty < MIB {
             std::thread::yield_now();
@@ -164,7 +174,7 @@ fn a_server_that_hangs_stops_nobody_who_writes_to_another() {
         assert!(writers.iter().all(|writer| !writer.is_finished()), "these wait for theirs");
         assert!(bench.netfs().memory().dirty <= 2 * MIB);
         drop((file, other));
-        gate.release();
+        drop(hung_until);
         for writer in writers {
             assert_eq!(writer.join().expect("no panic").expect("it answers now"), large.len());
         }
@@ -190,6 +200,7 @@ fn what_a_server_that_hangs_keeps_in_memory_leaves_enough_for_the_writers_of_oth
         file.blocking().read_at(0, &mut vec![0; MIB as usize * 7 / 2]).expect("read");
         let pages = 4 * MIB / 4096;
         std::thread::scope(|s| {
+            let hung_until = Released(&gate);
             let writer = s.spawn(|| {
                 (0..pages).try_for_each(|page| file.blocking().write_at(page << 12, b"x").map(drop))
             });
@@ -205,7 +216,7 @@ fn what_a_server_that_hangs_keeps_in_memory_leaves_enough_for_the_writers_of_oth
             well.verify("f", 0, &some).expect("all of it");
             assert!(!writer.is_finished(), "it has had its share of memory");
             drop(healthy);
-            gate.release();
+            drop(hung_until);
             writer.join().expect("no panic").expect("it answers now");
         });
         file.blocking().fsync().expect("fsync");
@@ -229,24 +240,34 @@ fn reads_that_a_server_does_not_answer_leave_memory_to_writers_also_of_a_smaller
     let other = bench.netfs().blocking_mount(Arc::clone(&well), &cx()).expect("mount");
     let [known, f] =
         ["known", "f"].map(|n| bench.mount.blocking().open_rw(n, &cx()).expect("open"));
-    let (part, parts) = (128 << 10, 32);
+    // More than all memory, to the last page.
+    let large = (0..32).map(|i| (i << 17, 1 << 17));
+    let reads: Vec<(u64, usize)> =
+        large.chain((0..40).map(|i| (4 * MIB + (i << 16), 4096))).collect();
     std::thread::scope(|s| {
-        let read = |i: u64| {
+        let hung_until = Released(&gate);
+        let read = |(offset, len): (u64, usize)| {
             let known = &known;
-            move || known.blocking().read_at(i * part, &mut vec![0; part as usize])
+            move || {
+                let n = known.blocking().read_at(offset, &mut vec![0; len]).expect("answered");
+                assert_eq!(n, len);
+            }
         };
-        let readers: Vec<_> = (0..parts).map(|i| s.spawn(read(i))).collect();
+        let readers: Vec<_> = reads.iter().map(|at| s.spawn(read(*at))).collect();
+        let asked = reads.iter().map(|(_, len)| *len as u64).sum();
         let taken = || {
             let memory = bench.netfs().memory();
             memory.in_flight + memory.transient
         };
-        while taken() < part * parts {
+        while taken() < asked {
             std::thread::yield_now();
         }
         let some = chunk(1, 0).repeat(16);
-        for budget in [BUDGET, MIB] {
-            let now = bench.netfs().set_budget(budget).expect("as far as it goes");
-            assert!(now >= bench.netfs().memory().in_flight, "{now}");
+        for smaller in [None, Some(MIB)] {
+            if let Some(budget) = smaller {
+                let now = bench.netfs().set_budget(budget).expect("as far as it goes");
+                assert!(now >= bench.netfs().memory().in_flight, "{now}");
+            }
             // Of another volume, and of this one.
             for file in [&open(&other, "f"), &f] {
                 write_all(file, &some);
@@ -255,10 +276,8 @@ fn reads_that_a_server_does_not_answer_leave_memory_to_writers_also_of_a_smaller
             let memory = bench.netfs().memory();
             assert!(memory.budgeted <= memory.budget && memory.in_flight > 2 * MIB, "{memory:?}");
         }
-        gate.release();
-        for reader in readers {
-            assert_eq!(reader.join().expect("no panic").expect("answered"), part as usize);
-        }
+        drop(hung_until);
+        readers.into_iter().for_each(|reader| reader.join().expect("no panic"));
     });
     well.verify("f", 0, &chunk(1, 0).repeat(16)).expect("all of it");
     drop((known, f, other));

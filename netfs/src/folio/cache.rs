@@ -125,7 +125,7 @@ impl FolioCache {
         while self.accounts.charged() > budget && self.evict_one().is_some() {}
         self.returned.let_go();
         let stays = self.accounts.charged().saturating_sub(self.policy.lock().weight());
-        let now = budget.max(stays + budget::cost(GRANULE as u64)).max(self.accounts.charged());
+        let now = budget.max(stays + GRANULE as u64).max(self.accounts.charged());
         self.accounts.set_budget(now);
         now
     }
