@@ -7,6 +7,8 @@
 
 #[cfg(not(shuttle))]
 mod imp {
+    use std::cell::Cell;
+
     pub(crate) use pollster::block_on;
     pub(crate) use tokio::{
         runtime::{Handle, Runtime},
@@ -23,8 +25,18 @@ mod imp {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("netfs-driver")
+            .on_thread_start(|| HERE.set(true))
             .enable_all()
             .build()
+    }
+
+    thread_local! {
+        static HERE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether this is a thread of a driver.
+    pub(crate) fn is_here() -> bool {
+        HERE.get()
     }
 }
 
@@ -106,6 +118,11 @@ mod imp {
 
     pub(crate) fn start(_threads: usize) -> std::io::Result<Runtime> {
         Ok(Runtime(Handle::default()))
+    }
+
+    /// A task of the model is one thread as well as another.
+    pub(crate) fn is_here() -> bool {
+        true
     }
 }
 

@@ -51,7 +51,8 @@ pub enum MemoryUse {
 pub struct ReadOptions {
     /// Whether the read's pages stay in memory.
     pub memory: MemoryUse,
-    /// Past both caches, from the server (row 46).
+    /// Past both caches, from the server (row 46). It waits for buffered I/O of the file that is under way, no
+    /// longer than [`remote_timeout`](crate::Builder::remote_timeout) (`ETIMEDOUT`).
     pub unbuffered: bool,
 }
 

@@ -16,6 +16,7 @@ mod origin;
 mod overtaken;
 mod readers;
 mod recalls;
+mod unpolled;
 mod writers;
 
 use std::time::Duration;

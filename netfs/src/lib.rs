@@ -34,6 +34,7 @@ pub mod coherency;
 mod context;
 pub mod dirtylog;
 mod driver;
+mod errand;
 pub mod error;
 mod file;
 pub mod folio;

@@ -30,6 +30,7 @@ use futures_util::FutureExt;
 use smallvec::SmallVec;
 
 use crate::{
+    clock::BootTime,
     coherency::Origin,
     error::{Errno, Error, Result},
     folio::Slice,
@@ -115,13 +116,19 @@ impl Who {
             return Some(done);
         }
         let core = &self.inode.core;
+        timer::until(&core.driver, &*core.clock, self.call_deadline(), work).await
+    }
+
+    fn call_deadline(&self) -> BootTime {
+        let core = &self.inode.core;
         let timeout = core.clock.now() + core.options.remote_timeout;
-        let until = self.cx.deadline().map_or(timeout, |deadline| deadline.min(timeout));
-        timer::until(&core.driver, &*core.clock, until, work).await
+        self.cx.deadline().map_or(timeout, |deadline| deadline.min(timeout))
     }
 
     /// Takes the inode's I/O mode to read `range`, waiting no longer than the caller's deadline: holders of
-    /// the other mode may be waiting for a server that does not answer.
+    /// the other mode may be waiting for a server that does not answer. The direct mode is for tasks of the driver,
+    /// and waited for no longer than a call may take: buffered readers queue behind it, and who has their mode may
+    /// be a caller that polls no more.
     pub(crate) async fn enter(&self, mode: Mode, range: Range<u64>) -> Result<ModeGuard> {
         let mut entering = self.inode.io.enter(mode);
         // Nearly always free: no timer for that, and nothing to list.
@@ -129,7 +136,11 @@ impl Who {
             return Ok(guard);
         }
         let _wait = self.inode.waiting(WaitKind::IoMode, range);
-        let Some(deadline) = self.cx.deadline() else { return Ok(entering.await) };
+        let deadline = match mode {
+            Mode::Buffered => self.cx.deadline(),
+            Mode::Direct => Some(self.call_deadline()),
+        };
+        let Some(deadline) = deadline else { return Ok(entering.await) };
         let core = &self.inode.core;
         timer::until(&core.driver, &*core.clock, deadline, entering).await.ok_or_else(|| {
             Error::new(

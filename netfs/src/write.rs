@@ -3,10 +3,12 @@
 //! - [`modify`] decides how a write changes one folio (rows 51 to 58);
 //! - [`buffered`] does it, with the memory it takes;
 //! - [`direct`] writes past the caches;
-//! - [`resize`] cuts and extends files; [`hole`] makes zeros and reserves space.
+//! - [`resize`] cuts and extends files; [`hole`] makes zeros and reserves space;
+//! - [`locks`] is what these three hold meanwhile.
 
 pub(crate) mod buffered;
 pub(crate) mod direct;
 pub(crate) mod hole;
+pub(crate) mod locks;
 pub(crate) mod modify;
 pub(crate) mod resize;

@@ -52,25 +52,28 @@ impl File {
         let inode = &self.who.inode;
         inode.core.check_open()?;
         // Held by the calls to the server, too: they may outlast this one.
-        let one = Arc::new(self.alone_in_time().await?);
+        let one = Arc::new(self.who.alone_in_time().await?);
         // Where the file ends decides what is done.
         inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
-        let locks = async || self.held(Arc::clone(&one), Mode::Buffered, 0..u64::MAX).await;
+        let locks = || {
+            let (who, one) = (self.who.clone(), Arc::clone(&one));
+            async move { who.held(one, Mode::Buffered, 0..u64::MAX).await }
+        };
         let keep_size = match mode {
             FallocateMode::Allocate { keep_size } => {
-                return hole::allocate(&self.who, range, keep_size, locks().await?).await;
+                return hole::allocate(&self.who, range, keep_size, locks()).await;
             }
             FallocateMode::PunchHole => true,
             FallocateMode::ZeroRange { keep_size } => keep_size,
         };
-        match hole::punch(&self.who, range.clone(), locks().await?).await {
+        match hole::punch(&self.who, range.clone(), locks()).await {
             Err(e) if e.errno() == Errno::EOPNOTSUPP => self.write_zeros(range.clone()).await?,
             done => done?,
         }
         if keep_size {
             return Ok(());
         }
-        hole::extend(&self.who, range.end, locks().await?).await
+        hole::extend(&self.who, range.end, locks()).await
     }
 
     /// Writes zeros into the part of `range` within the file. The write lock is held.

@@ -3,13 +3,13 @@
 use std::{io::IoSlice, ops::Range};
 
 use bytes::Bytes;
-use tokio::sync::OwnedMutexGuard;
 
 use super::{
     Durability, File, Sync, check_range,
     write_options::{WriteGroup, WriteOptions},
 };
 use crate::{
+    errand,
     error::{Errno, Error, Result},
     folio::{Group, Slice},
     inode::Inode,
@@ -19,8 +19,8 @@ use crate::{
     timer,
     write::{
         buffered::{Buffered, check_end},
-        direct::{self, Direct},
-        resize::{self, Locks},
+        direct::{self, At},
+        resize,
     },
     writeback::{
         conflict::ConflictPolicy,
@@ -33,13 +33,6 @@ use crate::{
 
 /// First pause of an fsync whose upload failed for a passing reason, and the longest, in milliseconds.
 const PAUSES_MS: (u64, u64) = (100, 10_000);
-
-/// Where a write goes.
-#[derive(Clone, Copy)]
-enum At {
-    Offset(u64),
-    End,
-}
 
 /// What is written: pieces one after the other.
 enum Source<'a> {
@@ -192,26 +185,18 @@ impl File {
             check_end(&self.who, offset, len)?;
         }
         let group = options.group.map(|group| group.of(inode)).transpose()?;
-        let direct = self.how.direct || options.unbuffered;
-        let one = if direct { self.alone_in_time().await? } else { self.alone().await? };
+        let at = if self.how.append { At::End } else { at };
+        if (self.how.direct || options.unbuffered) && len > 0 {
+            return direct::write(&self.who, at, source.into_slices(), group).await;
+        }
+        let one = self.who.alone().await?;
         inode.core.check_open()?;
         inode.check_not_parked()?;
-        let offset = match at {
-            At::Offset(offset) if !self.how.append => offset,
-            _ => self.end_for(len).await?,
-        };
+        let offset = self.who.place(at, len).await?;
         if len == 0 {
             return Ok(offset..offset);
         }
         inode.wb.enter_group(group)?;
-        if direct {
-            let range = offset..offset + len;
-            self.sent_before(range.clone(), group).await?;
-            let locks = self.held(Arc::new(one), Mode::Direct, range).await?;
-            let what = Direct { offset, data: source.into_slices(), group };
-            let done = direct::write(&self.who, what, locks).await?;
-            return Ok(offset..offset + done as u64);
-        }
         let done = self.write_buffered(offset, &source, group).await?;
         drop(one);
         let written = offset..offset + done;
@@ -226,15 +211,6 @@ impl File {
         }
         self.who.write_through_recall(written.start, written.end - written.start).await;
         Ok(())
-    }
-
-    /// Where an append of `len` bytes goes.
-    async fn end_for(&self, len: u64) -> Result<u64> {
-        let inode = &self.who.inode;
-        inode.ensure_valid(&self.who.remote, &self.who.cx).await?;
-        let offset = inode.sizes.load().i_size;
-        check_end(&self.who, offset, len)?;
-        Ok(offset)
     }
 
     /// Zeros, with the file's write lock. Returns how many, at least one.
@@ -331,9 +307,12 @@ impl File {
     pub async fn set_len(&self, size: u64) -> Result<()> {
         self.check_writable()?;
         check_end(&self.who, size, 0)?;
-        let one = self.alone_in_time().await?;
-        self.who.inode.core.check_open()?;
-        let locks = self.held(Arc::new(one), Mode::Buffered, 0..u64::MAX).await?;
+        let who = self.who.clone();
+        let locks = async move {
+            let one = who.alone_in_time().await?;
+            who.inode.core.check_open()?;
+            who.held(Arc::new(one), Mode::Buffered, 0..u64::MAX).await
+        };
         resize::set_size(&self.who, size, locks).await
     }
 
@@ -347,22 +326,26 @@ impl File {
     /// [`Cx`](crate::remote::Cx), or within the timeout for a call to the server: what is on its way cannot be
     /// called back. Then nothing was given up.
     pub async fn discard_dirty(&self) -> Result<u64> {
-        let inode = &self.who.inode;
-        let locks = async { (self.alone().await, quiesce(inode).await) };
-        let (one, _quiet) = self.who.by_call_deadline(locks).await.ok_or_else(|| {
-            Error::new(
-                Errno::ETIMEDOUT,
-                "an upload of the file has not ended; nothing was discarded",
-            )
-        })?;
-        let _one = one?;
-        let Some(error) = inode.wb.parked() else { return Ok(0) };
-        let _held = inode.log_hold();
-        inode.log_discard().await?;
-        let bytes = inode.pages.dirty_bytes();
-        inode.discard_dirty();
-        inode.wb.note_lost(error);
-        Ok(bytes)
+        let (who, inode) = (self.who.clone(), Arc::clone(&self.who.inode));
+        let locks = async move {
+            let locks = async { (who.alone().await, quiesce(&who.inode).await) };
+            let (one, quiet) = who.by_call_deadline(locks).await.ok_or_else(|| {
+                let told = "an upload of the file has not ended; nothing was discarded";
+                Error::new(Errno::ETIMEDOUT, told)
+            })?;
+            Ok((one?, quiet))
+        };
+        let discard = move |locks| async move {
+            let _locks = locks;
+            let Some(error) = inode.wb.parked() else { return Ok(0) };
+            let _held = inode.log_hold();
+            inode.log_discard().await?;
+            let bytes = inode.pages.dirty_bytes();
+            inode.discard_dirty();
+            inode.wb.note_lost(error);
+            Ok(bytes)
+        };
+        errand::run(&self.who.inode.core.driver, locks, discard).await
     }
 
     /// What becomes of bytes of this file that are dirty when somebody else changes it, whoever wrote them and
@@ -391,61 +374,9 @@ impl File {
         done.map_err(|error| Unclosed { file: Box::new(self), error })
     }
 
-    /// What a change of the file that goes straight to the server holds besides the write lock. It waits no
-    /// longer than until the caller's deadline, and than a call may take: what is being uploaded may hang.
-    pub(super) async fn held(
-        &self,
-        write: Arc<OwnedMutexGuard<()>>,
-        mode: Mode,
-        range: Range<u64>,
-    ) -> Result<Locks> {
-        let locks = async {
-            let turn = quiesce(&self.who.inode).await;
-            let mode = self.who.enter(mode, range).await?;
-            Ok(Locks { _mode: mode, _turn: turn, _write: write })
-        };
-        self.who.by_call_deadline(locks).await.unwrap_or_else(|| {
-            let told = "an upload of the file has not ended; nothing was changed";
-            Err(Error::new(Errno::ETIMEDOUT, told))
-        })
-    }
-
-    /// Has uploaded what a direct write of `range` must not overtake, while buffered readers go on.
-    async fn sent_before(&self, range: Range<u64>, group: Option<Group>) -> Result<()> {
-        let inode = &self.who.inode;
-        if inode.pages.dirty_bytes() == 0 {
-            return Ok(());
-        }
-        let rounds = async {
-            if let Some(group) = group {
-                flush_what(inode, What::Before(group), Wait::Turn).await?;
-            }
-            flush_what(inode, What::Range(range), Wait::Turn).await
-        };
-        self.who.by_call_deadline(rounds).await.unwrap_or_else(|| {
-            let told = "what was written before has not been uploaded; nothing was written";
-            Err(Error::new(Errno::ETIMEDOUT, told))
-        })
-    }
-
-    /// The file's write lock.
-    pub(super) async fn alone(&self) -> Result<OwnedMutexGuard<()>> {
-        let lock = Arc::clone(&self.who.inode.wb.write);
-        self.who.by_deadline(async { Ok(lock.lock_owned().await) }).await
-    }
-
     /// A loss that the opener has not heard of, else `result`: that of a failed upload comes again next time.
     fn told_of_loss(&self, result: Result<()>) -> Result<()> {
         self.who.inode.wb.take_lost(&self.writing).map_or(result, Err)
-    }
-
-    /// The same for what goes straight to the server: no longer than a call may take, for the writer that has
-    /// it may be waiting for an upload that hangs.
-    pub(super) async fn alone_in_time(&self) -> Result<OwnedMutexGuard<()>> {
-        self.who.by_call_deadline(self.alone()).await.unwrap_or_else(|| {
-            let told = "another write to the file has not ended; nothing was changed";
-            Err(Error::new(Errno::ETIMEDOUT, told))
-        })
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {

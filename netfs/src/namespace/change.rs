@@ -80,8 +80,9 @@ impl Mount {
         check(dir, name)?;
         let (mount, dir, call_cx) = (self.clone(), dir.clone(), cx.clone());
         let name = Bytes::copy_from_slice(name);
-        let parents = self.in_time(cx, async { Ok(self.parents(&[&dir]).await) }).await?;
-        self.change(cx, async move {
+        let (queued, parent) = (self.clone(), dir.clone());
+        let locks = async move { Ok(queued.parents(&[&parent]).await) };
+        self.change(cx, locks, move |parents| async move {
             let reply =
                 mount.answered(mount.fs().create(&dir.remote, name.clone(), what, call_cx)).await;
             let made = reply.map_err(|e| mount.failed(e, &[(&dir, &name)], None))?;
@@ -118,13 +119,12 @@ impl Mount {
         check(dir, name)?;
         let (mount, file, dir, call_cx) = (self.clone(), file.clone(), dir.clone(), cx.clone());
         let name = Bytes::copy_from_slice(name);
-        let (parents, quiet) = self
-            .in_time(cx, async {
-                let quiet = self.turn(&file).await?;
-                Ok((self.parents(&[&dir]).await, quiet))
-            })
-            .await?;
-        self.change(cx, async move {
+        let (queued, of, parent) = (self.clone(), file.clone(), dir.clone());
+        let locks = async move {
+            let quiet = queued.turn(&of).await?;
+            Ok((queued.parents(&[&parent]).await, quiet))
+        };
+        self.change(cx, locks, move |(parents, quiet)| async move {
             let _quiet = quiet;
             let call = Call::begin(&file.inode);
             let reply = mount.fs().link(&file.remote, &dir.remote, name.clone(), call_cx);
@@ -160,8 +160,8 @@ impl Mount {
         check(dir, name)?;
         let (mount, call_cx) = (self.clone(), cx.clone());
         let place = [(dir.clone(), Bytes::copy_from_slice(name))];
-        let held = self.in_time(cx, self.hold(&place, Uploads::Pass, cx)).await?;
-        self.change(cx, async move {
+        let locks = self.clone().hold(place, Uploads::Pass, cx.clone());
+        self.change(cx, locks, move |(held, place)| async move {
             let Held { mut files, parents, turns: _quiet } = held;
             let file = files.swap_remove(0).ok_or_else(no_name)?;
             let [(dir, name)] = place;
@@ -200,8 +200,11 @@ impl Mount {
         let (mount, call_cx) = (self.clone(), cx.clone());
         let place = |(dir, name): (&Node, &[u8])| (dir.clone(), Bytes::copy_from_slice(name));
         let places = [place(from), place(to)];
-        let held = self.in_time(cx, self.hold(&places, Uploads::End, cx)).await?;
-        self.change(cx, async move { mount.rename_here(held, places, how, call_cx).await }).await
+        let locks = self.clone().hold(places, Uploads::End, cx.clone());
+        let work = move |(held, places)| async move {
+            mount.rename_here(held, places, how, call_cx).await
+        };
+        self.change(cx, locks, work).await
     }
 
     async fn rename_here(
@@ -260,10 +263,11 @@ impl Mount {
     /// [`Builder::remote_timeout`](crate::Builder::remote_timeout) (`ETIMEDOUT`): then nothing was changed.
     pub async fn set_attr(&self, node: &Node, set: SetAttr, cx: &Cx) -> Result<()> {
         node.inode.check_exists()?;
-        let quiet = self.in_time(cx, self.uploaded(node, cx)).await?;
         let (mount, node, call_cx) = (self.clone(), node.clone(), cx.clone());
-        self.change(cx, async move {
-            let _quiet = quiet;
+        let (queued, of, queued_cx) = (self.clone(), node.clone(), cx.clone());
+        let locks = async move { queued.uploaded(&of, &queued_cx).await };
+        self.change(cx, locks, move |quiet| async move {
+            let _quiet: Turn = quiet;
             let call = Call::begin(&node.inode);
             let reply = mount.answered(mount.fs().set_attr(&node.remote, set, call_cx)).await;
             let change = reply.map_err(|e| mount.failed(e, &[], Some(&node)))?;

@@ -4,17 +4,17 @@
 //! under way before may have moved it. But the file's turn comes before that lock (an upload that hangs must
 //! not stop the names of its directory), so the names are looked up first, and looked at again.
 //!
-//! All of it is waited for by the caller, who may go away: nothing has been sent yet.
+//! All of it is waited for on the driver, and goes with its caller: nothing has been sent yet.
 
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{
-    Mount, Node,
-    mount::{Named, to_its_end},
-};
+use super::{Mount, Node, mount::Named};
 use crate::{
+    clock::BootTime,
     coherency::Epoch,
+    context::Core,
+    errand::Errand,
     error::{Errno, Error, Result},
     inode::Inode,
     remote::{Change, Cx, Version},
@@ -74,12 +74,17 @@ pub(super) enum Uploads {
 
 impl Mount {
     /// Finds and holds `places`; the first must be there.
-    pub(super) async fn hold(
-        &self,
-        places: &[(Node, Bytes)],
+    pub(super) async fn hold<const N: usize>(
+        self,
+        places: [(Node, Bytes); N],
         uploads: Uploads,
-        cx: &Cx,
-    ) -> Result<Held> {
+        cx: Cx,
+    ) -> Result<(Held, [(Node, Bytes); N])> {
+        let held = self.hold_all(&places, uploads, &cx).await?;
+        Ok((held, places))
+    }
+
+    async fn hold_all(&self, places: &[(Node, Bytes)], uploads: Uploads, cx: &Cx) -> Result<Held> {
         let mut names = Vec::with_capacity(places.len());
         for (dir, name) in places {
             names.push(self.look(dir, name, cx).await?);
@@ -157,33 +162,40 @@ impl Mount {
         Parents { _locks: locks, known, epoch: self.volume().cell().sample() }
     }
 
-    /// What comes before a change is sent, until the caller's deadline.
-    pub(super) async fn in_time<T>(
+    /// Waits for `locks`, no longer than until the caller's deadline, and then runs a change with them, on the
+    /// driver: what waits goes with its caller. What has begun goes to its end even if the caller goes away: what
+    /// it holds locked and what it does to the caches belong together. The caller waits no longer than its deadline.
+    pub(super) async fn change<L, T, F>(
         &self,
         cx: &Cx,
-        waits: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+        locks: impl Future<Output = Result<L>> + Send + 'static,
+        work: impl FnOnce(L) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        L: Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
         let core = self.volume().core();
-        let Some(deadline) = cx.deadline() else { return waits.await };
-        timer::until(&core.driver, &*core.clock, deadline, waits).await.unwrap_or_else(|| {
+        core.check_open()?;
+        let (core_2, deadline) = (Arc::clone(core), cx.deadline());
+        let locks = async move {
             let told = "the caller's deadline passed; nothing was changed";
-            Err(Error::new(Errno::ETIMEDOUT, told))
-        })
+            by_deadline(&core_2, deadline, locks, told).await
+        };
+        let begun = Errand::start(&core.driver, locks, work).begin().await?;
+        let told = "the caller's deadline passed; the change may yet be made";
+        by_deadline(core, deadline, begun.end(), told).await
     }
+}
 
-    /// Runs a change on the driver, to its end even if the caller goes away: what it holds locked and what it
-    /// does to the caches belong together. The caller waits no longer than its deadline.
-    pub(super) async fn change<T: Send + 'static>(
-        &self,
-        cx: &Cx,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let core = self.volume().core();
-        let work = to_its_end(self.volume(), work);
-        let Some(deadline) = cx.deadline() else { return work.await };
-        timer::until(&core.driver, &*core.clock, deadline, work).await.unwrap_or_else(|| {
-            let told = "the caller's deadline passed; the change may yet be made";
-            Err(Error::new(Errno::ETIMEDOUT, told))
-        })
-    }
+async fn by_deadline<T>(
+    core: &Core,
+    deadline: Option<BootTime>,
+    work: impl Future<Output = Result<T>>,
+    told: &'static str,
+) -> Result<T> {
+    let Some(deadline) = deadline else { return work.await };
+    let late = || Err(Error::new(Errno::ETIMEDOUT, told));
+    timer::until(&core.driver, &*core.clock, deadline, work).await.unwrap_or_else(late)
 }

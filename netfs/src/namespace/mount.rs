@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     coherency::{Epoch, Origin, Validity, ZapRegistration, Zapper},
-    driver,
+    driver, errand,
     error::{Errno, Error, Result},
     file::{File, OpenOptions},
     inode::{Inode, MAX_LATE, Verdict},
@@ -325,34 +325,42 @@ impl Mount {
             inode.core.counters.attr_hits.inc();
             return Ok(attr);
         }
-        let mut quiet = inode.quiet(Overtaken::Check, MAX_LATE);
-        loop {
-            inode.check_exists()?;
-            let epoch = self.sample();
-            let reply = self.0.fs.getattr(&node.remote, cx.clone());
-            match self.on_driver(reply).await {
-                // What is known may be from a reply that was asked for before this call: not good
-                // enough for a caller who came after a change.
-                Ok(facts) if inode.apply(&facts, &epoch, &[]) == Verdict::Late => {
-                    if !quiet.again().await {
-                        break;
-                    }
-                }
-                Ok(_) => {
-                    return inode.attr().ok_or_else(|| {
-                        Error::new(Errno::EIO, "the adapter's getattr reply had no attributes")
-                    });
-                }
-                Err(e) => {
-                    if e.errno() == Errno::ESTALE {
-                        inode.mark_deleted();
-                    }
-                    return Err(e);
+        if let Some(attr) = self.getattr_once(node, cx).await? {
+            return Ok(attr);
+        }
+        // Uploads overtake it: it may have to queue with them.
+        let (mount, node, cx) = (self.clone(), node.clone(), cx.clone());
+        let again = async move {
+            let mut quiet = node.inode.quiet(Overtaken::Check, MAX_LATE);
+            while quiet.again().await {
+                if let Some(attr) = mount.getattr_once(&node, &cx).await? {
+                    return Ok(attr);
                 }
             }
-        }
+            node.inode.check_exists()?;
+            let told = "the file changes faster than it can be checked; try again";
+            Err(Error::new(Errno::ESTALE, told))
+        };
+        errand::accompany(&inode.core.driver, again).await
+    }
+
+    /// `None`: what is known may be from a reply that was asked for before this call, which is not good enough
+    /// for a caller who came after a change.
+    async fn getattr_once(&self, node: &Node, cx: &Cx) -> Result<Option<Attr>> {
+        let inode = &node.inode;
         inode.check_exists()?;
-        Err(Error::new(Errno::ESTALE, "the file changes faster than it can be checked; try again"))
+        let epoch = self.sample();
+        let reply = self.0.fs.getattr(&node.remote, cx.clone());
+        let facts = self.on_driver(reply).await.inspect_err(|e| {
+            if e.errno() == Errno::ESTALE {
+                inode.mark_deleted();
+            }
+        })?;
+        if inode.apply(&facts, &epoch, &[]) == Verdict::Late {
+            return Ok(None);
+        }
+        let none = || Error::new(Errno::EIO, "the adapter's getattr reply had no attributes");
+        inode.attr().map(Some).ok_or_else(none)
     }
 
     /// The target of a symbolic link.

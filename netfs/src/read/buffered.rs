@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     context::FillPolicy,
+    errand,
     error::{Errno, Error, Result},
     folio::{Folio, GRANULE, Held, LockedFolio, Lookup, MissReason, Origin, memory::FillBuf},
     fscache::{Access, Cookie, Extents, Found},
@@ -83,21 +84,34 @@ impl Reader<'_> {
     /// Pages of `[offset, offset + len)` clipped to the file's size, at most [`GATHER_MAX`] bytes, all
     /// from one version of the file. The inode has been validated by the caller.
     pub(crate) async fn gather(&mut self, offset: u64, len: u64) -> Result<Slices> {
-        let who = self.who;
-        let mut quiet = who.quiet();
-        loop {
-            let mark = who.settled().await?;
-            let sizes = self.inode().sizes.load();
-            let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
-            if offset >= end {
-                return Ok(Slices::new());
-            }
-            match self.gather_once(offset..end, &sizes, mark).await? {
-                Gathered::Done(slices) => return Ok(slices),
-                Gathered::Changed => {}
-            }
-            who.again(&mut quiet).await?;
+        if let Gathered::Done(slices) = self.gather_now(offset, len).await? {
+            return Ok(slices);
         }
+        // Uploads overtake it: it may have to queue with them.
+        let (who, cookie) = (self.who.clone(), self.cookie.cloned());
+        let ahead = self.ahead.take().map(|(ahead, window)| (Arc::clone(ahead), window));
+        let again = async move {
+            let ahead = ahead.as_ref().map(|(ahead, window)| (ahead, window.clone()));
+            let mut reader = Reader { who: &who, cookie: cookie.as_ref(), ahead };
+            let mut quiet = who.quiet();
+            loop {
+                who.again(&mut quiet).await?;
+                if let Gathered::Done(slices) = reader.gather_now(offset, len).await? {
+                    return Ok(slices);
+                }
+            }
+        };
+        errand::accompany(&self.inode().core.driver, again).await
+    }
+
+    async fn gather_now(&mut self, offset: u64, len: u64) -> Result<Gathered> {
+        let mark = self.who.settled().await?;
+        let sizes = self.inode().sizes.load();
+        let end = sizes.i_size.min(offset.saturating_add(len.min(GATHER_MAX)));
+        if offset >= end {
+            return Ok(Gathered::Done(Slices::new()));
+        }
+        self.gather_once(offset..end, &sizes, mark).await
     }
 
     async fn gather_once(

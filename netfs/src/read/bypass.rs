@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     context::FillPolicy,
+    errand,
     error::{Errno, Error, Result},
     folio::{GRANULE, Lookup, Origin, Slice, memory::FillBuf},
     fscache::{Access, CacheRead, ExtentKind, TryRead},
@@ -26,23 +27,42 @@ impl Reader<'_> {
     /// Fills `buf` from `offset` with bytes of one version of the file; returns how many. The inode
     /// has been validated by the caller.
     pub(crate) async fn bypass(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let inode = &self.who.inode;
-        let mut quiet = self.who.quiet();
-        loop {
-            let mark = self.who.settled().await?;
-            let size = inode.sizes.load().i_size;
-            let end = size.min(offset.saturating_add((buf.len() as u64).min(GATHER_MAX)));
-            if offset >= end {
-                return Ok(0);
-            }
-            let n = len_of(&(offset..end));
-            let read = self.bypass_once(offset, &mut buf[..n]).await?;
-            if let Some(tally) = read.filter(|_| inode.unchanged(mark)) {
-                tally.count(inode);
-                return Ok(n);
-            }
-            self.who.again(&mut quiet).await?;
+        if let Some(n) = self.bypass_now(offset, buf).await? {
+            return Ok(n);
         }
+        // Uploads overtake it: it may have to queue with them.
+        let (who, cookie) = (self.who.clone(), self.cookie.cloned());
+        let mut own = vec![0; buf.len().min(GATHER_MAX as usize)];
+        let again = async move {
+            let reader = Reader { who: &who, cookie: cookie.as_ref(), ahead: None };
+            let mut quiet = who.quiet();
+            loop {
+                who.again(&mut quiet).await?;
+                if let Some(n) = reader.bypass_now(offset, &mut own).await? {
+                    own.truncate(n);
+                    return Ok(own);
+                }
+            }
+        };
+        let got = errand::accompany(&self.who.inode.core.driver, again).await?;
+        buf[..got.len()].copy_from_slice(&got);
+        Ok(got.len())
+    }
+
+    /// `None`: the file changed meanwhile.
+    async fn bypass_now(&self, offset: u64, buf: &mut [u8]) -> Result<Option<usize>> {
+        let inode = &self.who.inode;
+        let mark = self.who.settled().await?;
+        let size = inode.sizes.load().i_size;
+        let end = size.min(offset.saturating_add((buf.len() as u64).min(GATHER_MAX)));
+        if offset >= end {
+            return Ok(Some(0));
+        }
+        let n = len_of(&(offset..end));
+        let read = self.bypass_once(offset, &mut buf[..n]).await?;
+        let Some(tally) = read.filter(|_| inode.unchanged(mark)) else { return Ok(None) };
+        tally.count(inode);
+        Ok(Some(n))
     }
 
     /// Says where the bytes came from; `None`: plan again.

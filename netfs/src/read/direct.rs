@@ -9,6 +9,7 @@ use super::{
     fetch::{Fetch, Plan, Span, Target, Transient, len_of},
 };
 use crate::{
+    errand,
     error::Result,
     folio::{Origin, memory::FillBuf},
     iomode::Mode,
@@ -24,6 +25,13 @@ pub(crate) async fn read(who: &Who, offset: u64, len: u64) -> Result<Slices> {
     if len == 0 {
         return Ok(Slices::new());
     }
+    // Buffered I/O waits for it, and behind it: that must not be for a caller to poll.
+    let work = who.clone();
+    errand::accompany(&who.inode.core.driver, async move { read_here(&work, offset, len).await })
+        .await
+}
+
+async fn read_here(who: &Who, offset: u64, len: u64) -> Result<Slices> {
     let inode = &who.inode;
     // N-C39: never beside buffered I/O on this inode.
     let _mode = who.enter(Mode::Direct, offset..offset.saturating_add(len)).await?;

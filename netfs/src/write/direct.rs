@@ -18,14 +18,17 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::resize::Locks;
+use super::{buffered::check_end, locks::Locks};
 use crate::{
     dirtylog::Entry,
+    errand::Errand,
     error::{Errno, Error, Result},
     folio::{GRANULE, Group, Sent, Slice, Writer},
+    iomode::Mode,
     read::Who,
     remote::Facts,
     request::plan,
+    sync::Arc,
     writeback::{
         chain::Chain,
         flush::{LOST_MAX, adopt, in_turn},
@@ -35,27 +38,70 @@ use crate::{
     },
 };
 
+/// Where a write goes.
+#[derive(Clone, Copy)]
+pub(crate) enum At {
+    Offset(u64),
+    /// Where the file ends by then.
+    End,
+}
+
 /// Bytes of one write, and where they go.
-pub(crate) struct Direct {
-    pub(crate) offset: u64,
-    pub(crate) data: Vec<Slice>,
-    pub(crate) group: Option<Group>,
+struct Direct {
+    offset: u64,
+    data: Vec<Slice>,
+    group: Option<Group>,
 }
 
-/// Writes; returns how many bytes the server has on stable storage, at least one. `locks` are held until it has
+impl Who {
+    /// Where a write of `len` bytes goes. The file's write lock is held.
+    pub(crate) async fn place(&self, at: At, len: u64) -> Result<u64> {
+        let inode = &self.inode;
+        let offset = match at {
+            At::Offset(offset) => return Ok(offset),
+            At::End => {
+                inode.ensure_valid(&self.remote, &self.cx).await?;
+                inode.sizes.load().i_size
+            }
+        };
+        check_end(self, offset, len)?;
+        Ok(offset)
+    }
+}
+
+/// Writes; returns where the server has the bytes on stable storage, at least one. Its locks are held until it has
 /// ended, even if the caller has gone away by then.
-pub(crate) async fn write(who: &Who, what: Direct, locks: Locks) -> Result<usize> {
-    let work = who.clone();
-    let task = who.inode.core.driver.spawn(async move {
-        let result = write_here(&work, what).await;
+pub(crate) async fn write(
+    who: &Who,
+    at: At,
+    data: Vec<Slice>,
+    group: Option<Group>,
+) -> Result<Range<u64>> {
+    let (queued, work) = (who.clone(), who.clone());
+    let len = data.iter().map(|slice| slice.len() as u64).sum();
+    let locks = async move { begin(&queued, at, len, group).await };
+    let write = move |(offset, locks): (u64, Locks)| async move {
+        let result = write_here(&work, Direct { offset, data, group }).await;
         drop(locks);
-        result
-    });
-    let over = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
-    who.by_deadline(async { task.await.map_err(over)? }).await
+        result.map(|done| offset..offset + done)
+    };
+    let begun = Errand::start(&who.inode.core.driver, locks, write).begin().await?;
+    who.by_deadline(begun.end()).await
 }
 
-async fn write_here(who: &Who, what: Direct) -> Result<usize> {
+/// What comes before anything is sent: says where, and holds the file.
+async fn begin(who: &Who, at: At, len: u64, group: Option<Group>) -> Result<(u64, Locks)> {
+    let one = who.alone_in_time().await?;
+    who.inode.core.check_open()?;
+    who.inode.check_not_parked()?;
+    let offset = who.place(at, len).await?;
+    let range = offset..offset + len;
+    who.inode.wb.enter_group(group)?;
+    who.sent_before(range.clone(), group).await?;
+    Ok((offset, who.held(Arc::new(one), Mode::Direct, range).await?))
+}
+
+async fn write_here(who: &Who, what: Direct) -> Result<u64> {
     let Direct { offset, data, group } = what;
     let inode = &who.inode;
     let pieces = pieces(offset, data);
@@ -102,7 +148,7 @@ async fn write_here(who: &Who, what: Direct) -> Result<usize> {
     }
     match sent.error {
         Some(error) if done == 0 => Err(error),
-        _ => Ok(usize::try_from(done).unwrap_or(usize::MAX)),
+        _ => Ok(done),
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
-use super::resize::{Call, Locks, grow, modifying, to_its_end};
+use super::{
+    locks::Locks,
+    resize::{Call, grow, modifying, to_its_end},
+};
 use crate::{dirtylog::Entry, error::Result, read::Who, sync::Arc};
 
 /// What [`File::fallocate`](crate::File::fallocate) does with its range.
@@ -33,7 +36,7 @@ pub(crate) async fn allocate(
     who: &Who,
     range: Range<u64>,
     keep_size: bool,
-    locks: Locks,
+    locks: impl Future<Output = Result<Locks>> + Send + 'static,
 ) -> Result<()> {
     let work = who.clone();
     let work = async move {
@@ -56,7 +59,11 @@ pub(crate) async fn allocate(
 
 /// Makes a hole of the part of `range` within the file. `EOPNOTSUPP` if the server cannot; then nothing has
 /// changed.
-pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: Locks) -> Result<()> {
+pub(crate) async fn punch(
+    who: &Who,
+    range: Range<u64>,
+    locks: impl Future<Output = Result<Locks>> + Send + 'static,
+) -> Result<()> {
     let work = who.clone();
     let work = async move {
         let inode = &work.inode;
@@ -90,7 +97,11 @@ pub(crate) async fn punch(who: &Who, range: Range<u64>, locks: Locks) -> Result<
 }
 
 /// Lets the file grow to `size`, by zeros, if it is not that long.
-pub(crate) async fn extend(who: &Who, size: u64, locks: Locks) -> Result<()> {
+pub(crate) async fn extend(
+    who: &Who,
+    size: u64,
+    locks: impl Future<Output = Result<Locks>> + Send + 'static,
+) -> Result<()> {
     let work = who.clone();
     let work = async move {
         if work.inode.sizes.load().i_size >= size { Ok(()) } else { grow(&work, size).await }

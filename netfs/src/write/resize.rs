@@ -1,36 +1,28 @@
 //! Another size for a file, and what it has in common with [holes](super::hole): calls to the server that
 //! nothing may be written around.
 
-use tokio::sync::OwnedMutexGuard;
-
+use super::locks::Locks;
 use crate::{
     coherency::Writing,
     dirtylog::Entry,
+    errand::Errand,
     error::{Errno, Error, Result},
     inode::Inode,
-    iomode::ModeGuard,
     read::Who,
     remote::{Change, Version},
     sync::Arc,
-    writeback::{conflict::OwnChanges, flush::Turn, is_gone, perhaps_done},
+    writeback::{conflict::OwnChanges, is_gone, perhaps_done},
 };
-
-/// What keeps a file to one change of it, taken in this order ([`File::held`](crate::File)): the caller waits for
-/// all of it, and goes away if it takes too long. Only what has been sent goes on without its caller.
-pub(crate) struct Locks {
-    /// Last, so that what is queued for a turn behind an upload that hangs keeps no reader of the cache waiting.
-    pub(crate) _mode: ModeGuard,
-    /// Nothing is on its way to the server.
-    pub(crate) _turn: Turn,
-    /// No other writer's.
-    pub(crate) _write: Arc<OwnedMutexGuard<()>>,
-}
 
 /// Cuts the file at `size`, or extends it by zeros, on the server and here.
 ///
 /// Nothing is on its way to the server meanwhile (A3.10): an upload that came after the cut would bring
 /// bytes back. What is dirty below the new end stays so.
-pub(crate) async fn set_size(who: &Who, size: u64, locks: Locks) -> Result<()> {
+pub(crate) async fn set_size(
+    who: &Who,
+    size: u64,
+    locks: impl Future<Output = Result<Locks>> + Send + 'static,
+) -> Result<()> {
     let work = who.clone();
     let work = async move {
         let inode = &work.inode;
@@ -87,23 +79,21 @@ pub(super) async fn modifying(
     done
 }
 
-/// Runs `work` on the driver, to its end even if the caller goes away, and keeps `locks` as long: what is written after a cut must not be cut. The caller waits no longer than its
+/// Waits for `locks` and runs `work` with them, on the driver: what waits goes with its caller, what has begun goes
+/// to its end, for what is written after a cut must not be cut. The caller waits no longer than its
 /// deadline and the timeout for a call; the call itself is not given up, for it might come to the server late.
 pub(super) async fn to_its_end(
     who: &Who,
     work: impl Future<Output = Result<()>> + Send + 'static,
-    locks: Locks,
+    locks: impl Future<Output = Result<Locks>> + Send + 'static,
 ) -> Result<()> {
-    let core = &who.inode.core;
-    let task = core.driver.spawn(async move {
+    let work = move |locks: Locks| async move {
         let result = work.await;
         drop(locks);
         result
-    });
-    let ended = async {
-        task.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
     };
-    who.by_call_deadline(ended).await.unwrap_or_else(|| {
+    let begun = Errand::start(&who.inode.core.driver, locks, work).begin().await?;
+    who.by_call_deadline(begun.end()).await.unwrap_or_else(|| {
         let told = "the server did not answer in time; it may yet change the file";
         Err(Error::new(Errno::ETIMEDOUT, told))
     })

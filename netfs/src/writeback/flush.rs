@@ -13,6 +13,7 @@ use super::{
 use crate::{
     coherency::{Epoch, Validity},
     context::Core,
+    driver, errand,
     error::{Errno, Error, Result},
     folio::{Sent, Unit},
     fscache::Identity,
@@ -35,8 +36,8 @@ pub(crate) enum Wait {
     No,
 }
 
-/// Uploads what is dirty in `range` now, on the driver: who waits for it may go away. `Ok` says that
-/// the server has it on stable storage.
+/// Uploads what is dirty in `range` now, on the driver: who waits for it may go away. What is queued then leaves
+/// the queue, a round that has begun goes on. `Ok` says that the server has it on stable storage.
 pub(crate) async fn flush(inode: &Arc<Inode>, range: Range<u64>, wait: Wait) -> Result<()> {
     flush_what(inode, What::Range(range), wait).await
 }
@@ -48,20 +49,19 @@ pub(crate) async fn flush_what(inode: &Arc<Inode>, what: What, wait: Wait) -> Re
 
 /// The same. `Ok(false)`: another round was under way, and nothing is known of how it ended.
 pub(super) async fn flush_or_pass(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<bool> {
-    let work = Arc::clone(inode);
-    let task = inode.core.driver.spawn(async move { flush_here(&work, what, wait).await });
-    task.await.map_err(|_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down"))?
-}
-
-async fn flush_here(inode: &Arc<Inode>, what: What, wait: Wait) -> Result<bool> {
-    let _turn = match wait {
-        Wait::Turn => quiesce(inode).await,
-        Wait::No => match Arc::clone(&inode.wb.queue).try_lock_owned() {
-            Ok(turn) => Turn { held: Some(turn), core: Arc::clone(&inode.core) },
-            Err(_) => return Ok(false),
-        },
+    let (queued, inode) = (Arc::clone(inode), Arc::clone(inode));
+    let driver = inode.core.driver.clone();
+    let turn = async move {
+        Ok(match wait {
+            Wait::Turn => Some(quiesce(&queued).await),
+            Wait::No => try_turn(&queued),
+        })
     };
-    in_turn(inode, what, wait == Wait::Turn).await.map(|()| true)
+    let round = move |turn| async move {
+        let Some(_turn) = turn else { return Ok(false) };
+        in_turn(&inode, what, wait == Wait::Turn).await.map(|()| true)
+    };
+    errand::run(&driver, turn, round).await
 }
 
 /// The same for who has the turn already.
@@ -181,10 +181,18 @@ impl Drop for Turn {
     }
 }
 
-/// Holds the file's turn, so that nothing is on its way to the server, until dropped.
+/// Holds the file's turn, so that nothing is on its way to the server, until dropped. For tasks of the driver
+/// only, which are always polled ([`errand`]).
 pub(crate) async fn quiesce(inode: &Inode) -> Turn {
+    debug_assert!(driver::is_here(), "a turn that comes to a caller's future may stay there");
     let held = Arc::clone(&inode.wb.queue).lock_owned().await;
     Turn { held: Some(held), core: Arc::clone(&inode.core) }
+}
+
+/// The same if nobody has it or waits for it.
+fn try_turn(inode: &Inode) -> Option<Turn> {
+    let held = Arc::clone(&inode.wb.queue).try_lock_owned().ok()?;
+    Some(Turn { held: Some(held), core: Arc::clone(&inode.core) })
 }
 
 /// What a round without an error came to.

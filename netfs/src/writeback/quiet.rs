@@ -5,6 +5,8 @@
 //! order of arrival, and the place in it is kept from one try to the next: so only the rounds that were there
 //! first can still overtake, and then none. Nobody waits for a round that hangs: as long as nothing of the file
 //! moves there is nothing that overtakes, and the next try is made without the turn.
+//!
+//! All of that is in tasks of the driver: who tries again, and may have the turn, is one ([`errand`](crate::errand)).
 
 use std::time::Duration;
 

@@ -9,5 +9,6 @@ mod kept;
 mod names;
 mod opens;
 mod tools;
+mod unpolled;
 mod uploads;
 mod waits;

@@ -1,10 +1,11 @@
 //! What these tests share.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use netfs::{
     Node, Result,
+    clock::{Clock, SystemClock},
     remote::{Cred, Cx, Promise, PromiseKind},
 };
 use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
@@ -18,6 +19,11 @@ pub(crate) fn promised() -> Promise {
 
 pub(crate) fn as_user(uid: u32) -> Cx {
     Cx::new(Cred::new(uid, uid))
+}
+
+/// For what would hang for ever: it fails then.
+pub(crate) fn in_time() -> Cx {
+    cx().with_deadline(SystemClock.now() + Duration::from_secs(20))
 }
 
 pub(crate) fn walk(bench: &Bench, path: &str) -> Node {
