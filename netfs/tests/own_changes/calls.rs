@@ -43,7 +43,8 @@ fn hints_that_have_not_begun_are_one() {
     file.start_writeback(16384, 5).expect("hint");
     assert_eq!(bench.netfs().memory().dirty, 16);
     gate.release();
-    again.wait_hit();
+    // Both at once: tasks of their own would come one after the other.
+    fs.wait_until(|counts, _| counts.calls(Op::Write) == 3);
     again.release();
     block_on(bench.netfs().settled());
     file.blocking().fsync().expect("fsync");

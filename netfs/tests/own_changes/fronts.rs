@@ -15,7 +15,7 @@ use pollster::block_on;
 
 use crate::{
     common::{Bench, cx},
-    tools::promised,
+    tools::{begun, hold, promised},
 };
 
 /// A front that notes what it is asked to take back.
@@ -127,4 +127,50 @@ fn a_front_is_not_told_of_what_it_did_itself() {
     front.heard_nothing();
     drop(file);
     bench.shutdown();
+}
+
+/// Who asks for everything to be forgotten has its own pages in mind, too.
+#[test]
+fn a_front_is_told_of_an_invalidation_that_it_asked_for() {
+    let (_fs, bench, file) = bed();
+    let origin = Origin::new();
+    let how = OpenOptions::new().read(true).origin(origin);
+    let own = bench.mount.blocking().open_with("f", &how, &cx()).expect("open");
+    let (front, _registered) = Front::of(&file, origin);
+    own.invalidate();
+    front.heard_of(0..SIZE);
+    drop((file, own));
+    bench.shutdown();
+}
+
+/// A write that has to have an earlier group uploaded when its first page is in: that fails, or the caller goes
+/// away meanwhile. What is in is seen by every reader.
+#[test]
+fn what_came_in_of_a_write_that_was_cut_off_is_told_to_the_fronts() {
+    for fails in [true, false] {
+        let (fs, bench, file) = bed();
+        let (front, _registered) = Front::of(&file, Origin::new());
+        let (first, second) = (file.write_group(), file.write_group());
+        let options = WriteOptions::in_group(&first);
+        file.blocking().write_at_with(20480, b"first", options).expect("write");
+        front.heard_of(20480..20485);
+        let options = WriteOptions::in_group(&second);
+        if fails {
+            fs.inject(Fault::on(Op::Write).errno(Errno::ENOSPC).times(1));
+            let n = file.blocking().write_at_with(16384, &[7; 3 * 4096], options);
+            assert_eq!(n.expect("some of it"), 4096);
+        } else {
+            let gate = hold(&fs, Op::Write);
+            let write = begun(file.write_at_with(16384, &[7; 3 * 4096], options));
+            gate.wait_hit();
+            drop(write);
+            gate.release();
+        }
+        front.heard_of(16384..20480);
+        let mut seen = [0; 4096];
+        file.blocking().read_at(16384, &mut seen).expect("read");
+        assert_eq!(seen, [7; 4096]);
+        drop((file, first, second));
+        bench.shutdown();
+    }
 }

@@ -74,3 +74,23 @@ fn attributes_are_not_set_before_an_upload_that_does_not_end() {
     drop(file);
     bench.shutdown();
 }
+
+/// A server without opens looks at the mode at each write (NFSv3).
+#[test]
+fn w10_a_mode_that_forbids_writing_is_set_after_what_was_written() {
+    let (fs, bench, file) = bed();
+    let gate = hold(&fs, Op::SetAttr);
+    let node = file.node();
+    let set = SetAttr { mode: Some(0o400), ..SetAttr::default() };
+    std::thread::scope(|s| {
+        let setting = s.spawn(|| bench.mount.blocking().set_attr(&node, set, &cx()));
+        gate.wait_hit();
+        fs.inject(Fault::on(Op::Write).errno(Errno::EACCES).always());
+        gate.release();
+        setting.join().expect("no panic").expect("set_attr");
+    });
+    file.blocking().fsync().expect("nothing is left to be refused");
+    fs.verify("f", 0, b"copied").expect("content");
+    drop((file, node));
+    bench.shutdown();
+}

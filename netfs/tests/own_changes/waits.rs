@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use netfs::{Errno, File, Result, TryReadAt, WriteOptions, remote::RenameHow};
+use netfs::{Errno, File, OpenOptions, Result, TryReadAt, WriteOptions, remote::RenameHow};
 use netfs_memory::{Gate, MemoryFs, Op};
 use pollster::block_on;
 
 use crate::{
     common::{Bench, cx},
-    tools::{begun, hold, promised, walk},
+    tools::{begun, hold, in_time, promised, walk},
 };
 
 /// All of `f` in memory, its first bytes on their way to a server that does not answer.
@@ -80,5 +80,61 @@ fn a_change_of_names_behind_an_upload_is_given_up_and_not_made() {
     assert_eq!((calls.calls(Op::Rename), calls.calls(Op::Link)), (1, 0));
     assert_eq!(walk(&bench, "f").id(), file.node().id());
     drop((file, root));
+    bench.shutdown();
+}
+
+/// `f` in memory, and no room for a byte more: `g` has it all, on its way to a server that does not answer.
+fn full() -> (Arc<MemoryFs>, Bench, File, Gate) {
+    let fs = MemoryFs::builder().promise(promised()).file("f", 65536).file("g", 10);
+    let fs = fs.build().expect("build");
+    let bench = Bench::with(&fs, None, |b| {
+        b.remote_timeout(Duration::from_millis(200)).dirty_bytes(4096, 8192)
+    });
+    let file = bench.mount.blocking().open_rw("f", &in_time()).expect("open");
+    let mut buf = vec![0; 32768];
+    file.blocking().read_at(0, &mut buf).expect("read");
+    let gate = hold(&fs, Op::Write);
+    let other = bench.mount.blocking().open_rw("g", &cx()).expect("open");
+    other.blocking().write_at(0, &[1; 8192]).expect("write");
+    gate.wait_hit();
+    (fs, bench, file, gate)
+}
+
+#[test]
+fn n_c39_a_writer_that_waits_for_room_stops_no_reader() {
+    let (fs, bench, file, gate) = full();
+    let how = OpenOptions::new().read(true).direct(true);
+    let direct = bench.mount.blocking().open_with("f", &how, &in_time()).expect("open");
+    let writer = begun(file.write_at(0, b"waits"));
+    let (mut past, mut here) = ([0; 16], [0; 16]);
+    assert_eq!(direct.blocking().read_at(40000, &mut past).expect("read"), 16);
+    fs.verify("f", 40000, &past).expect("content");
+    assert_eq!(file.try_read(8192, &mut here), TryReadAt::Done(16));
+    gate.release();
+    assert_eq!(block_on(writer).expect("write"), 5);
+    drop((file, direct));
+    bench.shutdown();
+}
+
+/// It has the file's write lock meanwhile.
+#[test]
+fn a_change_that_goes_to_the_server_waits_no_longer_for_a_writer_than_for_a_call() {
+    let (_fs, bench, file, gate) = full();
+    let writer = begun(file.write_at(0, b"waits"));
+    let results = [
+        file.blocking().set_len(10),
+        file.blocking().punch_hole(0, 4096),
+        file.blocking().write_at_with(0, b"direct", WriteOptions::unbuffered()).map(drop),
+    ];
+    for result in results {
+        let error = result.expect_err("the writer has it");
+        assert_eq!(error.errno(), Errno::ETIMEDOUT);
+        // Not for its own deadline.
+        assert!(error.to_string().contains("another write"), "{error}");
+    }
+    gives_up(file.blocking().discard_dirty());
+    gate.release();
+    assert_eq!(block_on(writer).expect("write"), 5);
+    drop(file);
     bench.shutdown();
 }
