@@ -100,3 +100,52 @@ pub(crate) async fn accompany<T: Send + 'static>(
 ) -> Result<T> {
     run(driver, work, |done| async move { Ok(done) }).await
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::sync::Arc;
+
+    #[test]
+    fn what_waits_goes_with_its_caller_and_what_has_begun_goes_on() {
+        let driver = driver::start(1).expect("a thread");
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        let (going, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let errand = || {
+            let (lock, going, ended) = (Arc::clone(&lock), Arc::clone(&going), Arc::clone(&ended));
+            let work = move |held| async move {
+                going.notified().await;
+                drop(held);
+                ended.notify_one();
+                Ok(())
+            };
+            let locks = async move { Ok(lock.lock_owned().await) };
+            Errand::start(driver.handle(), locks, work)
+        };
+        let begun = pollster::block_on(errand().begin()).expect("the lock is free");
+        let (mut kept, gone) = (Box::pin(errand().begin()), errand());
+        assert!((&mut kept).now_or_never().is_none(), "it is in the queue");
+        drop(gone);
+        // Nobody asks for the first one any more.
+        drop(begun);
+        going.notify_one();
+        pollster::block_on(ended.notified());
+        // The second one has begun though its caller has not looked; the third one never does.
+        going.notify_one();
+        pollster::block_on(ended.notified());
+        drop(pollster::block_on(Arc::clone(&lock).lock_owned()));
+        pollster::block_on(pollster::block_on(kept).expect("begun").end()).expect("done");
+    }
+
+    #[test]
+    fn locks_that_fail_say_why_and_nothing_is_done() {
+        let driver = driver::start(1).expect("a thread");
+        let locks = async { Err::<(), _>(Error::new(Errno::ETIMEDOUT, "not in time")) };
+        let work = |()| async { panic!("it has no locks") };
+        let failed = pollster::block_on(run::<(), (), _>(driver.handle(), locks, work));
+        assert_eq!(failed.expect_err("no locks").errno(), Errno::ETIMEDOUT);
+    }
+}

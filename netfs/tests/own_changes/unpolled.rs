@@ -169,6 +169,8 @@ fn n_c39_a_kept_unbuffered_read_stops_no_buffered_one() {
     end(bed);
 }
 
+type Call = fn(&File) -> LocalBoxFuture<'_, Result<()>>;
+
 /// However often it is tried again behind an upload that hangs, a call that was given up is not in the queue any
 /// more: else it would upload here what was written later.
 #[test]
@@ -182,7 +184,7 @@ fn w7_what_was_given_up_in_the_queue_has_left_it() {
         clock.advance(Duration::from_secs(2));
         assert_eq!(block_on(call).expect_err("it hangs").errno(), Errno::ETIMEDOUT);
     };
-    let calls: [fn(&File) -> LocalBoxFuture<'_, Result<()>>; 4] = [
+    let calls: [Call; 4] = [
         |file| begun(file.fsync()),
         |file| begun(file.flush_range(8192, 5)),
         |file| begun(file.write_at_with(8192, b"x", WriteOptions::unbuffered()).map_ok(drop)),

@@ -13,7 +13,12 @@ use netfs::{
 };
 use netfs_memory::{Fault, Gate, Op, SnapshotAt};
 
-use crate::{modelling::cx, modes::Asked, servers::{real, split}, world::World};
+use crate::{
+    modelling::cx,
+    modes::Asked,
+    servers::{real, split},
+    world::World,
+};
 
 /// The log of a world, over all its lives.
 pub(crate) struct Log {

@@ -67,9 +67,8 @@ impl World {
         let (ours, known, must_ask) = (false, false, false);
         let mut kept = KeptFile { path, key, openers, held, ours, known, must_ask, at };
         // What is written and cannot be uploaded for now is dirty when the name goes.
-        let busy = (self.dirty_limit >= LIMIT_MIN && self.rng.chance(50)).then(|| {
-            self.fs.inject_in(0, Fault::on(Op::Write).errno(Errno::EAGAIN).always())
-        });
+        let busy = (self.dirty_limit >= LIMIT_MIN && self.rng.chance(50))
+            .then(|| self.fs.inject_in(0, Fault::on(Op::Write).errno(Errno::EAGAIN).always()));
         for _ in 0..self.rng.within(0..4) {
             if let Err(e) = self.write_kept(&mut kept) {
                 self.fail(&format!("write before anything has happened: {e:?}"));
@@ -280,7 +279,9 @@ impl World {
             0 | 1 => {
                 let (result, got) = self.read_kept(&kept.openers[o].file);
                 match result {
-                    Ok(_) if kept.must_ask => self.fail("a read of a file this context has removed"),
+                    Ok(_) if kept.must_ask => {
+                        self.fail("a read of a file this context has removed")
+                    }
                     Ok(_) if got != kept.held.bytes => self.fail("a read of other bytes"),
                     Ok(_) => self.may_still_be(kept, began, "read"),
                     Err(e) => self.is_known_gone(kept, "read", &e),
