@@ -119,7 +119,7 @@ fn changed(bed: &Bed, key: &str, [before, after]: [Identity; 2]) {
     let object = bed.lookup_as(key, before).expect("lookup").object;
     assert_eq!(write(&object, 0, 1), Ok(()));
     pollster::block_on(Arc::clone(&object).begin_modify()).expect("marked");
-    object.set_identity(after, &[5 * 4096..6 * 4096]).expect("renamed");
+    object.set_identity(after, std::slice::from_ref(&(5 * 4096..6 * 4096))).expect("renamed");
     object.end_modify();
     assert_eq!(write(&object, 1, 2), Ok(()));
     close(&object);
