@@ -298,10 +298,14 @@ impl Inode {
     }
 
     /// The same for a change whose reply named the version that was known before: the server's versions
-    /// are too coarse to tell. What the disk has under that version is not the file any more.
-    pub(crate) fn own_unversioned_change(&self, facts: &Facts) {
+    /// are too coarse to tell. What the disk has under that version is not the file any more. `also` commits with
+    /// `facts`: a reply from before the change, under the same version, is adopted before both or not at all.
+    pub(crate) fn own_unversioned_change(&self, facts: &Facts, also: impl FnOnce()) {
         self.begin_change();
-        self.cell.own_write(self.cell.version(), || self.changed_to(facts));
+        self.cell.own_unversioned_write(|| {
+            self.changed_to(facts);
+            also();
+        });
         self.cut_over();
         self.end_change();
     }
@@ -316,8 +320,11 @@ impl Inode {
     }
 
     /// The same where data were changed here, too.
-    pub(crate) fn others_wrote_too(&self) {
-        self.unknown_change(|| self.changed_to(&Facts::default()));
+    pub(crate) fn others_wrote_too(&self, also: impl FnOnce()) {
+        self.unknown_change(|| {
+            self.changed_to(&Facts::default());
+            also();
+        });
     }
 
     fn unknown_change(&self, commit: impl FnOnce()) {
@@ -340,16 +347,16 @@ impl Inode {
         }
     }
 
-    /// The file ends at `size` now, here as on the server; `adopt` takes over what it said.
-    pub(crate) fn cut(&self, size: u64, adopt: impl FnOnce()) {
+    /// The file ends at `size` now, here as on the server; `adopt` takes over what it said, and the sizes with it:
+    /// a reply from before may say otherwise until then, one from after it later.
+    pub(crate) fn cut(&self, size: u64, adopt: impl FnOnce(&dyn Fn())) {
         self.begin_change();
-        self.sizes.resized(size);
         // The version moves before the pages go: what a fetch publishes in between is of before, and goes
         // with them; later it is not current any more.
-        adopt();
+        adopt(&|| self.sizes.resized(size));
         self.pages.truncate(size);
         // A reply may have put the end behind what was dirty until now.
-        self.sizes.resized(size);
+        self.sizes.discarded(|| self.pages.dirty_end());
         if self.pages.dirty_bytes() == 0 {
             // What could not be uploaded was cut off.
             self.nothing_dirty();
@@ -365,8 +372,7 @@ impl Inode {
         self.cut_over();
         self.pages.cut_dirty();
         self.wb.conflicts.settle();
-        let size = self.sizes.load().remote_i_size;
-        self.sizes.discarded(size, || 0);
+        self.sizes.discarded(|| 0);
         self.fronts_forget(0..u64::MAX);
         self.end_change();
         self.unpark_if_clean();

@@ -127,9 +127,11 @@ impl SizeCell {
         });
     }
 
-    /// Local writes were given up, but for those up to `dirty_end`: else the file is as the server has it.
-    pub(crate) fn discarded(&self, size: u64, dirty_end: impl FnOnce() -> u64) {
+    /// Local writes were given up, or cut off, but for those up to `dirty_end`: else the file is as the server
+    /// has it.
+    pub(crate) fn discarded(&self, dirty_end: impl FnOnce() -> u64) {
         self.update(|sizes| {
+            let size = sizes.remote_i_size;
             let zero_point = sizes.zero_point.min(size);
             *sizes = Sizes { i_size: size.max(dirty_end()), remote_i_size: size, zero_point };
         });

@@ -90,22 +90,20 @@ impl Inode {
         })
     }
 
-    /// This client changed exactly the bytes of `changed`, from the version known last to what `facts` say;
-    /// the server has them up to `end`. Memory and the object keep all else. Returns what the object is
+    /// This client changed exactly the bytes of `changed`, from the version known last to what `facts` say.
+    /// `also`: what that means for the sizes, which are to move with the version. Memory and the object keep all else. Returns what the object is
     /// about now, if the server has said.
     pub(crate) fn own_change_of(
         &self,
         facts: &Facts,
-        end: Option<u64>,
+        also: impl FnOnce(),
         changed: &[Range<u64>],
     ) -> Option<Identity> {
         self.begin_change();
         let mut size = 0;
         self.cell.own_write(facts.version.clone(), || {
             // With the version: who compares the object's identity in between must not find half of it.
-            if let Some(end) = end {
-                self.sizes.sent(end);
-            }
+            also();
             self.commit_own(facts);
             size = self.sizes.load().remote_i_size;
         });

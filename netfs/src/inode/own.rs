@@ -18,21 +18,23 @@ const ZEROS_MAX: u64 = 1 << 20;
 
 impl Inode {
     /// Takes over the reply to a change of data by this client, which found the file at `known` as far as is
-    /// known here; it changed bytes of `range` and no others. Says whether nobody else has written.
+    /// known here; it changed bytes of `range` and no others. `sizes` has them follow, together with the version.
+    /// Says whether nobody else has written.
     pub(crate) fn changed_data(
         &self,
         known: Option<&Version>,
         change: &Change,
         range: Range<u64>,
+        sizes: &dyn Fn(),
     ) -> bool {
         self.wrote(self.now());
         let alone = self.is_alone(known, change);
         if alone && change.after.version != change.before {
-            self.own_change_of(&change.after, None, &[page_out(&range)]);
+            self.own_change_of(&change.after, sizes, &[page_out(&range)]);
         } else if alone {
-            self.own_unversioned_change(&change.after);
+            self.own_unversioned_change(&change.after, sizes);
         } else {
-            self.others_wrote_too();
+            self.others_wrote_too(sizes);
             if let (Some(known), Some(_)) = (known, &change.before) {
                 self.met_others(known, change.before.as_ref());
             }
@@ -130,13 +132,10 @@ impl Inode {
     }
 
     /// The server let the file grow to `size`, by zeros.
-    pub(crate) fn grew(&self, size: u64, adopt: impl FnOnce()) {
+    pub(crate) fn grew(&self, size: u64, adopt: impl FnOnce(&dyn Fn())) {
         self.begin_change();
-        // First, as in `cut`: the identity that is taken over with the reply has the new size.
-        self.sizes.grew(size);
-        adopt();
-        // A reply may have said otherwise in between.
-        self.sizes.grew(size);
+        // With the version: a reply from before may say otherwise until then, one from after it later.
+        adopt(&|| self.sizes.grew(size));
         self.update_cookie();
         self.end_change();
     }
@@ -170,8 +169,7 @@ impl Inode {
         self.begin_change();
         ranges.iter().for_each(|range| self.pages.give_up_sent(range));
         ranges.iter().for_each(|range| self.fronts_forget(range.clone()));
-        let size = self.sizes.load().remote_i_size;
-        self.sizes.discarded(size, || self.pages.dirty_end());
+        self.sizes.discarded(|| self.pages.dirty_end());
         if self.pages.dirty_bytes() == 0 {
             self.nothing_dirty();
         }

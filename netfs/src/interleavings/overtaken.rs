@@ -131,7 +131,7 @@ fn n_c48_what_a_round_copies_from_memory_is_of_the_version_it_starts_from() {
         let facts = block_on(RemoteFile::validate(Arc::clone(&world.origin), cx()));
         let facts = facts.expect("nothing fails");
         // As a check that has found the change, in the middle of carrying it out.
-        inode.grew(PAGE, || {
+        inode.grew(PAGE, |_| {
             let epoch = inode.cell.sample();
             let applied = inode.cell.apply(&facts, &epoch, ReplyKind::Check, |_| ());
             let identity = inode.identity().expect("a version");

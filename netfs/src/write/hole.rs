@@ -48,7 +48,8 @@ pub(crate) async fn allocate(
             let reply = remote.allocate(range.clone(), keep_size, work.cx.clone()).await;
             let change = &call.answered(&reply).await?;
             let size = if keep_size { 0 } else { range.end };
-            inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+            let known = call.known.as_ref();
+            inode.grew(size, |sizes| _ = inode.changed_data(known, change, changed, sizes));
             call.end(change);
             Ok(())
         };
@@ -85,7 +86,7 @@ pub(crate) async fn punch(
             let reply = remote.deallocate(range.clone(), work.cx.clone()).await;
             let change = &call.answered(&reply).await?;
             let known = call.known.as_ref();
-            inode.punched(&range, || inode.changed_data(known, change, range.clone()));
+            inode.punched(&range, || inode.changed_data(known, change, range.clone(), &|| ()));
             inode.cell.tell_fronts(&range, work.origin);
             call.end(change);
             Ok(())

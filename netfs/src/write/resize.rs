@@ -34,7 +34,8 @@ pub(crate) async fn set_size(
             let reply = Arc::clone(&work.remote).set_size(size, work.cx.clone()).await;
             let change = &call.answered(&reply).await?;
             let end = inode.sizes.load().i_size.min(size);
-            inode.cut(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+            let known = call.known.as_ref();
+            inode.cut(size, |sizes| _ = inode.changed_data(known, change, changed, sizes));
             inode.cell.tell_fronts(&(end..u64::MAX), work.origin);
             call.end(change);
             Ok(())
@@ -61,7 +62,8 @@ pub(super) async fn grow(who: &Who, size: u64) -> Result<()> {
         let changed = inode.sizes.load().remote_i_size..u64::MAX;
         let reply = Arc::clone(&who.remote).set_size(size, who.cx.clone()).await;
         let change = &call.answered(&reply).await?;
-        inode.grew(size, || _ = inode.changed_data(call.known.as_ref(), change, changed));
+        let known = call.known.as_ref();
+        inode.grew(size, |sizes| _ = inode.changed_data(known, change, changed, sizes));
         call.end(change);
         Ok(())
     })

@@ -285,21 +285,24 @@ pub(crate) fn adopt(
     changed: &[Range<u64>],
 ) -> Option<Identity> {
     let now = inode.cell.version();
+    let sent = |end| inode.sizes.sent(end);
     let told = chain.names_all();
     let ours_still = now.as_ref() == known || chain.leads_to(now.as_ref());
     let outcome = chain.resolve(known);
     if let Outcome::Ours(facts) = &outcome
         && ours_still
     {
-        return inode.own_change_of(facts, end, changed);
+        return inode.own_change_of(facts, || end.into_iter().for_each(sent), changed);
     }
-    if let Some(end) = end {
-        inode.sizes.sent(end);
-    }
+    end.into_iter().for_each(sent);
     match outcome {
         // Which of the replies is the last one they do not tell, so neither what the attributes are.
-        Outcome::Nothing if end.is_some() => inode.own_unversioned_change(&Facts::default()),
-        Outcome::Nothing => {}
+        Outcome::Nothing => {
+            if let Some(end) = end {
+                let facts = Facts::default();
+                inode.own_unversioned_change(&facts, || sent(end));
+            }
+        }
         Outcome::Silent => inode.own_change(&Facts::default()),
         Outcome::Ours(facts) | Outcome::Others(facts) => {
             // With nothing known, nothing says that somebody did.
@@ -309,7 +312,7 @@ pub(crate) fn adopt(
                 None => {}
             }
             // Of bytes that came there nobody has stated the time.
-            if end.is_some() { inode.others_wrote_too() } else { inode.others_wrote() }
+            if end.is_some() { inode.others_wrote_too(|| ()) } else { inode.others_wrote() }
         }
     }
     None

@@ -328,6 +328,8 @@ impl Inode {
         mark: Option<Position>,
         range: &Range<u64>,
     ) -> Result<()> {
+        // From before the record is there, so that who sees it sees the wait, too.
+        let wait = self.waiting(WaitKind::Log, range.clone());
         let (gone, voided) = {
             let mut state = self.wb.logged.0.lock();
             let clean = self.pages.dirty_bytes() == 0;
@@ -350,7 +352,6 @@ impl Inode {
             }
             (gone, voided)
         };
-        let wait = self.waiting(WaitKind::Log, range.clone());
         journal.durable(&self.core, voided?, None).await?;
         drop(wait);
         let mut state = self.wb.logged.0.lock();

@@ -16,7 +16,7 @@ use std::{
 use common::cx;
 use futures_util::FutureExt;
 use netfs::{
-    Conflict, ConflictHook, ConflictPolicy, Durability, Errno, Netfs, OpenOptions,
+    Conflict, ConflictHook, ConflictPolicy, Durability, Errno, Netfs, OpenOptions, WaitKind,
     dirtylog::{DirtyLog, LogFault, MemLog},
     remote::{BoxFuture, Cred, Cx},
 };

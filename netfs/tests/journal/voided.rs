@@ -41,8 +41,9 @@ fn l5_the_flusher_voids_later_what_was_not_voided_at_once() {
     let client = Client::new(&fs, &log);
     left_behind(&client, &log);
     let before = log.records();
-    // Not more often than it tries a file whose upload fails.
-    while log.records() == before {
+    let waits = || client.netfs.waits().iter().any(|wait| wait.kind == WaitKind::Log);
+    // Not more often than it tries a file whose upload fails. Then until the log has it for good.
+    while log.records() == before || waits() {
         client.clock.advance(Duration::from_millis(50));
         std::thread::yield_now();
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use netfs::{Errno, File, OpenOptions, Result, TryReadAt, WriteOptions, remote::RenameHow};
 use netfs_memory::{Gate, MemoryFs, Op};
 use pollster::block_on;
@@ -95,7 +96,14 @@ fn full() -> (Arc<MemoryFs>, Bench, File, Gate) {
     file.blocking().read_at(0, &mut buf).expect("read");
     let gate = hold(&fs, Op::Write);
     let other = bench.mount.blocking().open_rw("g", &cx()).expect("open");
-    other.blocking().write_at(0, &[1; 8192]).expect("write");
+    // As much as a volume may have, to the last byte.
+    let mut at = 0;
+    for len in [4096, 64, 1] {
+        while let Some(n) = other.write_at(at, &[1; 4096][..len]).now_or_never() {
+            at += n.expect("write") as u64;
+            assert!(at <= 8192, "more is dirty than may be");
+        }
+    }
     gate.wait_hit();
     (fs, bench, file, gate)
 }

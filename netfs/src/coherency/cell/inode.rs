@@ -144,6 +144,15 @@ impl InodeCell {
         self.publish(&state.model);
     }
 
+    /// The same where the server's version did not move: it is what is known when `commit` runs.
+    pub(crate) fn own_unversioned_write(&self, commit: impl FnOnce()) {
+        let mut state = self.state.lock();
+        let version = state.model.version().cloned();
+        state.model.on_own_write(&mut self.volume.lock(), version);
+        commit();
+        self.publish(&state.model);
+    }
+
     /// Own changes are on their way to the server until the guard is dropped: see
     /// [`InodeCoherency::begin_writing`].
     pub(crate) fn writing(self: &Arc<Self>) -> Writing {
