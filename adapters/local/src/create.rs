@@ -50,7 +50,7 @@ pub(crate) fn create(
             set_dir_mode(&new, *mode)?;
         }
     }
-    let file = LocalFile::new(tree, &new, (Arc::clone(dir), name));
+    let file = LocalFile::new(tree, &new, Some((Arc::clone(dir), name)));
     let facts = tree.fresh_facts(&file, new.fd.as_fd())?;
     Ok(Created::new(file, facts, parent.facts(tree)))
 }

@@ -6,7 +6,7 @@ use netfs::{
     Durability, Errno, File, Mount, Netfs, OpenOptions,
     clock::StepClock,
     dirtylog::{DirtyLog, MemLog},
-    remote::Cx,
+    remote::{Cx, RemoteFs},
 };
 use netfs_memory::{Fault, Injected, MemoryFs, Op};
 
@@ -30,13 +30,18 @@ impl Client {
     }
 
     pub(crate) fn try_new(fs: &Arc<MemoryFs>, log: &Arc<MemLog>) -> netfs::Result<Client> {
+        Client::on(Arc::clone(fs), log)
+    }
+
+    /// A client of any server.
+    pub(crate) fn on<F: RemoteFs>(fs: Arc<F>, log: &Arc<MemLog>) -> netfs::Result<Client> {
         let clock = StepClock::new();
         let log: Arc<dyn DirtyLog> = log.clone();
         // Nothing is uploaded by itself: the clock stands.
         // An inode lives as long as somebody needs it, and no longer.
         let builder = Netfs::builder().memory_bytes(16 << 20).inode_capacity(0).dirty_log(log);
         let netfs = builder.clock(Arc::new(clock.clone())).build()?;
-        let mount = netfs.blocking_mount(Arc::clone(fs), &cx())?;
+        let mount = netfs.blocking_mount(fs, &cx())?;
         Ok(Client { mount, netfs, clock })
     }
 
