@@ -29,7 +29,10 @@ use crate::{
     remote::{Attr, Cx, DynRemoteFs, FileKind},
     request::plan,
     sizes::Sizes,
-    sync::{Arc, Mutex, atomic::AtomicU8},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
     writeback::{
         Writing,
         flush::{Wait, flush},
@@ -166,6 +169,21 @@ impl File {
     #[must_use]
     pub fn options(&self) -> &OpenOptions {
         &self.how
+    }
+
+    /// The durability level in force: the one it was [opened](OpenOptions::durability) at. But `Memory` instead of
+    /// `Journal` without a [log](crate::Builder::dirty_log), where the adapter finds no file by its key
+    /// ([`RemoteFs::by_key`](crate::remote::RemoteFs::by_key)), and once this client has removed the file's last name:
+    /// then an fsync uploads.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        let inode = &self.who.inode;
+        let gone = inode.unlinked.load(Ordering::Acquire);
+        let logs = inode.core.journal.is_some() && inode.volume.is_replayable() && !gone;
+        match self.how.durability {
+            Durability::Journal if !logs => Durability::Memory,
+            level => level,
+        }
     }
 
     /// The same calls for threads.

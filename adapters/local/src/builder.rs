@@ -165,7 +165,8 @@ impl Builder {
     }
 
     /// Whether closed files are found again by `open_by_handle_at` where that is permitted (default:
-    /// yes). Otherwise by directory and name, and a renamed file must be looked up again.
+    /// yes). Otherwise by directory and name, and a renamed file must be looked up again; and there is no
+    /// [`RemoteFs::by_key`](netfs::remote::RemoteFs::by_key).
     #[must_use]
     pub fn by_handle(mut self, yes: bool) -> Builder {
         self.by_handle = yes;
@@ -213,6 +214,7 @@ impl Builder {
             promises: self.promises(kind),
             watcher: OnceLock::new(),
             writable: self.writable,
+            lasting: kind.lasting_ids || self.volume_id.is_some(),
             unsynced: Unsynced::new(self.descriptors),
         });
         let root = LocalFile::root(&tree, located.fd, located.key);

@@ -3,8 +3,8 @@
 //! Whoever may change a directory may put a file of somebody else's under a name there as soon as we have made
 //! ours. So nothing is done to what merely stands under the name afterwards:
 //!
-//! - **M1** For another user the kernel makes the file with that user's rights ([`Own::act_for`]
-//!   (crate::access::Own::act_for)): it is theirs from the start, and nothing is ever given away.
+//! - **M1** For another user the kernel makes the file with that user's rights
+//!   ([`act_for`](crate::access::Own::act_for)): it is theirs from the start, and nothing is ever given away.
 //! - **M2** A regular file is what the descriptor stands for that made it; its mode is set through that.
 //! - **M3** Of a directory the kernel tells only the name. What stands there gets the mode that was asked for only if
 //!   it is known to be new: a directory of the maker's that was born after the call began.
@@ -50,7 +50,7 @@ pub(crate) fn create(
             set_dir_mode(&new, *mode)?;
         }
     }
-    let file = LocalFile::new(tree, &new, (Arc::clone(dir), name));
+    let file = LocalFile::new(tree, &new, Some((Arc::clone(dir), name)));
     let facts = tree.fresh_facts(&file, new.fd.as_fd())?;
     Ok(Created::new(file, facts, parent.facts(tree)))
 }

@@ -27,13 +27,13 @@ pub struct LocalFile {
 }
 
 impl LocalFile {
-    pub(crate) fn new(tree: &Arc<Tree>, found: &Located, place: Place) -> Arc<LocalFile> {
+    pub(crate) fn new(tree: &Arc<Tree>, found: &Located, place: Option<Place>) -> Arc<LocalFile> {
         Arc::new(LocalFile {
             tree: Arc::clone(tree),
             key: Arc::clone(&found.key),
             kind: found.st.attr.kind,
             handle: found.handle.clone(),
-            place: Mutex::new(Some(place)),
+            place: Mutex::new(place),
             pinned: None,
         })
     }

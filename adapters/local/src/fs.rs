@@ -129,6 +129,13 @@ impl RemoteFs for LocalFs {
         self.tree.listen(events);
     }
 
+    /// Where files are opened by handle ([`Builder::by_handle`]; it takes `CAP_DAC_READ_SEARCH`) and the tree has an
+    /// identity that lasts. A file that was moved out of the tree is found, too.
+    fn by_key(self: Arc<Self>, key: Bytes, cx: Cx) -> BoxFuture<'static, Result<Found<LocalFile>>> {
+        let root = Arc::clone(&self.root);
+        self.work(cx, move |tree, _| by_key(tree, &root, &key))
+    }
+
     fn lookup(
         self: Arc<Self>,
         dir: Arc<LocalFile>,
@@ -242,6 +249,20 @@ impl RemoteFs for LocalFs {
     }
 }
 
+fn by_key(tree: &Arc<Tree>, root: &Arc<LocalFile>, key: &[u8]) -> Result<Found<LocalFile>> {
+    if !tree.lasting {
+        let told = "the tree has no identity that lasts: see volume_id()";
+        return Err(Error::new(Errno::EOPNOTSUPP, told));
+    }
+    let located = tree.handles.by_key(key)?;
+    let file = if located.key == root.shared_key() {
+        Arc::clone(root)
+    } else {
+        LocalFile::new(tree, &located, None)
+    };
+    Ok(Found { facts: tree.reply(&file)?, file })
+}
+
 fn lookup(
     tree: &Arc<Tree>,
     dir: &Arc<LocalFile>,
@@ -268,7 +289,7 @@ fn lookup(
             let asked = tree.ask(&located.key, located.fd.as_fd(), located.st.attr.kind);
             // Once more, now that the watch is in place (W1).
             let st = tree.stat(located.fd.as_fd())?;
-            let file = LocalFile::new(tree, &located, (Arc::clone(dir), name));
+            let file = LocalFile::new(tree, &located, Some((Arc::clone(dir), name)));
             let facts = tree.facts(&located.key, &st, asked, || tree.writers(&file));
             Some(Found { file, facts })
         }

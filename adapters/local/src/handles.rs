@@ -98,6 +98,29 @@ impl Handles {
         Ok(found)
     }
 
+    /// The file of a key, without a name. The result is kept for its next use.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where files are not opened by handle, `EINVAL` for what is no key, `ESTALE` if there is no such
+    /// file any more.
+    pub(crate) fn by_key(&self, key: &[u8]) -> Result<Located> {
+        let Some(mount) = &self.mount else {
+            return Err(Error::new(Errno::EOPNOTSUPP, "files cannot be opened by handle here"));
+        };
+        let Some(handle) = identity::handle_in(self.kind, key) else {
+            return Err(Error::new(Errno::EINVAL, "not the key of a file in a local tree"));
+        };
+        let located = open_handle(mount.as_fd(), &handle).and_then(|fd| self.identify(fd));
+        let located = located.map_err(handle_error)?;
+        // Another file now, or one of another filesystem; or it only exists until somebody closes it.
+        let elsewhere = located.st.dev != self.root_dev && !self.kind.dev_in_key;
+        if *located.key != *key || elsewhere || located.st.unlinked() {
+            return Err(stale());
+        }
+        self.keep((Arc::clone(&located.key), Use::Path), &located.fd);
+        Ok(located)
+    }
+
     /// An `O_PATH` descriptor of the file.
     ///
     /// # Errors
@@ -159,13 +182,7 @@ impl Handles {
     /// Opens the file anew, whatever is in hand.
     pub(crate) fn reopen(&self, file: &LocalFile) -> Result<Arc<OwnedFd>> {
         if let (Some(mount), Some(handle)) = (&self.mount, file.handle()) {
-            let fd = open_handle(mount.as_fd(), handle).map_err(|e| {
-                // ESTALE is the rule; a file that is just being deleted may be missing in other words.
-                match e.raw_os_error() {
-                    Some(libc::ESTALE | libc::ENOENT) => stale(),
-                    _ => Error::io(e, "opening a file of the local tree by its handle"),
-                }
-            })?;
+            let fd = open_handle(mount.as_fd(), handle).map_err(handle_error)?;
             let fd = Arc::new(fd);
             self.keep((file.shared_key(), Use::Path), &fd);
             return Ok(fd);
@@ -214,6 +231,14 @@ fn open_handle(mount: BorrowedFd<'_>, handle: &sys::FileHandle) -> io::Result<Ow
         }
     }
     sys::open_by_handle(mount, handle)
+}
+
+fn handle_error(e: io::Error) -> Error {
+    // ESTALE is the rule; a file that is just being deleted may be missing in other words.
+    match e.raw_os_error() {
+        Some(libc::ESTALE | libc::ENOENT) => stale(),
+        _ => Error::io(e, "opening a file of the local tree by its handle"),
+    }
 }
 
 /// The file is gone, or no longer where it was found.

@@ -32,6 +32,12 @@ pub(crate) fn file_key(kind: FsKind, st: &Stat, handle: Option<&sys::FileHandle>
     key
 }
 
+/// The filesystem's handle in a key that [`file_key`] made with one. `None` if there is none in it.
+pub(crate) fn handle_in(kind: FsKind, key: &[u8]) -> Option<sys::FileHandle> {
+    let numbers = if kind.dev_in_key { 16 } else { 8 };
+    sys::FileHandle::from_bytes(key.get(numbers..)?)
+}
+
 /// The tree's identity: its filesystem's and its root directory's.
 ///
 /// Where inode numbers last, that is the filesystem's UUID (or the network mount's source) and the
@@ -175,6 +181,16 @@ mod tests {
         assert_eq!(source_in(MOUNTINFO, 42), None);
         assert_eq!(source_in(MOUNTINFO, 43), None);
         assert_eq!(source_in("36\n36 - \n36 - x", 36), None);
+    }
+
+    #[test]
+    fn a_key_of_any_bytes_has_a_handle_or_none() {
+        let kind = FsKind::of(0xEF53);
+        for len in 0..300 {
+            let handle = handle_in(kind, &vec![7; len]);
+            assert_eq!(handle.is_some(), (13..=140).contains(&len), "{len}");
+            assert!(handle.is_none_or(|h| h.to_bytes() == vec![7; len - 8]));
+        }
     }
 
     #[test]

@@ -62,6 +62,9 @@
 //! - **Keys** are the inode number with the filesystem's generation of it. Where inode numbers do not last
 //!   (FUSE, SMB, 9p, overlayfs, FAT), the *volume's* identity ends with the mount, so that nothing cached
 //!   is ever taken for another file's; [`Builder::volume_id`] overrides that.
+//! - **Without a name**: files are found by their keys ([`RemoteFs::by_key`](netfs::remote::RemoteFs::by_key), which
+//!   `Durability::Journal` needs) where the kernel opens files by handle (a filesystem of this kernel, and
+//!   `CAP_DAC_READ_SEARCH`) and the volume's identity lasts. [`File::durability`](netfs::File::durability) tells.
 //! - **Rights** are the kernel's answer for this process's own credentials, mode bits and POSIX ACLs for
 //!   everybody else's.
 //! - **Open files** without a name go on: who has one open reads, writes and syncs it until the last one

@@ -118,5 +118,5 @@ fn extra(
     let found = tree.handles.find(fd, name).ok()?;
     let unasked = if tree.leases { Writers::Maybe } else { Writers::Unknown };
     let facts = tree.facts(&found.key, &found.st, asked, || unasked);
-    Some(Found { file: LocalFile::new(tree, &found, (Arc::clone(dir), name.clone())), facts })
+    Some(Found { file: LocalFile::new(tree, &found, Some((Arc::clone(dir), name.clone()))), facts })
 }

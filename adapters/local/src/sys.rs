@@ -39,6 +39,13 @@ impl FileHandle {
         v.extend_from_slice(&self.bytes);
         v
     }
+
+    /// The handle that [`to_bytes`](FileHandle::to_bytes) made these bytes of. `None` if they are of none.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<FileHandle> {
+        let (kind, handle) = bytes.split_first_chunk::<4>()?;
+        let fits = (1..=HANDLE_MAX).contains(&handle.len());
+        fits.then(|| FileHandle { kind: c_int::from_be_bytes(*kind), bytes: handle.into() })
+    }
 }
 
 fn check(ret: c_int) -> io::Result<c_int> {

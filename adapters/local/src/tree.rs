@@ -41,6 +41,8 @@ pub(crate) struct Tree {
     pub(crate) watcher: OnceLock<Watcher>,
     /// Whether the tree may be changed.
     pub(crate) writable: bool,
+    /// Whether the tree has the same identity the next time it is opened: else a key means nothing then.
+    pub(crate) lasting: bool,
     pub(crate) unsynced: Unsynced,
 }
 

@@ -29,7 +29,8 @@ pub enum Durability {
     #[default]
     Memory,
     /// An fsync makes a log on the local disk durable, from which the bytes are uploaded even after a
-    /// crash; the upload follows. Without such a log it uploads, as `Memory` does.
+    /// crash; the upload follows. Without such a log it uploads, as `Memory` does:
+    /// [`File::durability`](crate::File::durability) tells.
     Journal,
     /// Every write is on the server's stable storage when it returns: implies [`Sync::Full`].
     Remote,

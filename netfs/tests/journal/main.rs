@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod local;
 mod removed;
 mod replays;
 mod tools;

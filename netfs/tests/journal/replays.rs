@@ -66,7 +66,8 @@ fn with_the_policy_to_fail_replayed_bytes_are_not_sent_over_somebody_elses() {
     let (fs, log) = (origin(), MemLog::new());
     met(&fs, &log);
     let theirs = fs.expected("f", 0, 100).expect("f");
-    let client = Client::configured(&fs, &log, |b| b.conflict_policy(ConflictPolicy::Fail));
+    let client =
+        Client::configured(Arc::clone(&fs), &log, |b| b.conflict_policy(ConflictPolicy::Fail));
     let client = client.expect("mount");
     assert_eq!(client.mount.replayed().conflicts, 1);
     let file = client.open("f", Durability::Memory);
@@ -100,7 +101,8 @@ fn with_the_policy_to_keep_both_the_hook_gets_what_was_replayed() {
     let theirs = fs.expected("f", 0, 100).expect("f");
     let hook = Arc::<Saved>::default();
     let policy = ConflictPolicy::KeepBoth(hook.clone());
-    let client = Client::configured(&fs, &log, |b| b.conflict_policy(policy)).expect("mount");
+    let client =
+        Client::configured(Arc::clone(&fs), &log, |b| b.conflict_policy(policy)).expect("mount");
     let told = client.mount.replayed();
     assert_eq!((told.conflicts, told.gone.len()), (1, 0), "the removed file's are the hook's");
     let file = client.open("f", Durability::Memory);

@@ -6,7 +6,7 @@ use netfs::{
     Builder, Durability, Errno, File, Mount, Netfs, OpenOptions,
     clock::StepClock,
     dirtylog::{DirtyLog, MemLog},
-    remote::Cx,
+    remote::{Cx, RemoteFs},
 };
 use netfs_memory::{Fault, Injected, MemoryFs, Op};
 
@@ -30,11 +30,12 @@ impl Client {
     }
 
     pub(crate) fn try_new(fs: &Arc<MemoryFs>, log: &Arc<MemLog>) -> netfs::Result<Client> {
-        Client::configured(fs, log, |b| b)
+        Client::configured(Arc::clone(fs), log, |b| b)
     }
 
-    pub(crate) fn configured(
-        fs: &Arc<MemoryFs>,
+    /// A client of any server.
+    pub(crate) fn configured<F: RemoteFs>(
+        fs: Arc<F>,
         log: &Arc<MemLog>,
         configure: impl FnOnce(Builder) -> Builder,
     ) -> netfs::Result<Client> {
@@ -44,7 +45,7 @@ impl Client {
         // An inode lives as long as somebody needs it, and no longer.
         let builder = Netfs::builder().memory_bytes(16 << 20).inode_capacity(0).dirty_log(log);
         let netfs = configure(builder.clock(Arc::new(clock.clone()))).build()?;
-        let mount = netfs.blocking_mount(Arc::clone(fs), &cx())?;
+        let mount = netfs.blocking_mount(fs, &cx())?;
         Ok(Client { mount, netfs, clock })
     }
 

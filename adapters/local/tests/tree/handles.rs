@@ -219,3 +219,48 @@ fn close_all(bed: &Bed) {
         read(&bed.walk(name).unwrap(), 0, 1);
     }
 }
+
+#[test]
+fn a_key_finds_its_file_without_a_name_and_never_another() {
+    let bed = frugal(true);
+    let file = bed.walk("f").unwrap();
+    let by_key = |key: &[u8]| {
+        let found = Arc::clone(&bed.fs).by_key(bytes::Bytes::copy_from_slice(key), me());
+        pollster::block_on(found)
+    };
+    let key = file.key().to_vec();
+    let found = match by_key(&key) {
+        Err(e) if e.errno() == Errno::EOPNOTSUPP => {
+            eprintln!("no handles here: nothing to test");
+            return;
+        }
+        found => found.unwrap(),
+    };
+    assert_eq!((found.file.key(), found.facts.stated_size()), (&key[..], Some(3)));
+    assert_eq!(by_key(bed.root().key()).unwrap().file.key(), bed.root().key());
+    fs::rename(bed.path("f"), bed.path("g")).unwrap();
+    close_everything(&bed);
+    assert_eq!(read(&by_key(&key).unwrap().file, 0, 9).1, b"one");
+    // Bytes that are no key, or no file's.
+    for cut in 0..key.len() {
+        assert!(by_key(&key[..cut]).is_err());
+    }
+    assert_eq!(by_key(b"").err().map(|e| e.errno()), Some(Errno::EINVAL));
+    assert_eq!(by_key(&[0xff; 200]).err().map(|e| e.errno()), Some(Errno::EINVAL));
+    let mut other = key.clone();
+    other[7] ^= 1; // the number, but not in the handle
+    assert_eq!(by_key(&other).err().map(|e| e.errno()), Some(Errno::ESTALE));
+    // Who has it open goes on; a key is for those who come after.
+    let token = bed.open(&file, &me()).unwrap();
+    fs::remove_file(bed.path("g")).unwrap();
+    assert_eq!(by_key(&key).err().map(|e| e.errno()), Some(Errno::ESTALE));
+    drop(token);
+    for n in 0..50 {
+        bed.write(&n.to_string(), b"another");
+        assert_eq!(by_key(&key).err().map(|e| e.errno()), Some(Errno::ESTALE));
+    }
+    let blind = Bed::with(|b| b.by_handle(false));
+    let found = Arc::clone(&blind.fs).by_key(blind.root().key().to_vec().into(), me());
+    let refused = pollster::block_on(found).err().map(|e| e.errno());
+    assert_eq!(refused, Some(Errno::EOPNOTSUPP));
+}
