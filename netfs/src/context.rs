@@ -203,7 +203,7 @@ impl Netfs {
 
     /// Changes the byte budget ([`Builder::memory_bytes`]) while everything runs, at most a half of it dirty as
     /// before. A smaller one evicts clean pages at once; what is dirty, locked or being fetched cannot go, so the
-    /// budget becomes no smaller than that: returned is what it is now. Ask again once
+    /// budget becomes no smaller than that and a granule: returned is what it is now. Ask again once
     /// [`sync`](Netfs::sync) has made more clean.
     ///
     /// What was chosen by the budget at the start stays: the fill queue's part of it, the largest readahead, and

@@ -125,7 +125,7 @@ impl Inode {
             id: core.next_inode_id(),
             cell: InodeCell::new(Arc::clone(volume.cell()), &key),
             sizes: SizeCell::new(Sizes::default()),
-            pages: core.folios.new_index(),
+            pages: core.folios.new_index_of(&volume.share),
             io: Arc::default(),
             wb: Writeback::default(),
             disk_misses: DiskMisses::default(),

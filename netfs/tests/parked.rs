@@ -45,7 +45,7 @@ fn a_parked_file_throttles_no_other_writer() {
     // Nothing is uploaded before it is asked for: the file must not be parked in the middle of the write.
     let bench = Bench::with(&fs, None, |b| b.dirty_bytes(LIMIT, LIMIT));
     let full = open(&bench, "full");
-    let size = LIMIT as usize / 10 * 9;
+    let size = LIMIT as usize / 10 * 8;
     let fault = park(&fs, &full, size);
     let memory = bench.netfs().memory();
     assert_eq!((memory.dirty, memory.parked), (size as u64, size as u64));
@@ -53,7 +53,7 @@ fn a_parked_file_throttles_no_other_writer() {
     let gate = Gate::new();
     let hung = fs.inject(Fault::on(Op::Write).file("b").hold(&gate, SnapshotAt::Issue).always());
     let other = open(&bench, "b");
-    for i in 0..4 {
+    for i in 0..3 {
         write(&other, i * MIB as u64, &vec![2; MIB]);
     }
     assert_eq!(bench.stats().write_throttled, 0, "as if nothing were parked");

@@ -551,7 +551,7 @@ fn a_hung_server_is_waited_for_until_the_callers_deadline() {
     let fs = MemoryFs::builder().file("f", 3 * MIB as u64).build().expect("build");
     let clock = StepClock::new();
     let shared = Arc::new(clock.clone());
-    let bench = Bench::with(&fs, None, |b| b.clock(shared).dirty_bytes(4096, 8192));
+    let bench = Bench::with(&fs, None, |b| b.clock(shared).dirty_bytes(4096, 12_288));
     let node = pollster::block_on(bench.mount.walk("f", &cx())).expect("walk");
     let deadline = clock.now() + std::time::Duration::from_secs(10);
     let hurried = cx().with_deadline(deadline);

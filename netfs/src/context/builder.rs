@@ -117,8 +117,10 @@ impl Builder {
         self
     }
 
-    /// How much may be dirty: above `background` bytes files are flushed, at `limit` writers wait, each in
-    /// turn (default: an eighth and a half of the budget, which they are part of).
+    /// How much may be dirty: above `background` bytes files are flushed, at `limit` writers wait, those of a
+    /// volume in turn (default: an eighth and a half of the budget, which they are part of). One volume's bytes
+    /// are at most eight times what is still free of the limit, so one alone has 8/9 of it, and a server that
+    /// hangs stops no writer of another; with many such servers there may be a page for each above the limit.
     #[must_use]
     pub fn dirty_bytes(mut self, background: u64, limit: u64) -> Builder {
         self.dirty_limits = Some((background, limit));

@@ -86,6 +86,11 @@ impl Accounts {
             .map_or(0, i64::unsigned_abs)
     }
 
+    /// Memory of fetches that have not ended, whether anybody waits for them or not.
+    pub(crate) fn fetching(&self) -> u64 {
+        self.bytes(Account::InFlight) + self.bytes(Account::Abandoned)
+    }
+
     /// Folios that count in the budget.
     pub(crate) fn folios(&self) -> u64 {
         self.folios.load(Ordering::Relaxed)

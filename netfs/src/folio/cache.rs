@@ -24,7 +24,7 @@ use crate::{
         Arc, Mutex, Readers,
         atomic::{AtomicU64, Ordering},
     },
-    writeback::room::Room,
+    writeback::room::{Room, Share},
 };
 
 /// Memory of one context, in bytes. `budgeted` never exceeds `budget`; `pinned` and `transient`
@@ -77,7 +77,7 @@ pub(crate) struct FolioCache {
     readers: Arc<Readers>,
     next_index: AtomicU64,
     /// What is dirty or on its way to a server, of all files.
-    room: Room,
+    room: Arc<Room>,
 }
 
 impl FolioCache {
@@ -93,16 +93,17 @@ impl FolioCache {
         dirty_limit: u64,
         counters: Arc<Counters>,
     ) -> Arc<FolioCache> {
+        let accounts = Accounts::new(budget);
         Arc::new(FolioCache {
             // An eighth is kept against the cost of mapping and first touch when load comes in waves.
             arena: Arena::new(budget / 8),
             returned: Arc::default(),
-            accounts: Accounts::new(budget),
+            room: Room::new(dirty_limit, Arc::clone(&accounts)),
+            accounts,
             policy: Mutex::new(S3Fifo::new(budget, budget::cost(GRANULE as u64))),
             counters,
             readers: Readers::new(),
             next_index: AtomicU64::new(0),
-            room: Room::new(dirty_limit, budget / 2),
         })
     }
 
@@ -112,9 +113,10 @@ impl FolioCache {
     }
 
     /// Another budget, at most a half of which may be dirty: evicts what is too much, as far as it is clean and
-    /// nobody holds it locked. Returns the budget there is now, which is larger where that was not enough.
+    /// nobody holds it locked. Returns the budget there is now, which is larger where that was not enough: a
+    /// granule above what cannot go, for without any who writes next would wait for what may hang.
     pub(crate) fn set_budget(&self, budget: u64, dirty_limit: u64) -> u64 {
-        self.room.set_limit(dirty_limit, budget / 2);
+        self.room.set_limit(dirty_limit);
         self.policy.lock().set_capacity(budget, budget::cost(GRANULE as u64));
         self.arena.keep(budget / 8);
         // First: nobody takes what is being freed.
@@ -122,14 +124,21 @@ impl FolioCache {
         // Each folio is chosen once and those that come meanwhile fit: this ends.
         while self.accounts.charged() > budget && self.evict_one().is_some() {}
         self.returned.let_go();
-        let now = budget.max(self.accounts.charged());
+        let stays = self.accounts.charged().saturating_sub(self.policy.lock().weight());
+        let now = budget.max(stays + GRANULE as u64).max(self.accounts.charged());
         self.accounts.set_budget(now);
         now
     }
 
-    /// An index for one more inode.
+    /// An index for one more inode of the volume whose `share` it is.
+    pub(crate) fn new_index_of(self: &Arc<Self>, share: &Arc<Share>) -> Arc<FolioIndex> {
+        let id = self.next_index.fetch_add(1, Ordering::Relaxed);
+        FolioIndex::new(Arc::clone(self), id, Arc::clone(share))
+    }
+
+    #[cfg(test)]
     pub(crate) fn new_index(self: &Arc<Self>) -> Arc<FolioIndex> {
-        FolioIndex::new(Arc::clone(self), self.next_index.fetch_add(1, Ordering::Relaxed))
+        self.new_index_of(&self.room.share())
     }
 
     /// Allocates memory for all of `runs` (page-aligned, not overlapping), cut by [`folio_sizes`],
@@ -146,7 +155,18 @@ impl FolioCache {
         self.alloc_lent(runs, file_size, cap, |_| None)
     }
 
-    /// The same, where some folios may be of a caller's bytes: what `lend` has of a folio's place, all of it.
+    /// The same for a fetch; `None` also if fetches have their part of the memory.
+    pub(crate) fn alloc_fetch(
+        &self,
+        runs: &[Range<u64>],
+        file_size: u64,
+        cap: usize,
+    ) -> Option<Vec<NewFolio>> {
+        let bytes = runs.iter().map(|run| run.end - run.start).sum();
+        self.room.may_fetch(bytes).then(|| self.alloc_window(runs, file_size, cap))?
+    }
+
+    /// The same as [`alloc_window`](FolioCache::alloc_window), where some folios may be of a caller's bytes: what `lend` has of a folio's place, all of it.
     /// They count in the budget as any memory does.
     pub(crate) fn alloc_lent(
         &self,
@@ -212,7 +232,7 @@ impl FolioCache {
     }
 
     /// What is dirty, and how much may be.
-    pub(crate) fn room(&self) -> &Room {
+    pub(crate) fn room(&self) -> &Arc<Room> {
         &self.room
     }
 

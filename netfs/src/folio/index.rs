@@ -56,6 +56,7 @@ use crate::{
         Arc, BiasedLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    writeback::room::Share,
 };
 
 /// A folio that was just locked, and the permission to fill it. Whoever has it must end it with
@@ -82,6 +83,8 @@ pub(crate) struct Removed {
 pub(crate) struct FolioIndex {
     id: u64,
     cache: Arc<FolioCache>,
+    /// Its volume's part of what may be dirty.
+    share: Arc<Share>,
     this: Weak<FolioIndex>,
     /// On lines of its own: those who have to use the plain lock write to it.
     content: CachePadded<BiasedLock<Content>>,
@@ -101,7 +104,6 @@ pub(crate) struct FolioIndex {
     wasted_ahead: AtomicU64,
 }
 
-#[derive(Default)]
 struct Content {
     slots: Slots,
     /// The folios with dirt.
@@ -111,15 +113,16 @@ struct Content {
 
 impl FolioIndex {
     /// An empty index. `id` is unique within the cache.
-    pub(super) fn new(cache: Arc<FolioCache>, id: u64) -> Arc<FolioIndex> {
+    pub(super) fn new(cache: Arc<FolioCache>, id: u64, share: Arc<Share>) -> Arc<FolioIndex> {
+        let dirty = DirtySet::new(Arc::clone(&share));
+        let content = Content { slots: Slots::default(), dirty, history: History::default() };
+        let content = BiasedLock::new(content, Arc::clone(cache.readers()));
         Arc::new_cyclic(|this| FolioIndex {
             id,
             this: Weak::clone(this),
-            content: CachePadded::new(BiasedLock::new(
-                Content::default(),
-                Arc::clone(cache.readers()),
-            )),
+            content: CachePadded::new(content),
             cache,
+            share,
             data_gen: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
             dirty_end: AtomicU64::new(0),
@@ -129,6 +132,11 @@ impl FolioIndex {
             started_ahead: AtomicU64::new(0),
             wasted_ahead: AtomicU64::new(0),
         })
+    }
+
+    /// Its volume's part of what may be dirty.
+    pub(crate) fn share(&self) -> &Arc<Share> {
+        &self.share
     }
 
     /// Counts clears and removals (not evictions). If it has not moved between two looks, nothing was

@@ -18,7 +18,7 @@ use crate::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    writeback::{conflict::ConflictPolicy, park::ParkedFiles, recall},
+    writeback::{conflict::ConflictPolicy, park::ParkedFiles, recall, room::Share},
 };
 
 /// How often (1 ms apart) a volume that looks in use is tried again.
@@ -46,6 +46,8 @@ pub(crate) struct Volume {
     pub(super) mounts: AtomicUsize,
     conflict_policy: Mutex<Option<ConflictPolicy>>,
     pub(crate) parked: ParkedFiles,
+    /// Its part of what may be dirty in the context.
+    pub(crate) share: Arc<Share>,
     /// Files are found again by their keys, so a log of dirty bytes is of use.
     replayable: AtomicBool,
     pub(super) replayed: Mutex<Replayed>,
@@ -103,6 +105,7 @@ impl Volume {
         let fscache = OnceCell::new();
         let keep = moka::sync::Cache::builder().max_capacity(core.options.inode_capacity).build();
         let mounts = AtomicUsize::new(0);
+        let share = core.folios.room().share();
         Arc::new(Volume {
             core,
             id,
@@ -115,6 +118,7 @@ impl Volume {
             mounts,
             conflict_policy: Mutex::default(),
             parked: ParkedFiles::default(),
+            share,
             replayable: AtomicBool::new(false),
             replayed: Mutex::default(),
         })

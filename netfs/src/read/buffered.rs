@@ -326,9 +326,9 @@ impl Reader<'_> {
         let folios = &inode.core.folios;
         let window = if partial {
             // In the very place of the one that is there, whatever the plan cuts it into.
-            folios.alloc_window(std::slice::from_ref(run), u64::MAX, len_of(run))?
+            folios.alloc_fetch(std::slice::from_ref(run), u64::MAX, len_of(run))?
         } else {
-            folios.alloc_window(&ranges, sizes.i_size, GRANULE)?
+            folios.alloc_fetch(&ranges, sizes.i_size, GRANULE)?
         };
         inode.core.counters.read_folio.inc();
         // What somebody else locked meanwhile is missing here: the run may fall apart.

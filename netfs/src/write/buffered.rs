@@ -6,16 +6,13 @@ use bytes::Bytes;
 
 use crate::{
     error::{Errno, Error, Result},
-    folio::{
-        Folio, GRANULE, Group, PAGE_SIZE, Piece, Step, Written, cache::NewFolio, memory::NewMem,
-    },
+    folio::{GRANULE, Group, PAGE_SIZE, Piece, Step, Written, cache::NewFolio},
     fscache::Cookie,
     inode::Inode,
     iomode::Mode,
     read::{Who, buffered::Reader},
     request::plan,
     sync::Arc,
-    timer,
     writeback::{
         Writing,
         flush::{Wait, flush},
@@ -41,7 +38,7 @@ pub(crate) struct Buffered<'a> {
 }
 
 impl Buffered<'_> {
-    fn inode(&self) -> &Arc<Inode> {
+    pub(super) fn inode(&self) -> &Arc<Inode> {
         &self.who.inode
     }
 
@@ -56,9 +53,9 @@ impl Buffered<'_> {
                 if rest.len() > CHUNK { CHUNK - (at % GRANULE as u64) as usize } else { CHUNK };
             let chunk = &rest[..rest.len().min(part).min(self.at_once())];
             match self.write_chunk(at, chunk).await {
-                Ok(n) => {
-                    done += n;
-                    if n < chunk.len() {
+                Ok(Wrote { bytes, all }) => {
+                    done += bytes;
+                    if !all {
                         // The next chunk does not follow.
                         break;
                     }
@@ -76,9 +73,11 @@ impl Buffered<'_> {
         usize::try_from(self.inode().core.folios.room().step()).unwrap_or(usize::MAX)
     }
 
-    async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<usize> {
+    /// Writes as much of the front of `bytes` as there is room for.
+    async fn write_chunk(&self, offset: u64, bytes: &[u8]) -> Result<Wrote> {
         let inode = self.inode();
         let taken = self.take_room(bytes.len() as u64).await?;
+        let bytes = within_room(offset, bytes, &taken);
         let before = inode.pages.dirtied_ever();
         let mut chunk = Chunk { who: self.who, taken, before, offset, done: 0 };
         // It may be because uploads failed for good that there is room.
@@ -90,19 +89,19 @@ impl Buffered<'_> {
         inode.core.check_open()?;
         match result {
             Err(error) if done == 0 => Err(error),
-            _ => Ok(done),
+            _ => Ok(Wrote { bytes: done, all: done == bytes.len() }),
         }
     }
 
     /// Waits, in turn, until not too much is dirty.
     async fn take_room(&self, bytes: u64) -> Result<Taken> {
-        let core = &self.inode().core;
-        if let Some(taken) = core.folios.room().try_take(bytes) {
+        let Inode { core, pages, .. } = &**self.inode();
+        if let Some(taken) = pages.share().try_take(bytes) {
             return Ok(taken);
         }
         core.counters.write_throttled.inc();
         let _pressed = core.flusher.press();
-        self.who.by_deadline(core.folios.room().take(bytes)).await
+        self.who.by_deadline(pages.share().take(bytes)).await
     }
 
     /// Step by step.
@@ -114,29 +113,34 @@ impl Buffered<'_> {
         let whole = Piece { offset, bytes, lent: self.lent, writer, group, now };
         let mut idle = 0;
         while chunk.done < bytes.len() {
-            if let Some(range) = self.steps(chunk, &whole, &mut idle).await? {
-                flush(inode, range, Wait::Turn).await?;
+            match self.steps(chunk, &whole, &mut idle).await? {
+                Some(First::Flush(range)) => flush(inode, range, Wait::Turn).await?,
+                Some(First::HoldLess) => self.hold_less().await?,
+                None => {}
             }
         }
         Ok(())
     }
 
-    /// As far as it goes in one I/O mode; says what has to be uploaded before it goes on. (Not here: who waits
+    /// As far as it goes in one I/O mode; says what has to be done before it goes on. (Not here: who waits
     /// for an upload in a mode stops all that want the other, and these all readers.)
     async fn steps(
         &self,
         chunk: &mut Chunk<'_>,
         whole: &Piece<'_>,
         idle: &mut usize,
-    ) -> Result<Option<Range<u64>>> {
+    ) -> Result<Option<First>> {
         let range = whole.offset..whole.offset + whole.bytes.len() as u64;
         let _mode = self.who.enter(Mode::Buffered, range).await?;
         self.inode().ensure_valid(&self.who.remote, &self.who.cx).await?;
         while chunk.done < whole.bytes.len() {
             let rest = whole.after(chunk.done);
-            let (step, flush_first) = match self.step(&rest).await? {
+            if !self.inode().pages.share().may_hold(0) {
+                return Ok(Some(First::HoldLess));
+            }
+            let (step, first) = match self.step(&rest).await? {
                 Stepped::Wrote(bytes) => (bytes, None),
-                Stepped::FlushFirst(range) => (0, Some(range)),
+                Stepped::Not(first) => (0, Some(first)),
             };
             *idle = if step == 0 { *idle + 1 } else { 0 };
             chunk.done += step;
@@ -144,8 +148,8 @@ impl Buffered<'_> {
                 let told = "what is written to changes faster than it can be written; try again";
                 return Err(Error::new(Errno::EAGAIN, told));
             }
-            if flush_first.is_some() {
-                return Ok(flush_first);
+            if first.is_some() {
+                return Ok(first);
             }
         }
         Ok(None)
@@ -172,8 +176,11 @@ impl Buffered<'_> {
                 pages.attach_overlay(&folio, mem, rest.now);
                 0
             }
-            // Without the right to read: what is known of the folio goes to the server, then it is gone.
-            Step::ReadFirst(range) if !self.may_read => return Ok(Stepped::FlushFirst(range)),
+            // Without the right to read, or memory to read into (fetches that hang have it): what is known of
+            // the folio goes to the server, then it is gone.
+            Step::ReadFirst(range) if !self.may_fetch(&range) => {
+                return Ok(Stepped::Not(First::Flush(range)));
+            }
             Step::ReadFirst(range) => {
                 // Room for it first: without any the reader goes round the page cache, and the folio
                 // stays as it is.
@@ -182,9 +189,13 @@ impl Buffered<'_> {
                 reader.gather(range.start, range.end - range.start).await?;
                 0
             }
-            Step::OtherGroup(range) => return Ok(Stepped::FlushFirst(range)),
+            Step::OtherGroup(range) => return Ok(Stepped::Not(First::Flush(range))),
         };
         Ok(Stepped::Wrote(wrote))
+    }
+
+    fn may_fetch(&self, range: &Range<u64>) -> bool {
+        self.may_read && self.inode().core.folios.room().may_fetch(range.end - range.start)
     }
 
     /// Writes all of the folio in `place`: into other memory, or, if there is none to be had at once, into what
@@ -209,64 +220,39 @@ impl Buffered<'_> {
         let new = window.into_iter().map(make).filter(|w| w.bytes() > 0).collect();
         Ok(inode.pages.insert_written(new, rest, data_gen))
     }
-
-    async fn memory_like(&self, folio: &Arc<Folio>) -> Result<NewMem> {
-        let new = self.memory(&folio.range(), u64::MAX, |_| None).await?;
-        // Where readers have all memory there may be a page and not more.
-        let like = new.into_iter().map(|n| n.mem).find(|mem| mem.len() == folio.len());
-        Ok(like.unwrap_or_else(|| self.inode().core.folios.transient(folio.len())))
-    }
-
-    /// Memory for `run`, waiting (with no lock but the file's write lock) until enough is clean.
-    async fn memory(
-        &self,
-        run: &Range<u64>,
-        end: u64,
-        lend: impl Fn(Range<u64>) -> Option<Bytes>,
-    ) -> Result<Vec<NewFolio>> {
-        let core = &self.inode().core;
-        let runs = std::slice::from_ref(run);
-        if let Some(window) = core.folios.alloc_lent(runs, end, GRANULE, &lend) {
-            return Ok(window);
-        }
-        let pressed = core.flusher.press();
-        // As long as a call to the server may take, from the last upload that brought something there.
-        let patience = core.options.remote_timeout;
-        let mut until = core.clock.now() + patience;
-        let mut before = core.folios.room().cleaned_ever();
-        while core.clock.now() < until {
-            core.check_open()?;
-            self.inode().check_not_parked()?;
-            let cleaned = core.flusher.cleaned.notified();
-            if let Some(window) = core.folios.alloc_lent(runs, end, GRANULE, &lend) {
-                return Ok(window);
-            }
-            if core.folios.room().dirty() == 0 {
-                // Readers have it all: less at a time.
-                let page = run.start..run.start + PAGE_SIZE as u64;
-                let least = core.folios.alloc_window(&[page], end, PAGE_SIZE);
-                if let Some(window) = least.filter(|_| run.end - run.start > PAGE_SIZE as u64) {
-                    return Ok(window);
-                }
-            }
-            let soon = core.clock.now() + A_WHILE;
-            timer::until(&core.driver, &*core.clock, soon, cleaned).await;
-            let cleaned_ever = core.folios.room().cleaned_ever();
-            if std::mem::replace(&mut before, cleaned_ever) != cleaned_ever {
-                until = core.clock.now() + patience;
-            }
-        }
-        drop(pressed);
-        Err(Error::new(Errno::ENOMEM, "the memory budget is exhausted by what cannot be uploaded"))
-    }
 }
 
 /// What a step came to.
 enum Stepped {
     /// So many bytes are in.
     Wrote(usize),
-    /// This has to be uploaded before.
-    FlushFirst(Range<u64>),
+    /// None: this has to be done before.
+    Not(First),
+}
+
+/// What a write waits for, in no I/O mode.
+enum First {
+    /// This is to be uploaded.
+    Flush(Range<u64>),
+    /// The volume's dirty bytes hold too much memory: some of it is to become clean.
+    HoldLess,
+}
+
+/// What a chunk came to.
+struct Wrote {
+    bytes: usize,
+    /// As many as there was room for: the next ones may follow.
+    all: bool,
+}
+
+/// The front of `bytes` that there is room for: up to where a page ends, so that no page is uploaded in parts.
+fn within_room<'a>(offset: u64, bytes: &'a [u8], taken: &Taken) -> &'a [u8] {
+    let most = usize::try_from(taken.bytes()).unwrap_or(usize::MAX);
+    if bytes.len() <= most {
+        return bytes;
+    }
+    let last = ((offset + most as u64) % PAGE_SIZE as u64) as usize;
+    &bytes[..if last < most { most - last } else { most }]
 }
 
 /// A part of a write on its way into memory. Its end, also that of a write whose caller goes away in the
@@ -285,8 +271,7 @@ impl Drop for Chunk<'_> {
     fn drop(&mut self) {
         let inode = &self.who.inode;
         let Inode { core, pages, sizes, .. } = &**inode;
-        let room = core.folios.room();
-        room.settle(&self.taken, pages.dirtied_ever() - self.before);
+        pages.share().settle(&self.taken, pages.dirtied_ever() - self.before);
         if self.done == 0 {
             return;
         }
@@ -296,14 +281,11 @@ impl Drop for Chunk<'_> {
         inode.log_wrote(written.clone());
         core.flusher.note(inode);
         inode.cell.tell_fronts(&written, self.who.origin);
-        if room.dirty() > core.options.dirty_background {
+        if core.folios.room().dirty() > core.options.dirty_background {
             core.flusher.kick();
         }
     }
 }
-
-/// How long a writer without memory waits for news before it looks again.
-const A_WHILE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The largest file a write may make.
 pub(crate) fn check_end(who: &Who, offset: u64, len: u64) -> Result<()> {

@@ -1,86 +1,111 @@
-//! How much may be dirty. Writers above it wait, in the order they came, until so much has been uploaded:
-//! each write takes its bytes out of one allowance, and bytes that become clean go back into it.
+//! How much may be dirty. Writers above it wait, in the order they came to their volume, until so much has been
+//! uploaded: each write takes its bytes out of its volume's [`Share`], and bytes that become clean go back.
+//!
+//! **No volume has all of it** ([`shares`]). What one has is at most eight times what is still free: alone it has 8/9 of
+//! the limit, several busy ones come to the same, and one whose server hangs leaves the others something to go on
+//! with, of which the next may again have 8/9. (As the buffer of a switch is shared between its ports: a
+//! threshold that follows what is free needs to know neither who is there nor who is sick.) A volume that has
+//! nothing may always have a page, even above the limit. So whoever waits waits for bytes of its own volume.
+//!
+//! A writer gets less than it wants where its volume may not have more, but waits for half of the most that the
+//! volume could have, or all it wants: so writes stay large.
+//!
+//! The memory of folios with dirty bytes is shared in the same way ([`Share::may_hold`]): one dirty byte keeps all of
+//! a folio. Fetches have such a part, too ([`Room::may_fetch`]): those that a server does not answer keep theirs.
 //!
 //! Bytes that could not be uploaded for good (parked) give back what they took: nobody waits for what may
 //! never come. Their memory stays in the byte budget; past half of it the volumes that have any take no
 //! more writes ([`park`](super::park)).
 
-use futures_util::future::{Either, select};
-use tokio::sync::{Notify, Semaphore};
+#[cfg(all(test, shuttle))]
+mod interleavings;
+mod shares;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
+
+use shares::{Place, Shares, part, signed};
+use tokio::sync::oneshot;
 
 use crate::{
     error::{Errno, Error, Result},
-    folio::PAGE_SIZE,
+    folio::{
+        PAGE_SIZE,
+        budget::{Accounts, cost},
+    },
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-/// The allowance of one context, in bytes.
+/// What may be dirty in one context.
 pub(crate) struct Room {
+    shares: Mutex<Shares>,
+    /// As in `shares`, for who does not lock them.
     limit: AtomicU64,
-    free: Semaphore,
-    /// The limit has become smaller.
-    less: Notify,
+    /// The byte budget of memory, and what fetches take of it.
+    accounts: Arc<Accounts>,
     dirty: AtomicU64,
-    /// Bytes that ever became clean, not those that were parked.
-    cleaned_ever: AtomicU64,
-    /// Dirtied without having been asked for: taken off what comes back.
-    debt: Mutex<u64>,
     /// Dirty bytes of parked files.
     parked: AtomicU64,
-    /// The memory they take.
-    parked_memory: Arc<AtomicU64>,
-    parked_max: AtomicU64,
+    /// What the folios with dirty bytes cost of the budget, without those of parked files.
+    memory: AtomicU64,
+    parked_memory: AtomicU64,
+}
+
+/// One volume's part of it.
+pub(crate) struct Share {
+    room: Arc<Room>,
+    place: Place,
+    /// What its folios with dirty bytes cost of the budget, without those of parked files.
+    memory: AtomicU64,
+    /// Bytes that ever became clean, not those that were parked.
+    cleaned_ever: AtomicU64,
 }
 
 /// Bytes taken for a write.
+#[derive(Debug)]
 pub(crate) struct Taken(u64);
 
+impl Taken {
+    /// How many, at most what was asked for.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0
+    }
+}
+
 impl Room {
-    /// At most `limit` bytes are dirty; parked ones take at most about `parked_max` bytes of memory.
-    pub(crate) fn new(limit: u64, parked_max: u64) -> Room {
-        let limit = limit.min(Semaphore::MAX_PERMITS as u64).max(1);
-        let free = Semaphore::new(limit as usize);
-        Room {
+    /// At most `limit` bytes are dirty, in memory that counts in `accounts`.
+    pub(crate) fn new(limit: u64, accounts: Arc<Accounts>) -> Arc<Room> {
+        Arc::new(Room {
+            shares: Mutex::new(Shares::new(limit)),
             limit: AtomicU64::new(limit),
-            free,
-            less: Notify::new(),
+            accounts,
             dirty: AtomicU64::new(0),
-            cleaned_ever: AtomicU64::new(0),
-            debt: Mutex::new(0),
             parked: AtomicU64::new(0),
-            parked_memory: Arc::default(),
-            parked_max: AtomicU64::new(parked_max),
-        }
+            memory: AtomicU64::new(0),
+            parked_memory: AtomicU64::new(0),
+        })
     }
 
-    /// The most one write may take at a time.
-    pub(crate) fn most(&self) -> u64 {
-        self.limit.load(Ordering::Relaxed).min(u64::from(u32::MAX))
+    /// Another limit. A smaller one is paid off by what becomes clean; who waits waits for what it allows.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.shares.lock().set_limit(limit);
+        self.serve();
     }
 
-    /// Other limits. A smaller one is paid off by what becomes clean. Not for callers at the same time.
-    pub(crate) fn set_limit(&self, limit: u64, parked_max: u64) {
-        self.parked_max.store(parked_max, Ordering::Relaxed);
-        let limit = limit.min(Semaphore::MAX_PERMITS as u64).max(1);
-        let before = self.limit.swap(limit, Ordering::Relaxed);
-        if limit > before {
-            self.give_back(limit - before);
-        } else {
-            let less = before - limit;
-            let taken = self.free.forget_permits(usize::try_from(less).unwrap_or(usize::MAX));
-            *self.debt.lock() += less - taken as u64;
-            // Who waits for more than there can be now would wait for ever.
-            self.less.notify_waiters();
-        }
+    /// The part of one more volume.
+    pub(crate) fn share(self: &Arc<Room>) -> Arc<Share> {
+        let place = self.shares.lock().begin();
+        let (memory, cleaned_ever) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Share { room: Arc::clone(self), place, memory, cleaned_ever })
     }
 
-    /// What a long write takes at a time: not so much that it would have to wait for all the others, one of
-    /// which may hang; but then uploads come in large pieces, too.
+    /// What a long write asks for at a time: not so much that it would have to wait for all the others; but then
+    /// uploads come in large pieces, too.
     pub(crate) fn step(&self) -> u64 {
-        (self.most() / 2).max(PAGE_SIZE as u64).min(self.most())
+        (self.limit.load(Ordering::Relaxed) / 2).max(PAGE_SIZE as u64)
     }
 
     /// Bytes that are dirty or on their way, without the parked ones.
@@ -93,50 +118,65 @@ impl Room {
         count(&self.parked)
     }
 
-    /// Where the memory of parked files is counted.
-    pub(crate) fn parked_memory(&self) -> &Arc<AtomicU64> {
-        &self.parked_memory
-    }
-
     /// Whether parked bytes take more memory than they may.
     pub(crate) fn parked_too_much(&self) -> bool {
-        count(&self.parked_memory) > count(&self.parked_max)
+        count(&self.parked_memory) > self.accounts.budget() / 2
     }
 
-    /// Bytes that could be taken now.
-    #[cfg(all(test, shuttle))]
-    pub(crate) fn free(&self) -> u64 {
-        self.free.available_permits() as u64
+    /// Memory of the budget that is neither a fetch's nor holds dirty bytes: it is free, or can be evicted.
+    fn evictable(&self) -> i64 {
+        let held = count(&self.memory) + count(&self.parked_memory) + self.accounts.fetching();
+        signed(self.accounts.budget()) - signed(held)
     }
 
-    /// Takes `bytes` if they are free and nobody waits.
-    pub(crate) fn try_take(&self, bytes: u64) -> Option<Taken> {
-        let wanted = self.count(bytes);
-        self.free.try_acquire_many(wanted).ok()?.forget();
-        Some(Taken(wanted.into()))
-    }
-
-    /// The same after whoever came before. A smaller limit puts everybody to the end of the queue.
-    pub(crate) async fn take(&self, bytes: u64) -> Result<Taken> {
-        loop {
-            let less = self.less.notified();
-            let wanted = self.count(bytes);
-            let taking = self.free.acquire_many(wanted);
-            if let Either::Left((permit, _)) = select(Box::pin(taking), Box::pin(less)).await {
-                let over = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
-                permit.map_err(over)?.forget();
-                return Ok(Taken(wanted.into()));
-            }
-        }
+    /// Whether fetches may take `more` bytes of memory: at most eight times what they leave. Nobody gets that
+    /// back before they have ended.
+    pub(crate) fn may_fetch(&self, more: u64) -> bool {
+        signed(more) <= part(self.evictable(), signed(self.accounts.fetching()), 0)
     }
 
     /// Nothing will be uploaded any more: who waits has waited in vain.
     pub(crate) fn close(&self) {
-        self.free.close();
+        let waiting = self.shares.lock().close();
+        drop(waiting);
     }
 
-    fn count(&self, bytes: u64) -> u32 {
-        u32::try_from(bytes.min(self.most())).unwrap_or(u32::MAX)
+    /// Whether nobody has taken anything, or waits.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shares.lock().is_empty()
+    }
+
+    /// Gives whoever waits what there is.
+    fn serve(&self) {
+        loop {
+            // Who is told is told without the lock: wakers are foreign code.
+            let next = self.shares.lock().next();
+            let Some(grant) = next else { return };
+            if let Err(bytes) = grant.tell.send(grant.bytes) {
+                // It went away just now.
+                self.shares.lock().give_back(grant.place, bytes);
+            }
+        }
+    }
+}
+
+impl Share {
+    /// Takes up to `wanted` bytes, if the volume may have them now and nobody of it waits.
+    pub(crate) fn try_take(&self, wanted: u64) -> Option<Taken> {
+        self.room.shares.lock().try_take(self.place, wanted).map(Taken)
+    }
+
+    /// The same after whoever came before.
+    pub(crate) async fn take(&self, wanted: u64) -> Result<Taken> {
+        let (tell, answer) = oneshot::channel();
+        let ticket = self.room.shares.lock().queue(self.place, wanted, tell);
+        let mut waiting = Waiting { share: self, ticket, answer };
+        self.room.serve();
+        let answer = (&mut waiting.answer).await;
+        waiting.ticket = None;
+        let over = |_| Error::new(Errno::ESHUTDOWN, "this Netfs has been shut down");
+        answer.map(Taken).map_err(over)
     }
 
     /// Of what was taken `dirtied` bytes are dirty now that were not before.
@@ -144,12 +184,12 @@ impl Room {
         if dirtied < taken {
             self.give_back(taken - dirtied);
         } else if dirtied > taken {
-            *self.debt.lock() += dirtied - taken;
+            self.room.shares.lock().take(self.place, dirtied - taken);
         }
     }
 
     pub(crate) fn dirtied(&self, bytes: u64) {
-        self.dirty.fetch_add(bytes, Ordering::Relaxed);
+        self.room.dirty.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn cleaned(&self, bytes: u64) {
@@ -163,142 +203,101 @@ impl Room {
     }
 
     fn less_dirty(&self, bytes: u64) {
-        self.dirty.fetch_sub(bytes, Ordering::Relaxed);
+        self.room.dirty.fetch_sub(bytes, Ordering::Relaxed);
         self.give_back(bytes);
     }
 
     /// Becomes dirty in a file that is parked: what its writer took is not needed.
     pub(crate) fn dirtied_parked(&self, bytes: u64) {
-        self.parked.fetch_add(bytes, Ordering::Relaxed);
+        self.room.parked.fetch_add(bytes, Ordering::Relaxed);
         self.give_back(bytes);
     }
 
     /// Nothing goes back: that was done when it was parked.
     pub(crate) fn cleaned_parked(&self, bytes: u64) {
         self.cleaned_ever.fetch_add(bytes, Ordering::Relaxed);
-        self.parked.fetch_sub(bytes, Ordering::Relaxed);
+        self.room.parked.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Dirty bytes of a file are parked from now on.
     pub(crate) fn park(&self, bytes: u64) {
-        self.parked.fetch_add(bytes, Ordering::Relaxed);
+        self.room.parked.fetch_add(bytes, Ordering::Relaxed);
         self.less_dirty(bytes);
     }
 
     /// They are not any more, and still dirty.
     pub(crate) fn unpark(&self, bytes: u64) {
-        self.parked.fetch_sub(bytes, Ordering::Relaxed);
+        self.room.parked.fetch_sub(bytes, Ordering::Relaxed);
         self.dirtied(bytes);
-        *self.debt.lock() += bytes;
+        self.room.shares.lock().take(self.place, bytes);
     }
 
     fn give_back(&self, bytes: u64) {
-        let mut debt = self.debt.lock();
-        let paid = bytes.min(*debt);
-        *debt -= paid;
-        drop(debt);
-        if bytes > paid {
-            self.free.add_permits((bytes - paid) as usize);
+        if bytes > 0 && self.room.shares.lock().give_back(self.place, bytes) {
+            self.room.serve();
         }
+    }
+
+    /// Folios with dirty bytes of a file cost `now`, and not `before` any more.
+    pub(crate) fn holds(&self, parked: bool, before: u64, now: u64) {
+        let more = now.wrapping_sub(before);
+        if more == 0 {
+            return;
+        }
+        if parked {
+            self.room.parked_memory.fetch_add(more, Ordering::Relaxed);
+        } else {
+            self.memory.fetch_add(more, Ordering::Relaxed);
+            self.room.memory.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether none of its folios has dirty bytes, but for those of parked files.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        count(&self.memory) == 0
+    }
+
+    /// Whether folios of `more` bytes more may have dirty bytes: at most eight times the memory that nobody
+    /// holds so or fetches into, or a page. Many at once may get a bit above.
+    pub(crate) fn may_hold(&self, more: u64) -> bool {
+        let least = signed(cost(PAGE_SIZE as u64));
+        signed(more) <= part(self.room.evictable(), signed(count(&self.memory)), least)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.room.shares.lock().end(self.place);
+    }
+}
+
+/// Somebody who waits. Whoever goes away leaves its place, and what it was given meanwhile.
+struct Waiting<'a> {
+    share: &'a Share,
+    /// None once it has had its turn.
+    ticket: Option<u64>,
+    answer: oneshot::Receiver<u64>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        // What is not here by now finds nobody, and is taken back by whoever gave it.
+        self.answer.close();
+        let Share { room, place, .. } = self.share;
+        let mut shares = room.shares.lock();
+        let left = shares.leave(*place, ticket);
+        if let Ok(bytes) = self.answer.try_recv() {
+            shares.give_back(*place, bytes);
+        }
+        drop(shares);
+        drop(left);
+        // Those behind it may be able to have what it could not.
+        room.serve();
     }
 }
 
 /// Additions and subtractions may overtake each other: then a sum is below zero for an instant.
 fn count(of: &AtomicU64) -> u64 {
     i64::try_from(of.load(Ordering::Relaxed)).unwrap_or(0).unsigned_abs()
-}
-
-#[cfg(all(test, not(shuttle)))]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    #[test]
-    fn writers_wait_in_order_and_get_what_became_clean() {
-        let room = Room::new(100, 50);
-        let first = room.try_take(80).expect("free");
-        room.dirtied(80);
-        room.settle(&first, 80);
-        let (mut large, mut small) = (Box::pin(room.take(60)), Box::pin(room.take(10)));
-        assert!((&mut large).now_or_never().is_none());
-        assert!((&mut small).now_or_never().is_none(), "the small one does not overtake");
-        assert!(room.try_take(1).is_none());
-        room.cleaned(40);
-        let taken = large.now_or_never().expect("its turn").expect("open");
-        assert!((&mut small).now_or_never().is_none());
-        // It dirtied nothing new: all goes back.
-        room.settle(&taken, 0);
-        assert!(small.now_or_never().is_some());
-        assert_eq!(room.dirty(), 40);
-    }
-
-    #[test]
-    fn who_waits_for_more_than_a_smaller_limit_has_gets_what_there_is() {
-        let room = Room::new(100, 50);
-        let first = room.try_take(90).expect("free");
-        room.dirtied(90);
-        room.settle(&first, 90);
-        let mut large = Box::pin(room.take(80));
-        assert!((&mut large).now_or_never().is_none());
-        room.set_limit(50, 25);
-        assert!((&mut large).now_or_never().is_none());
-        room.cleaned(90);
-        let taken = large.now_or_never().expect("there is no more").expect("open");
-        assert!(room.try_take(1).is_none());
-        room.settle(&taken, 0);
-        assert!(room.try_take(50).is_some());
-    }
-
-    #[test]
-    fn another_limit_counts_what_is_dirty_already() {
-        let room = Room::new(100, 50);
-        let taken = room.try_take(80).expect("free");
-        room.dirtied(80);
-        room.settle(&taken, 80);
-        room.set_limit(50, 25);
-        assert!(room.try_take(1).is_none());
-        room.cleaned(40);
-        assert!(room.try_take(11).is_none());
-        let ten = room.try_take(10).expect("40 of 50 are dirty");
-        room.settle(&ten, 0);
-        room.set_limit(200, 100);
-        assert!(room.try_take(160).is_some());
-        assert!(room.try_take(1).is_none());
-    }
-
-    #[test]
-    fn bytes_dirtied_without_asking_are_taken_off_what_comes_back() {
-        let room = Room::new(100, 50);
-        let taken = room.try_take(10).expect("free");
-        room.dirtied(30);
-        room.settle(&taken, 30);
-        room.cleaned(30);
-        assert!(room.try_take(101).is_some(), "as much as there is");
-        assert!(room.try_take(1).is_none());
-    }
-
-    #[test]
-    fn parked_bytes_give_back_their_room_once() {
-        let room = Room::new(100, 50);
-        let taken = room.try_take(90).expect("free");
-        room.dirtied(90);
-        room.settle(&taken, 90);
-        room.park(90);
-        assert_eq!((room.dirty(), room.parked()), (0, 90));
-        // A write that was under way.
-        let taken = room.try_take(100).expect("all of it is back");
-        room.dirtied_parked(100);
-        room.settle(&taken, 100);
-        room.cleaned_parked(150);
-        assert_eq!((room.dirty(), room.parked()), (0, 40));
-        let all = room.try_take(100).expect("still all, and not more");
-        assert!(room.try_take(1).is_none());
-        room.settle(&all, 0);
-        room.unpark(40);
-        room.cleaned(40);
-        assert_eq!((room.dirty(), room.parked()), (0, 0));
-        assert!(room.try_take(100).is_some(), "the debt is paid");
-        assert!(room.try_take(1).is_none());
-    }
 }

@@ -142,11 +142,7 @@ impl World {
                 if *n > len || *n == 0 && len > 0 {
                     self.fail("so many bytes were not given");
                 }
-                let memory = self.netfs().memory();
-                if *n < len && memory.abandoned * 2 > memory.budget {
-                    // Reads that a hung cache has not answered hold the memory of a budget made smaller since.
-                    self.covered.note("write: short, abandoned reads have the memory");
-                } else if *n < len && !self.suspect {
+                if *n < len && !self.suspect {
                     self.explain_short(of, offset + *n as u64, &bytes[*n..]);
                 }
                 self.covered.note("write: done");

@@ -4,41 +4,45 @@ use std::{collections::BTreeMap, ops::RangeBounds};
 
 use crate::{
     clock::BootTime,
-    folio::state::Folio,
+    folio::{budget::cost, state::Folio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    writeback::room::Share,
 };
 
 /// The folios with dirt, by offset. Guarded by the index's lock.
-#[derive(Default)]
 pub(super) struct DirtySet {
     /// With their lengths.
     folios: BTreeMap<u64, usize>,
+    /// What they cost of the budget; counted in the share, too.
     memory: u64,
-    /// Where their memory counts while the file is parked: what could not be uploaded for good.
-    parked: Option<Arc<AtomicU64>>,
+    share: Arc<Share>,
+    /// Could not be uploaded for good.
+    parked: bool,
 }
 
 impl DirtySet {
+    pub(super) fn new(share: Arc<Share>) -> DirtySet {
+        DirtySet { folios: BTreeMap::new(), memory: 0, share, parked: false }
+    }
+
     pub(super) fn insert(&mut self, folio: &Folio) {
         let before = self.folios.insert(folio.offset(), folio.len());
-        self.count(before.unwrap_or(0), folio.len());
+        self.count(before, Some(folio.len()));
     }
 
     pub(super) fn remove(&mut self, offset: u64) {
-        if let Some(len) = self.folios.remove(&offset) {
-            self.count(len, 0);
-        }
+        let before = self.folios.remove(&offset);
+        self.count(before, None);
     }
 
-    fn count(&mut self, before: usize, now: usize) {
-        let (before, now) = (before as u64, now as u64);
+    fn count(&mut self, before: Option<usize>, now: Option<usize>) {
+        let cost = |len: Option<usize>| len.map_or(0, |len| cost(len as u64));
+        let (before, now) = (cost(before), cost(now));
         self.memory = self.memory + now - before;
-        if let Some(parked) = &self.parked {
-            parked.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
-        }
+        self.share.holds(self.parked, before, now);
     }
 
     /// The offsets, ascending.
@@ -54,24 +58,20 @@ impl DirtySet {
     }
 
     pub(super) fn is_parked(&self) -> bool {
-        self.parked.is_some()
+        self.parked
     }
 
-    /// From now on the folios' memory counts in `parked`, or no longer.
-    pub(super) fn park(&mut self, parked: Option<Arc<AtomicU64>>) {
-        if let Some(old) = &self.parked {
-            old.fetch_sub(self.memory, Ordering::Relaxed);
-        }
-        if let Some(new) = &parked {
-            new.fetch_add(self.memory, Ordering::Relaxed);
-        }
+    /// From now on the folios' memory counts as that of a parked file, or no longer.
+    pub(super) fn park(&mut self, parked: bool) {
+        self.share.holds(self.parked, self.memory, 0);
+        self.share.holds(parked, 0, self.memory);
         self.parked = parked;
     }
 }
 
 impl Drop for DirtySet {
     fn drop(&mut self) {
-        self.park(None);
+        self.share.holds(self.parked, self.memory, 0);
     }
 }
 

@@ -3,7 +3,7 @@
 //! every byte is taken off where it was added.
 
 use super::{Content, FolioIndex};
-use crate::sync::{Arc, atomic::Ordering};
+use crate::sync::atomic::Ordering;
 
 /// Bytes that have become clean, to be taken off once the lock is let go of.
 #[must_use]
@@ -23,9 +23,9 @@ impl FolioIndex {
         self.dirty_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.dirtied_ever.fetch_add(bytes, Ordering::Relaxed);
         if content.dirty.is_parked() {
-            self.cache.room().dirtied_parked(bytes);
+            self.share.dirtied_parked(bytes);
         } else {
-            self.cache.room().dirtied(bytes);
+            self.share.dirtied(bytes);
         }
     }
 
@@ -37,26 +37,25 @@ impl FolioIndex {
     /// Whoever waits for room is woken, so outside the index's lock.
     pub(super) fn cleaned(&self, Cleaned { bytes, parked }: Cleaned) {
         if parked {
-            self.cache.room().cleaned_parked(bytes);
+            self.share.cleaned_parked(bytes);
         } else {
-            self.cache.room().cleaned(bytes);
+            self.share.cleaned(bytes);
         }
     }
 
     /// What is dirty, and what becomes so, counts apart from what writers wait for; or as usual again.
     pub(crate) fn set_parked(&self, parked: bool) {
-        let room = self.cache.room();
         let mut content = self.content.write();
         if content.dirty.is_parked() == parked {
             return;
         }
-        content.dirty.park(parked.then(|| Arc::clone(room.parked_memory())));
+        content.dirty.park(parked);
         let bytes = self.dirty_bytes();
         drop(content);
         if parked {
-            room.park(bytes);
+            self.share.park(bytes);
         } else {
-            room.unpark(bytes);
+            self.share.unpark(bytes);
         }
     }
 }
