@@ -20,6 +20,7 @@ use crate::{
 /// An open file whose name goes.
 struct Kept {
     file: File,
+    level: Durability,
     /// Bytes are lost, and it has not heard of that.
     unheard: bool,
 }
@@ -76,6 +77,7 @@ impl World {
             }
         }
         let dirty = busy.is_some() && self.tree.unsent.contains(&kept.key);
+        let logged = self.log_kept(&kept);
         if self.rng.chance(30) {
             self.link_kept(&mount, &node, &kept);
         }
@@ -88,6 +90,9 @@ impl World {
             self.tree.lost_others |= gone && !kept.ours;
             kept.openers.iter_mut().for_each(|opener| opener.unheard = dirty && gone);
             self.note(format!("{} is open, gone {gone}, dirty {dirty}", kept.path));
+            if kept.ours && logged && self.rng.chance(50) {
+                return self.crash_kept(kept);
+            }
             for _ in 0..self.rng.within(1..7) {
                 if gone { self.use_gone(&mut kept) } else { self.use_linked(&mut kept) }
             }
@@ -103,7 +108,7 @@ impl World {
             let how = OpenOptions::new().read(true).write(true).durability(level);
             let how = how.close_flush(self.rng.chance(70));
             match self.drive(mount.open_node_with(node, &how, &cx())) {
-                Ok(file) => openers.push(Kept { file, unheard: false }),
+                Ok(file) => openers.push(Kept { file, level, unheard: false }),
                 // Somebody else has removed it before, silently.
                 Err(e) => {
                     self.file_error("open of a name", node.key(), &e);
@@ -133,6 +138,31 @@ impl World {
             self.tree.unsent.insert(kept.key.clone());
         }
         Ok(())
+    }
+
+    /// Has what was written in the log, perhaps.
+    fn log_kept(&mut self, kept: &KeptFile) -> bool {
+        let logs = |opener: &&Kept| opener.level == Durability::Journal;
+        let works = self.log.as_ref().is_some_and(|log| !log.fails);
+        let Some(opener) = kept.openers.iter().find(logs).filter(|_| works) else { return false };
+        if self.rng.chance(30) {
+            return false;
+        }
+        if let Err(e) = self.drive(opener.file.fsync()) {
+            self.fail(&format!("fsync of {} to the log: {e:?}", kept.path));
+        }
+        true
+    }
+
+    /// The machine stops when the last name is gone by our doing: nothing of the file is in the log.
+    fn crash_kept(&mut self, kept: KeptFile) {
+        drop(kept);
+        self.covered.note("kept, gone: crash");
+        self.note("crash");
+        self.end_life();
+        self.tree_as_on_server();
+        self.start();
+        self.judge_replay();
     }
 
     /// Gives it another name.

@@ -202,6 +202,7 @@ const MUSTS: &[&str] = &[
     "kept, gone: written to",
     "kept, gone: told of the loss",
     "kept, gone: nobody is told",
+    "kept, gone: crash",
     "chmod by others: silent false",
     "chmod by others: silent true",
     "chown by others: silent false",
