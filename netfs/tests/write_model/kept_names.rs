@@ -52,9 +52,8 @@ impl World {
         if self.suspect || self.cache_hangs {
             return;
         }
-        if !self.tree.unsent.is_empty() {
-            self.sync();
-        }
+        self.sync();
+        let clean = self.netfs().memory().dirty == 0;
         let mount = self.rng.pick(&self.mounts);
         let Some((path, node)) = self.named(&mount) else { return };
         let is_that = |e: &crate::tree::Entry| e.key == node.key();
@@ -68,9 +67,8 @@ impl World {
         let (ours, known, must_ask) = (false, false, false);
         let mut kept = KeptFile { path, key, openers, held, ours, known, must_ask, at };
         // What is written and cannot be uploaded for now is dirty when the name goes.
-        let busy = (self.dirty_limit >= LIMIT_MIN && self.rng.chance(50)).then(|| {
-            self.fs.inject_in(0, Fault::on(Op::Write).errno(Errno::EAGAIN).always())
-        });
+        let busy = (self.dirty_limit >= LIMIT_MIN && self.rng.chance(50))
+            .then(|| self.fs.inject_in(0, Fault::on(Op::Write).errno(Errno::EAGAIN).always()));
         for _ in 0..self.rng.within(0..4) {
             if let Err(e) = self.write_kept(&mut kept) {
                 self.fail(&format!("write before anything has happened: {e:?}"));
@@ -82,6 +80,9 @@ impl World {
             self.link_kept(&mount, &node, &kept);
         }
         let done = self.take_name(&mount, &mut kept);
+        if clean && dirty && kept.ours && self.rng.chance(40) {
+            self.taken_along(&mut kept);
+        }
         if let Some(busy) = busy {
             self.fs.remove_fault(&busy);
         }
@@ -93,7 +94,8 @@ impl World {
             if kept.ours && logged && self.rng.chance(50) {
                 return self.crash_kept(kept);
             }
-            for _ in 0..self.rng.within(1..7) {
+            let uses = if kept.openers.is_empty() { 0 } else { self.rng.within(1..7) };
+            for _ in 0..uses {
                 if gone { self.use_gone(&mut kept) } else { self.use_linked(&mut kept) }
             }
         }
@@ -138,6 +140,16 @@ impl World {
             self.tree.unsent.insert(kept.key.clone());
         }
         Ok(())
+    }
+
+    /// The last one that has it open takes along what was written to it.
+    fn taken_along(&mut self, kept: &mut KeptFile) {
+        kept.openers.clear();
+        self.covered.note("kept, gone: taken along");
+        let dirty = self.netfs().memory().dirty;
+        if dirty > 0 {
+            self.fail(&format!("{dirty} bytes are left of a file that nobody can open"));
+        }
     }
 
     /// Has what was written in the log, perhaps.
@@ -310,7 +322,9 @@ impl World {
             0 | 1 => {
                 let (result, got) = self.read_kept(&kept.openers[o].file);
                 match result {
-                    Ok(_) if kept.must_ask => self.fail("a read of a file this context has removed"),
+                    Ok(_) if kept.must_ask => {
+                        self.fail("a read of a file this context has removed")
+                    }
                     Ok(_) if got != kept.held.bytes => self.fail("a read of other bytes"),
                     Ok(_) => self.may_still_be(kept, began, "read"),
                     Err(e) => self.is_known_gone(kept, "read", &e),

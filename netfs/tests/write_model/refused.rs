@@ -8,7 +8,11 @@ use netfs::{
 };
 use netfs_memory::{Fault, Op};
 
-use crate::{modelling::cx, servers::{Injected, real, split}, world::World};
+use crate::{
+    modelling::cx,
+    servers::{Injected, real, split},
+    world::World,
+};
 
 /// Somebody else than the superuser.
 pub(crate) const OTHER: u32 = 1000;

@@ -233,8 +233,8 @@ impl World {
         let (of, file) = (self.handles[h].of, self.file(h));
         let before = self.origin_bytes(&self.files[of].path);
         let data_only = self.rng.chance(30);
-        let result =
-            self.drive(async { if data_only { file.fdatasync().await } else { file.fsync().await } });
+        let result = self
+            .drive(async { if data_only { file.fdatasync().await } else { file.fsync().await } });
         let path = self.files[of].path.clone();
         let name = if data_only { "fdatasync" } else { "fsync" };
         self.note(format!("{name} {path}: {result:?}"));

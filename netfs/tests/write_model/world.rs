@@ -28,8 +28,8 @@ use crate::{
         rng::Rng,
         runs::Model,
     },
-    reference::FileRef,
     policies::OfContext,
+    reference::FileRef,
     removed::Removed,
     servers::{Injected, Servers, real},
     tree::Tree,
@@ -382,7 +382,8 @@ fn second_origin(rng: &mut Rng, seed: u64) -> Arc<MemoryFs> {
     let promise = promise(rng);
     let builder = MemoryFs::builder().seed(seed).volume_id("second").promise(promise);
     let builder = builder.configure(|s| s.unstable = unstable);
-    let files = files.into_iter().fold(builder, |builder, (path, bytes)| builder.bytes(path, bytes));
+    let files =
+        files.into_iter().fold(builder, |builder, (path, bytes)| builder.bytes(path, bytes));
     files.build().expect("origin")
 }
 
