@@ -17,8 +17,9 @@ impl Wake for Unpark {
     }
 }
 
-/// Runs `work` to its end. Whenever nothing has woken it for `patience`, `idle` is told how long all of it
-/// has taken so far: it lets time pass, or somebody go on, or ends the test.
+/// Runs `work` to its end. Whenever nothing has woken it for `patience`, `idle` is told how long it has stood still
+/// so far: it lets time pass, or somebody go on, or ends the test. Counted in turns, not by the clock: on a machine
+/// with too much to do a turn takes long, and nothing else moves either.
 pub(crate) fn drive<T>(
     work: impl Future<Output = T>,
     patience: Duration,
@@ -26,7 +27,7 @@ pub(crate) fn drive<T>(
 ) -> T {
     let mut work = pin!(work);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let started = Instant::now();
+    let mut stood = Duration::ZERO;
     loop {
         if let Poll::Ready(out) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
             return out;
@@ -34,7 +35,8 @@ pub(crate) fn drive<T>(
         let before = Instant::now();
         std::thread::park_timeout(patience);
         if before.elapsed() >= patience {
-            idle(started.elapsed());
+            stood += patience;
+            idle(stood);
         }
     }
 }

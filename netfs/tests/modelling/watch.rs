@@ -11,7 +11,7 @@ use std::{
 use super::journal::Story;
 
 /// So long no run may do nothing that is noted.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 static RUNS: Mutex<Vec<Weak<Mutex<Story>>>> = Mutex::new(Vec::new());
 

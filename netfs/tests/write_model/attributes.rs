@@ -1,5 +1,7 @@
 //! Modes, owners and times, as somebody else changes them: what may be shown of them, and who may read.
 
+use std::time::Duration;
+
 use futures_util::FutureExt;
 use netfs::{
     clock::BootTime,
@@ -78,6 +80,9 @@ impl World {
     /// Somebody else changes what is not data.
     pub(crate) fn change_attributes(&mut self) {
         let of = self.rng.index(self.files.len());
+        if self.rng.chance(50) {
+            self.ask_attributes(of);
+        }
         let (path, silent) = (self.files[of].path.clone(), self.rng.chance(50));
         let mut new = self.files[of].attributes.newest();
         let change = self.fs.change(&path);
@@ -110,8 +115,10 @@ impl World {
         }
         self.covered.note(format!("{what} by others: silent {silent}"));
         self.note(format!("{what} of {path} by others, silent {silent}: {new:?}"));
-        if self.rng.chance(60) {
+        for _ in 0..self.rng.within(0..3) {
             self.ask_attributes(of);
+            // What was believed before may be asked for again.
+            self.clock.advance(Duration::from_secs(self.rng.pick(&[0, 4, 70])));
         }
     }
 

@@ -189,7 +189,8 @@ impl World {
     pub(crate) fn crash(&mut self) {
         match self.rng.within(0..4) {
             0 => self.fsync(),
-            1..3 => self.log_some(),
+            1 => self.log_some(),
+            2 => self.log_twins(),
             _ => {}
         }
         if self.rng.chance(40) {
@@ -216,6 +217,34 @@ impl World {
         let result = self.drive(file.write_at(offset, &bytes));
         self.wrote(of, offset, &bytes, &result);
         self.fsync_of(h);
+    }
+
+    /// Has bytes of two files in the log that have the same key, in two volumes.
+    fn log_twins(&mut self) {
+        if self.suspect || self.log.as_ref().is_none_or(|log| log.fails) {
+            return self.log_some();
+        }
+        let twin = |of: usize| {
+            let path = &self.files[of].path;
+            self.files.iter().position(|f| split(&f.path).0 == 1 && real(&f.path) == path)
+        };
+        let twins = (0..self.files.len()).filter_map(|of| Some([of, twin(of)?]));
+        let twins: Vec<_> = twins.collect();
+        if twins.is_empty() {
+            return self.log_some();
+        }
+        let how = OpenOptions::new().read(true).write(true).durability(Durability::Journal);
+        for of in self.rng.pick(&twins) {
+            let Some(file) = self.fresh_how(of, &how, &cx()) else { return };
+            let (offset, bytes) = self.write_span(of);
+            let result = self.drive(file.write_at(offset, &bytes));
+            self.wrote(of, offset, &bytes, &result);
+            match self.drive(file.fsync()) {
+                Ok(()) => self.files[of].durable.fsynced(),
+                Err(e) => self.excuse("fsync", &e),
+            }
+        }
+        self.covered.note("crash: two volumes in the log");
     }
 
     /// Leaves an upload hanging.

@@ -20,6 +20,7 @@ use crate::{
 /// An open file whose name goes.
 struct Kept {
     file: File,
+    level: Durability,
     /// Bytes are lost, and it has not heard of that.
     unheard: bool,
 }
@@ -51,9 +52,8 @@ impl World {
         if self.suspect || self.cache_hangs {
             return;
         }
-        if !self.tree.unsent.is_empty() {
-            self.sync();
-        }
+        self.sync();
+        let clean = self.netfs().memory().dirty == 0;
         let mount = self.rng.pick(&self.mounts);
         let Some((path, node)) = self.named(&mount) else { return };
         let is_that = |e: &crate::tree::Entry| e.key == node.key();
@@ -75,10 +75,14 @@ impl World {
             }
         }
         let dirty = busy.is_some() && self.tree.unsent.contains(&kept.key);
+        let logged = self.log_kept(&kept);
         if self.rng.chance(30) {
             self.link_kept(&mount, &node, &kept);
         }
         let done = self.take_name(&mount, &mut kept);
+        if clean && dirty && kept.ours && self.rng.chance(40) {
+            self.taken_along(&mut kept);
+        }
         if let Some(busy) = busy {
             self.fs.remove_fault(&busy);
         }
@@ -87,7 +91,11 @@ impl World {
             self.tree.lost_others |= gone && !kept.ours;
             kept.openers.iter_mut().for_each(|opener| opener.unheard = dirty && gone);
             self.note(format!("{} is open, gone {gone}, dirty {dirty}", kept.path));
-            for _ in 0..self.rng.within(1..7) {
+            if kept.ours && logged && self.rng.chance(50) {
+                return self.crash_kept(kept);
+            }
+            let uses = if kept.openers.is_empty() { 0 } else { self.rng.within(1..7) };
+            for _ in 0..uses {
                 if gone { self.use_gone(&mut kept) } else { self.use_linked(&mut kept) }
             }
         }
@@ -102,7 +110,7 @@ impl World {
             let how = OpenOptions::new().read(true).write(true).durability(level);
             let how = how.close_flush(self.rng.chance(70));
             match self.drive(mount.open_node_with(node, &how, &cx())) {
-                Ok(file) => openers.push(Kept { file, unheard: false }),
+                Ok(file) => openers.push(Kept { file, level, unheard: false }),
                 // Somebody else has removed it before, silently.
                 Err(e) => {
                     self.file_error("open of a name", node.key(), &e);
@@ -132,6 +140,41 @@ impl World {
             self.tree.unsent.insert(kept.key.clone());
         }
         Ok(())
+    }
+
+    /// The last one that has it open takes along what was written to it.
+    fn taken_along(&mut self, kept: &mut KeptFile) {
+        kept.openers.clear();
+        self.covered.note("kept, gone: taken along");
+        let dirty = self.netfs().memory().dirty;
+        if dirty > 0 {
+            self.fail(&format!("{dirty} bytes are left of a file that nobody can open"));
+        }
+    }
+
+    /// Has what was written in the log, perhaps.
+    fn log_kept(&mut self, kept: &KeptFile) -> bool {
+        let logs = |opener: &&Kept| opener.level == Durability::Journal;
+        let works = self.log.as_ref().is_some_and(|log| !log.fails);
+        let Some(opener) = kept.openers.iter().find(logs).filter(|_| works) else { return false };
+        if self.rng.chance(30) {
+            return false;
+        }
+        if let Err(e) = self.drive(opener.file.fsync()) {
+            self.fail(&format!("fsync of {} to the log: {e:?}", kept.path));
+        }
+        true
+    }
+
+    /// The machine stops when the last name is gone by our doing: nothing of the file is in the log.
+    fn crash_kept(&mut self, kept: KeptFile) {
+        drop(kept);
+        self.covered.note("kept, gone: crash");
+        self.note("crash");
+        self.end_life();
+        self.tree_as_on_server();
+        self.start();
+        self.judge_replay();
     }
 
     /// Gives it another name.

@@ -127,7 +127,6 @@ const MUSTS: &[&str] = &[
     "parked: EROFS",
     "parked: others go on",
     "parked: until it was taken",
-    "parked: too much, elsewhere",
     "parked: discarded",
     "expired: 0",
     "expired: 1",
@@ -202,6 +201,8 @@ const MUSTS: &[&str] = &[
     "kept, gone: written to",
     "kept, gone: told of the loss",
     "kept, gone: nobody is told",
+    "kept, gone: crash",
+    "kept, gone: taken along",
     "chmod by others: silent false",
     "chmod by others: silent true",
     "chown by others: silent false",
@@ -218,6 +219,8 @@ const MUSTS: &[&str] = &[
     "mounted anew: closed true, dirty true",
     "volumes: 2",
     "volumes: others go on",
+    "volumes: more than may be dirty",
+    "crash: two volumes in the log",
 ];
 
 #[test]

@@ -12,7 +12,7 @@ use futures_util::future::{Either, select};
 use netfs::{
     Conflict, ConflictHook, ConflictPolicy, Errno, Error, File, Mount, Result, remote::BoxFuture,
 };
-use netfs_memory::Op;
+use netfs_memory::{Fault, Op};
 use tokio::sync::Notify;
 
 use crate::{
@@ -51,8 +51,9 @@ impl ConflictHook for Hook {
 }
 
 impl Hook {
-    fn reset(&self, broken: bool) {
-        self.broken.store(broken, Ordering::Relaxed);
+    /// It saves nothing, until it is told to.
+    fn reset(&self) {
+        self.broken.store(true, Ordering::Relaxed);
         self.slow.store(false, Ordering::Relaxed);
         self.kept.lock().expect("lock").clear();
     }
@@ -124,7 +125,7 @@ impl World {
         };
         mount.set_conflict_policy(on_mount);
         file.set_conflict_policy((level == Level::File).then(|| hook.policy(kind)));
-        hook.reset(self.rng.chance(40));
+        hook.reset();
         (kind, hook)
     }
 
@@ -144,36 +145,31 @@ impl World {
         let mount = self.mount_for(&self.files[of].path.clone());
         let (kind, hook) = self.set_policies(level, &file, &mount);
         self.note(format!("{kind:?} by the {level:?}"));
-        let sent = self.sent(of);
+        // Nothing is sent before the change is known here.
+        let busy = Fault::on(Op::Write).errno(Errno::EAGAIN).always();
+        let busy = self.fs.inject_at(&self.files[of].path, busy);
         self.write_some(of, &file);
         let ours = self.files[of].newest().bytes.clone();
         // Who has no promise is asked before the upload; who has one is told.
         let silent = self.files[of].life == Life::None && self.rng.chance(50);
-        let quiet = self.sent(of) == sent && self.netfs().memory().dirty > 0;
         self.change_of(of, silent);
         self.files[of].ask_again();
-        if quiet {
-            self.covered.note(format!("policy of the {level:?}: {kind:?}"));
-            match kind {
-                Kind::Merge => {}
-                Kind::Fail => self.failed(of, &file, sent),
-                Kind::KeepBoth => self.kept_both(of, &file, &hook, (sent, &ours)),
+        if kind != Kind::Merge {
+            let result = self.drive(file.fsync());
+            if !result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE) {
+                self.fail(&format!("fsync of what met a change: {result:?}"));
             }
+        }
+        self.fs.remove_fault(&busy);
+        self.covered.note(format!("policy of the {level:?}: {kind:?}"));
+        let sent = self.sent(of);
+        match kind {
+            Kind::Merge => {}
+            Kind::Fail => self.failed(of, &file, sent),
+            Kind::KeepBoth => self.kept_both(of, &file, &hook, (sent, &ours)),
         }
         file.set_conflict_policy(None);
         self.rest(&mount);
-        if !quiet {
-            self.covered.note("policy: sent too early");
-            // The flusher's round may have asked the hook.
-            if !hook.kept.lock().expect("lock").is_empty() {
-                let origin = self.origin_bytes(&self.files[of].path);
-                self.files[of].lost(origin);
-            }
-            // What an upload met by itself everybody is told of once.
-            self.handles.retain(|h| h.of != of);
-            let _ = self.drive(file.fsync());
-            let _ = self.drive(file.fsync());
-        }
         let before = self.origin_bytes(&self.files[of].path);
         let result = self.drive(file.fsync());
         match result {
@@ -203,9 +199,7 @@ impl World {
         for _ in 0..2 {
             let result = self.drive(file.fsync());
             if self.sent(of) != sent {
-                // The flusher was at it when the change came.
-                self.handles.retain(|h| h.of != of);
-                return self.covered.note("policy: sent at the same time");
+                self.fail("what met a change was sent");
             }
             if !result.as_ref().is_err_and(stale) {
                 self.fail(&format!("fsync of what met a change: {result:?}"));
@@ -237,28 +231,23 @@ impl World {
 
     /// The hook is given exactly our bytes; then the file is the server's.
     fn kept_both(&mut self, of: usize, file: &File, hook: &Arc<Hook>, (sent, ours): (u64, &[u8])) {
-        if hook.broken.load(Ordering::Relaxed) {
+        if self.rng.chance(40) {
             self.note("KeepBoth, broken");
             let result = self.drive(file.fsync());
-            hook.broken.store(false, Ordering::Relaxed);
-            if self.sent(of) == sent {
-                if !result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE) {
-                    self.fail(&format!("fsync with a hook that fails: {result:?}"));
-                }
-                self.covered.note("policy: a hook that fails");
-                self.all_reads(of, file);
+            let stale = result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE);
+            if !stale || self.sent(of) != sent {
+                self.fail(&format!("fsync with a hook that fails: {result:?}"));
             }
+            self.covered.note("policy: a hook that fails");
+            self.all_reads(of, file);
         }
+        hook.broken.store(false, Ordering::Relaxed);
         let dirty = self.files[of].unsent.clone();
         let result = self.fsync_by_hook(of, file, hook);
         self.note(format!("KeepBoth: {result:?}"));
         let kept = hook.kept.lock().expect("lock").clone();
         if kept.is_empty() {
-            self.handles.retain(|h| h.of != of);
-            if self.sent(of) == sent {
-                self.fail("nothing was sent, and the hook was not asked");
-            }
-            return self.covered.note("policy: sent at the same time");
+            self.fail("the hook was not asked");
         }
         if let Err(e) = &result {
             self.fail(&format!("fsync of what the hook has saved: {e:?}"));

@@ -53,6 +53,20 @@ impl World {
         }
     }
 
+    /// More than may be dirty: the flusher has to make room.
+    fn write_much(&mut self) {
+        let h = self.handle(true).expect("looked at just now");
+        if self.waits(h) || self.dirty_limit > LIMIT_MIN {
+            return self.write();
+        }
+        let (of, file) = (self.handles[h].of, self.file(h));
+        let len = self.rng.within(LIMIT_MIN..3 * LIMIT_MIN);
+        let (offset, bytes) = (self.rng.within(0..50_000), self.bytes(len));
+        let result = self.drive(file.write_at(offset, &bytes));
+        self.covered.note("volumes: more than may be dirty");
+        self.wrote(of, offset, &bytes, &result);
+    }
+
     /// What is done to the other volume's files ends.
     fn others_of_context(&mut self, hung: usize) {
         self.hung = Some(hung);
@@ -60,8 +74,9 @@ impl World {
             if self.handle(true).is_none() {
                 break;
             }
-            match self.rng.within(0..8) {
+            match self.rng.within(0..10) {
                 0..4 => self.write(),
+                8.. => self.write_much(),
                 4 => self.append(),
                 5 => self.set_len(),
                 6 => self.flush_range(),
