@@ -55,7 +55,7 @@ pub struct ReadOptions {
     /// Whether the read's pages stay in memory.
     pub memory: MemoryUse,
     /// Past both caches, from the server (row 46). It waits for buffered I/O of the file that is under way, no
-    /// longer than [`remote_timeout`](crate::Builder::remote_timeout) (`ETIMEDOUT`).
+    /// longer than four times [`remote_timeout`](crate::Builder::remote_timeout) (`ETIMEDOUT`).
     pub unbuffered: bool,
 }
 

@@ -63,6 +63,10 @@ pub(crate) struct Who {
     pub(crate) origin: Option<Origin>,
 }
 
+/// Calls to the server, one after the other, that buffered I/O may make while it has the mode, each as long as it may
+/// take: a check, a read, the read once more; and one to spare.
+const BUFFERED_CALLS: u32 = 4;
+
 /// Checks in a row that may leave the size of a new version open.
 const SIZE_TRIES: usize = 4;
 
@@ -127,8 +131,8 @@ impl Who {
 
     /// Takes the inode's I/O mode to read `range`, waiting no longer than the caller's deadline: holders of
     /// the other mode may be waiting for a server that does not answer. The direct mode is for tasks of the driver,
-    /// and waited for no longer than a call may take: buffered readers queue behind it, and who has their mode may
-    /// be a caller that polls no more.
+    /// and waited for no longer than buffered I/O that is polled may take: buffered readers queue behind it, and who
+    /// has their mode may be a caller that polls no more.
     pub(crate) async fn enter(&self, mode: Mode, range: Range<u64>) -> Result<ModeGuard> {
         let mut entering = self.inode.io.enter(mode);
         // Nearly always free: no timer for that, and nothing to list.
@@ -138,7 +142,11 @@ impl Who {
         let _wait = self.inode.waiting(WaitKind::IoMode, range);
         let deadline = match mode {
             Mode::Buffered => self.cx.deadline(),
-            Mode::Direct => Some(self.call_deadline()),
+            Mode::Direct => {
+                let core = &self.inode.core;
+                let patience = core.clock.now() + core.options.remote_timeout * BUFFERED_CALLS;
+                Some(self.cx.deadline().map_or(patience, |deadline| deadline.min(patience)))
+            }
         };
         let Some(deadline) = deadline else { return Ok(entering.await) };
         let core = &self.inode.core;

@@ -31,7 +31,7 @@ pub enum WaitKind {
     /// different versions meanwhile. Nothing but local work is between.
     Change,
     /// A buffered reader waits until direct I/O on the file has ended, or the other way round. Bounded
-    /// by the caller's deadline, else by what the others wait for; direct I/O gives up after `remote_timeout`.
+    /// by the caller's deadline, else by what the others wait for; direct I/O gives up after some `remote_timeout`s.
     IoMode,
     /// A reader waits for the disk cache to open the file's object. Bounded by `cache_wait`.
     CacheLookup,

@@ -67,6 +67,8 @@ pub struct OpenOptions {
     pub(crate) durability: Durability,
     pub(crate) close_flush: bool,
     pub(crate) origin: Option<Origin>,
+    /// For bytes that were accepted before a restart: they go in whatever has become of the file since.
+    pub(crate) replays: bool,
 }
 
 impl Default for OpenOptions {
@@ -93,6 +95,7 @@ impl OpenOptions {
             durability: Durability::Memory,
             close_flush: true,
             origin: None,
+            replays: false,
         }
     }
 
@@ -224,6 +227,11 @@ impl OpenOptions {
             (false, true) => OpenIntent::Write,
             _ => OpenIntent::Read,
         }
+    }
+
+    pub(crate) const fn replaying(mut self) -> OpenOptions {
+        self.replays = true;
+        self
     }
 
     /// Whether writes go to memory, where they say, and return then.

@@ -205,7 +205,7 @@ impl Mount {
         for owner in owners {
             let theirs = core.replay_as.as_ref().and_then(|of| of(OwnerId(owner)));
             let cx = theirs.unwrap_or_else(|| cx.clone());
-            let how = OpenOptions::new().write(true);
+            let how = OpenOptions::new().write(true).replaying();
             files.insert(owner, self.open_any(node, &how, true, &cx).await?);
         }
         // Those of no group are in no order to those of groups, and groups come in theirs.

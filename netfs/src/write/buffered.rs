@@ -36,6 +36,8 @@ pub(crate) struct Buffered<'a> {
     pub(crate) lent: Option<&'a Bytes>,
     /// The open may read: what is around a write can be fetched.
     pub(crate) may_read: bool,
+    /// The bytes were accepted before a restart.
+    pub(crate) replays: bool,
 }
 
 impl Buffered<'_> {
@@ -81,7 +83,7 @@ impl Buffered<'_> {
         let bytes = within_room(offset, bytes, &taken);
         let mut chunk = Chunk::new(self.who, taken, offset);
         // It may be because uploads failed for good that there is room.
-        inode.check_not_parked()?;
+        self.check_not_parked()?;
         let result = self.who.by_deadline(self.copy_in(&mut chunk, bytes)).await;
         let done = chunk.done;
         drop(chunk);
@@ -91,6 +93,10 @@ impl Buffered<'_> {
             Err(error) if done == 0 => Err(error),
             _ => Ok(Wrote { bytes: done, all: done == bytes.len() }),
         }
+    }
+
+    pub(super) fn check_not_parked(&self) -> Result<()> {
+        if self.replays { Ok(()) } else { self.inode().check_not_parked() }
     }
 
     /// Waits, in turn, until not too much is dirty.

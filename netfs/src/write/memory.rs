@@ -70,7 +70,7 @@ impl Buffered<'_> {
         let mut before = pages.share().cleaned_ever();
         while core.clock.now() < until {
             core.check_open()?;
-            self.inode().check_not_parked()?;
+            self.check_not_parked()?;
             let cleaned = core.flusher.cleaned.notified();
             if let Some(done) = attempt() {
                 return Ok(done);

@@ -108,6 +108,7 @@ fn n_c39_a_write_on_the_spot_waits_out_no_direct_call_and_no_other_writer() {
     let mut buf = [0; 10];
     let mut direct = Box::pin(file.read_at_with(0, &mut buf, unbuffered));
     assert!((&mut direct).now_or_never().is_none(), "the server does not answer");
+    gate.wait_hit();
     blocked(&file, &bench);
     gate.release();
     pollster::block_on(direct).expect("read");
@@ -116,6 +117,7 @@ fn n_c39_a_write_on_the_spot_waits_out_no_direct_call_and_no_other_writer() {
     let gate = hold(&fs, Op::SetSize);
     let mut cut = Box::pin(file.set_len(280_000));
     assert!((&mut cut).now_or_never().is_none(), "the server does not answer");
+    gate.wait_hit();
     assert_eq!(file.try_write(290_000, b"cut off"), BLOCKED);
     gate.release();
     pollster::block_on(cut).expect("cut");

@@ -73,7 +73,7 @@ impl World {
         }
         self.use_opened(of, &file, how);
         if self.rng.chance(60) {
-            self.close_opened(of, file, close_flush);
+            self.close_opened(of, file, close_flush && (how.write || how.append));
         }
     }
 
