@@ -92,6 +92,7 @@ impl World {
             kept.openers.iter_mut().for_each(|opener| opener.unheard = dirty && gone);
             self.note(format!("{} is open, gone {gone}, dirty {dirty}", kept.path));
             if kept.ours && logged && self.rng.chance(50) {
+                drop((mount, node));
                 return self.crash_kept(kept);
             }
             let uses = if kept.openers.is_empty() { 0 } else { self.rng.within(1..7) };

@@ -91,6 +91,7 @@ const MUSTS: &[&str] = &[
     "fdatasync: done",
     "fsync: an error",
     "close: nothing flushed",
+    "close: of a reader",
     "close: without a flush",
     "close: tells of a failed upload",
     "set_len: done",

@@ -296,6 +296,7 @@ impl World {
         match result {
             Ok(()) if handle.lost => self.fail("bytes were discarded and close did not tell"),
             Ok(()) if handle.flushes => self.uploaded(of, &before),
+            Ok(()) if !handle.writable => self.covered.note("close: of a reader"),
             Ok(()) => self.covered.note("close: nothing flushed"),
             Err(_) if handle.lost => {}
             Err(e) => self.excuse("close", &e),

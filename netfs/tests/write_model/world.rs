@@ -299,6 +299,7 @@ impl World {
         let path = self.files[of].path.clone();
         let (mount, writable) = (self.mount_for(&path), self.rng.chance(75));
         let (how, level, flushes) = self.how(writable);
+        let flushes = flushes && writable;
         let opened = self.drive(async {
             let node = mount.walk(real(&path), &cx()).await?;
             mount.open_node_with(&node, &how, &cx()).await
