@@ -52,6 +52,8 @@ impl World {
         if self.suspect || self.cache_hangs {
             return;
         }
+        // What is left of harmless faults would let a write through where all are to be refused.
+        self.calm();
         self.sync();
         let clean = self.netfs().memory().dirty == 0;
         let mount = self.rng.pick(&self.mounts);

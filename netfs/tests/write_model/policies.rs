@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     modelling::{cx, drive::drive, life::Life, rng::Rng},
+    servers::Injected,
     world::{STALL, World},
 };
 
@@ -96,7 +97,10 @@ impl OfContext {
     }
 
     pub(crate) fn random(rng: &mut Rng) -> OfContext {
-        OfContext { kind: rng.pick(&KINDS), hook: Arc::default() }
+        let of_context = OfContext { kind: rng.pick(&KINDS), hook: Arc::default() };
+        // It counts for what a replay brings back: nothing of that is given up.
+        of_context.hook.reset();
+        of_context
     }
 
     pub(crate) fn policy(&self) -> ConflictPolicy {
@@ -154,19 +158,22 @@ impl World {
         let silent = self.files[of].life == Life::None && self.rng.chance(50);
         self.change_of(of, silent);
         self.files[of].ask_again();
-        if kind != Kind::Merge {
-            let result = self.drive(file.fsync());
-            if !result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE) {
-                self.fail(&format!("fsync of what met a change: {result:?}"));
+        let mut busy = Some(busy);
+        if kind != Kind::KeepBoth || self.rng.chance(50) {
+            if kind != Kind::Merge {
+                let result = self.drive(file.fsync());
+                if !result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE) {
+                    self.fail(&format!("fsync of what met a change: {result:?}"));
+                }
             }
+            busy.take().iter().for_each(|busy| self.fs.remove_fault(busy));
         }
-        self.fs.remove_fault(&busy);
         self.covered.note(format!("policy of the {level:?}: {kind:?}"));
         let sent = self.sent(of);
         match kind {
             Kind::Merge => {}
             Kind::Fail => self.failed(of, &file, sent),
-            Kind::KeepBoth => self.kept_both(of, &file, &hook, (sent, &ours)),
+            Kind::KeepBoth => self.kept_both(of, &file, &hook, (sent, &ours), busy),
         }
         file.set_conflict_policy(None);
         self.rest(&mount);
@@ -229,9 +236,17 @@ impl World {
         self.covered.note("policy: Fail, then discarded");
     }
 
-    /// The hook is given exactly our bytes; then the file is the server's.
-    fn kept_both(&mut self, of: usize, file: &File, hook: &Arc<Hook>, (sent, ours): (u64, &[u8])) {
-        if self.rng.chance(40) {
+    /// The hook is given exactly our bytes; then the file is the server's. `busy`: nothing can be sent, and
+    /// nothing has failed for good.
+    fn kept_both(
+        &mut self,
+        of: usize,
+        file: &File,
+        hook: &Arc<Hook>,
+        (sent, ours): (u64, &[u8]),
+        busy: Option<Injected>,
+    ) {
+        if busy.is_none() && self.rng.chance(40) {
             self.note("KeepBoth, broken");
             let result = self.drive(file.fsync());
             let stale = result.as_ref().is_err_and(|e| e.errno() == Errno::ESTALE);
@@ -243,7 +258,7 @@ impl World {
         }
         hook.broken.store(false, Ordering::Relaxed);
         let dirty = self.files[of].unsent.clone();
-        let result = self.fsync_by_hook(of, file, hook);
+        let result = self.fsync_by_hook(of, file, hook, busy);
         self.note(format!("KeepBoth: {result:?}"));
         let kept = hook.kept.lock().expect("lock").clone();
         if kept.is_empty() {
@@ -265,7 +280,13 @@ impl World {
     }
 
     /// Asks the hook; perhaps something is written while it works. That is not its, and stays.
-    fn fsync_by_hook(&mut self, of: usize, file: &File, hook: &Hook) -> Result<()> {
+    fn fsync_by_hook(
+        &mut self,
+        of: usize,
+        file: &File,
+        hook: &Hook,
+        busy: Option<Injected>,
+    ) -> Result<()> {
         // After a hook that failed nothing can be written until all is saved.
         let slow = self.rng.chance(50) && self.netfs().memory().parked == 0;
         hook.slow.store(slow, Ordering::Relaxed);
@@ -276,6 +297,8 @@ impl World {
             Either::Left((result, _)) => (result, self.origin_bytes(&self.files[of].path), None),
             Either::Right(((), fsync)) => {
                 let theirs = self.origin_bytes(&self.files[of].path);
+                // What is written now is to be sent.
+                busy.iter().for_each(|busy| self.fs.remove_fault(busy));
                 let (offset, len) = (self.rng.within(0..100_000), self.rng.within(1..300));
                 let bytes = self.bytes(len);
                 // If it finds no room, the hook is what that waits for.
@@ -287,6 +310,7 @@ impl World {
                 (self.drive(fsync), theirs, Some((offset, bytes, wrote)))
             }
         };
+        busy.iter().for_each(|busy| self.fs.remove_fault(busy));
         hook.slow.store(false, Ordering::Relaxed);
         if !hook.kept.lock().expect("lock").is_empty() {
             self.files[of].lost(theirs);
