@@ -1,5 +1,7 @@
 //! One run: what is done, and what must come of it.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use netfs::{FallocateMode, MemoryUse, ReadOptions, Sync, WriteOptions};
 
@@ -314,15 +316,39 @@ impl Exerciser {
         }
         let bad: Vec<usize> = (0..is.len()).filter(|&i| is[i] != should[i]).collect();
         let first = bad[0];
+        let at = offset + first as u64..offset + bad[bad.len() - 1] as u64 + 1;
         self.right(false, || {
             format!(
-                "{what}: {} bytes differ, the first at {:#x}: {:#x}, not {:#x}",
+                "{what}: {} bytes differ, in {at:#x?}, the first one is {:#x}, not {:#x}; {}",
                 bad.len(),
-                offset + first as u64,
                 is[first],
-                should[first]
+                should[first],
+                self.elsewhere(&at)
             )
         });
+    }
+
+    /// Where else the bytes of `range` are right: what a wrong one came from.
+    fn elsewhere(&self, range: &Range<u64>) -> String {
+        let should = self.expected(range.start, range.end - range.start);
+        let origin = self.origin.bytes();
+        let on_origin = origin.get(range.start as usize..range.end as usize) == Some(should);
+        let mut told = format!("on the origin: {on_origin}");
+        let Some(subject) = &self.subject else { return told };
+        let mut look = |how: &str, options| {
+            let mut bytes = vec![0xa5; should.len()];
+            let read = subject.file.blocking().read_at_with(range.start, &mut bytes, options);
+            let right = read.map(|n| n == should.len() && bytes == should);
+            told += &format!(", {how}: {right:?}");
+        };
+        let stats = subject.netfs().stats();
+        look("again", ReadOptions::default());
+        look("past memory", ReadOptions { memory: MemoryUse::Bypass, ..ReadOptions::default() });
+        subject.netfs().drop_memory();
+        look("after drop_memory", ReadOptions::default());
+        look("unbuffered", ReadOptions { unbuffered: true, ..ReadOptions::default() });
+        let memory = subject.netfs().memory();
+        told + &format!("; {:?}, {memory:?}, {stats:?}", subject.file.sizes())
     }
 
     /// Fails, with a file of what was done, unless it is right.
