@@ -286,7 +286,8 @@ pub trait CacheObject: Send + Sync + 'static {
 
     /// Gives the content another identity after the owner itself changed the file: `changed` are the bytes
     /// that are not the stored ones any more (row 108). In memory at once and in one step: every page that
-    /// `changed` touches is forgotten, the identity moves, and the generation grows. Of the writes
+    /// `changed` touches is forgotten, then the identity moves (who asks for the identity first and for the content
+    /// afterwards never gets a new one with old content), and the generation grows. Of the writes
     /// under way, those that have begun and meet no forgotten page go on; all others have no effect.
     ///
     /// A new size (row 107) MUST forget the page that holds the old end of file and every page that

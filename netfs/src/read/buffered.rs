@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{
     GATHER_MAX, MAX_REPLANS, Slices, Who,
     ahead::Ahead,
-    fetch::{Fetch, Plan, Span, Target, Transient, len_of},
+    fetch::{Fetch, Plan, Span, Target, Transient, len_of, version_of},
     layout,
     tally::Tally,
 };
@@ -333,6 +333,7 @@ impl Reader<'_> {
         let inode = self.inode();
         // Before anything is looked at: what the cache says holds for this epoch.
         let epoch = inode.cell.sample();
+        let of = version_of(access);
         let slices = plan_run(run, sizes, access);
         let parts = layout::parts(&slices);
         let ranges: Vec<_> = parts.iter().map(|p| p.range.clone()).collect();
@@ -368,7 +369,8 @@ impl Reader<'_> {
             let slices = clip(&slices, &(start..end));
             let limits = self.who.remote.limits();
             let access = access.cloned();
-            let plan = Plan { slices, sizes: *sizes, epoch, access, limits, ahead };
+            let (sizes, of) = (*sizes, of.clone());
+            let plan = Plan { slices, sizes, epoch, access, of, limits, ahead };
             Fetch::new(self.who.clone(), plan, spans, buf).start();
         }
         Some(all)
@@ -383,10 +385,12 @@ impl Reader<'_> {
         let pages = plan::page_out(range);
         let access = self.access().await;
         let epoch = inode.cell.sample();
+        let of = version_of(access.as_ref());
         let slices = plan_run(&pages, sizes, access.as_ref());
         let reason = self.miss_origin(&pages);
         let limits = self.who.remote.limits();
-        let plan = Plan { slices, sizes: *sizes, epoch, access, limits, ahead: false };
+        let sizes = *sizes;
+        let plan = Plan { slices, sizes, epoch, access, of, limits, ahead: false };
         let new = inode.core.folios.transient(len_of(&pages));
         let (fill, mem) = FillBuf::whole(new, len_of(&pages));
         let span = Span { range: pages, target: Target::Transient(mem), origin: reason };

@@ -63,7 +63,7 @@ async fn once(who: &Who, range: Range<u64>) -> Result<Transient> {
     let epoch = inode.cell.sample();
     let slices = plan::plan(range.clone(), &sizes, None);
     let limits = who.remote.limits();
-    let plan = Plan { slices, sizes, epoch, access: None, limits, ahead: false };
+    let plan = Plan { slices, sizes, epoch, access: None, of: None, limits, ahead: false };
     let new = inode.core.folios.transient(len_of(&range));
     let (fill, mem) = FillBuf::whole(new, len_of(&range));
     let span = Span { range, target: Target::Transient(mem), origin: Origin::Bypass };

@@ -105,9 +105,18 @@ pub(super) struct Plan {
     pub(super) sizes: Sizes,
     pub(super) epoch: Epoch,
     pub(super) access: Option<Arc<Access>>,
+    /// The version that the cache's object was about before it was asked what it has ([`version_of`]).
+    pub(super) of: Option<Version>,
     pub(super) limits: IoLimits,
     /// Nobody has asked for it yet.
     pub(super) ahead: bool,
+}
+
+/// What the object is about. To be asked before it is asked what it has: an own change moves the content first and
+/// the name last, so an old name may come with new content, which is planned again, and never the other way round
+/// (a hole of before, taken for one of now, would be zeros over what was written).
+pub(super) fn version_of(access: Option<&Arc<Access>>) -> Option<Version> {
+    access.and_then(|access| Version::new(&access.object().identity().aux))
 }
 
 /// How a transient fetch ended: its bytes, up to the first that is missing.

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     MAX_REPLANS, Who,
     buffered::{Reader, run_transient},
-    fetch::{Fetch, Plan, Span, Target, Transient, len_of},
+    fetch::{Fetch, Plan, Span, Target, Transient, len_of, version_of},
 };
 use crate::{
     error::{Errno, Error, Result},
@@ -61,6 +61,7 @@ async fn once(reader: &Reader<'_>, size: u64) -> Result<Transient> {
     let pages = plan::page_out(&(0..size));
     let access = reader.access().await;
     let epoch = inode.cell.sample();
+    let of = version_of(access.as_ref());
     let mut extents = access.as_ref().map(|a| a.object().extents(0..size));
     if let Some(known) = &mut extents {
         let hole = |e: &Extent| !matches!(e.kind, ExtentKind::Data | ExtentKind::Zero);
@@ -73,7 +74,7 @@ async fn once(reader: &Reader<'_>, size: u64) -> Result<Transient> {
     let slices = plan::plan(pages.clone(), &sizes, extents.as_ref());
     // Asked as for every request, but one call fetches the object in one version (N-C18).
     let limits = IoLimits { rsize: u64::MAX, ..reader.who.remote.limits() };
-    let plan = Plan { slices, sizes, epoch, access, limits, ahead: false };
+    let plan = Plan { slices, sizes, epoch, access, of, limits, ahead: false };
     let new = inode.core.folios.transient(len_of(&pages));
     let (fill, mem) = FillBuf::whole(new, len_of(&pages));
     let span = Span { range: pages, target: Target::Transient(mem), origin: Origin::Bypass };

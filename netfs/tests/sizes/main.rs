@@ -5,6 +5,7 @@ mod common;
 mod conflicts;
 mod hints;
 mod holes;
+mod planned;
 mod shrink;
 mod tools;
 mod turns;

@@ -30,9 +30,7 @@ impl Fetch {
     }
 
     fn cache_tag(&self, checked: bool) -> Tag {
-        let identity = self.plan.access.as_ref().map(|a| a.object().identity());
-        let version = identity.and_then(|i| Version::new(&i.aux));
-        Tag { epoch: self.plan.epoch, version, checked, late: false }
+        Tag { epoch: self.plan.epoch, version: self.plan.of.clone(), checked, late: false }
     }
 
     /// First without waiting, on this thread; only if the disk must be waited for, on the cache's.
