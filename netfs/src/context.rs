@@ -87,8 +87,6 @@ pub(crate) struct Core {
     pub(crate) closed: AtomicBool,
     pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) earlier: Earlier,
-    /// One replay at a time.
-    pub(crate) replaying: tokio::sync::Mutex<()>,
     pub(crate) replay_as: Option<ReplayAs>,
     next_inode: AtomicU64,
     volumes: Mutex<HashMap<VolumeId, Weak<Volume>>>,

@@ -209,18 +209,23 @@ impl Writeback {
         Group(number)
     }
 
-    /// Somebody is about to write in `group`, or in none. A group that a later one was written after is
-    /// over: its bytes may be on the server already, and nothing may come before them any more. Returns which was
-    /// the last one before. The write lock is held.
-    pub(crate) fn enter_group(&self, group: Option<Group>) -> Result<Option<Group>> {
-        let mut state = self.state.lock();
-        let before = state.group;
-        let Some(group) = group else { return Ok(before) };
-        if state.group.is_some_and(|last| group < last) {
+    /// Whether `group` is not over: nothing of it may be written once something of a later one has been, for that may
+    /// be on the server already.
+    pub(crate) fn check_group(&self, group: Option<Group>) -> Result<()> {
+        let last = self.state.lock().group;
+        if group.is_some_and(|group| last.is_some_and(|last| group < last)) {
             let told = "bytes of a later write group were written to this file; begin another one";
             return Err(Error::new(Errno::EINVAL, told));
         }
-        state.group = Some(group);
+        Ok(())
+    }
+
+    /// Somebody is about to write in `group`, or in none, with the write lock. Returns which was the last one.
+    pub(crate) fn enter_group(&self, group: Option<Group>) -> Result<Option<Group>> {
+        self.check_group(group)?;
+        let mut state = self.state.lock();
+        let before = state.group;
+        state.group = group.or(before);
         Ok(before)
     }
 
@@ -296,7 +301,7 @@ pub(crate) fn is_gone(error: &Error) -> bool {
 }
 
 /// Whether the error is about credentials, so that another writer's may do.
-fn is_personal(error: &Error) -> bool {
+pub(crate) fn is_personal(error: &Error) -> bool {
     matches!(
         error.errno(),
         Errno::EACCES

@@ -322,7 +322,6 @@ impl Builder {
             closed: false.into(),
             journal,
             earlier,
-            replaying: tokio::sync::Mutex::default(),
             replay_as: self.replay_as,
             next_inode: AtomicU64::new(1),
             volumes: Mutex::default(),

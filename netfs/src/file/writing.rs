@@ -86,7 +86,10 @@ impl File {
 
     /// A [`write_at`](File::write_at) that never waits, for threads that must not: short ones (less than 16 KiB)
     /// into pages that are in memory, while nothing else is under way. Either all of the bytes are written, or
-    /// nothing has changed: then [`write_at`](File::write_at) writes them, or says why it cannot.
+    /// nothing has changed: then [`write_at`](File::write_at) writes them, or says why it cannot. (Beside the
+    /// [end](crate::Netfs::shutdown) of the context they may be in and yet not be promised.)
+    ///
+    /// Fronts that have the pages are told as of any write, on this thread.
     pub fn try_write(&self, offset: u64, bytes: &[u8]) -> TryWriteAt {
         match self.write_quickly(offset, bytes) {
             true => TryWriteAt::Done(bytes.len()),
@@ -221,10 +224,9 @@ impl File {
         if len == 0 {
             return Ok(offset..offset);
         }
-        let before = inode.wb.enter_group(group)?;
-        let done = self.write_buffered(offset, &source, group).await;
-        let done = done.inspect_err(|_| inode.wb.left_group(before))?;
-        drop(one);
+        let entered = inode.enter_group(group)?;
+        let done = self.write_buffered(offset, &source, group).await?;
+        drop((entered, one));
         let written = offset..offset + done;
         self.wait_as_opened(&written, options.sync).await?;
         Ok(written)

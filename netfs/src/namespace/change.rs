@@ -81,7 +81,7 @@ impl Mount {
         let (mount, dir, call_cx) = (self.clone(), dir.clone(), cx.clone());
         let name = Bytes::copy_from_slice(name);
         let (queued, parent) = (self.clone(), dir.clone());
-        let locks = async move { Ok(queued.parents(&[&parent]).await) };
+        let locks = async move { queued.parents(&[&parent]).await };
         self.change(cx, locks, move |parents| async move {
             let reply =
                 mount.answered(mount.fs().create(&dir.remote, name.clone(), what, call_cx)).await;
@@ -122,7 +122,7 @@ impl Mount {
         let (queued, of, parent) = (self.clone(), file.clone(), dir.clone());
         let locks = async move {
             let quiet = queued.turn(&of).await?;
-            Ok((queued.parents(&[&parent]).await, quiet))
+            Ok((queued.parents(&[&parent]).await?, quiet))
         };
         self.change(cx, locks, move |(parents, quiet)| async move {
             let _quiet = quiet;

@@ -7,6 +7,7 @@
 //! All of it is waited for on the driver, and goes with its caller: nothing has been sent yet.
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Mount, Node, mount::Named};
@@ -92,7 +93,7 @@ impl Mount {
         let dirs: Vec<&Node> = places.iter().map(|(dir, _)| dir).collect();
         for _ in 0..RACES_MAX {
             let turns = self.turns(&names, uploads).await?;
-            let mut parents = self.parents(&dirs).await;
+            let mut parents = self.parents(&dirs).await?;
             let now = self.look_again(places, &names, cx).await?;
             let same = names.iter().zip(&now).all(|(a, b)| a.id() == b.id());
             names = now;
@@ -149,8 +150,24 @@ impl Mount {
         })
     }
 
-    /// Locks directories whose names are about to be changed.
-    pub(super) async fn parents(&self, dirs: &[&Node]) -> Parents {
+    /// Locks directories whose names are about to be changed. Waits no longer than a call may take: those before it
+    /// may be many, on a server that hangs, and the turn of a file may be held meanwhile.
+    pub(super) async fn parents(&self, dirs: &[&Node]) -> Result<Parents> {
+        let core = self.volume().core();
+        let until = core.clock.now() + core.options.remote_timeout;
+        let mut locking = std::pin::pin!(self.lock_all(dirs));
+        // Nearly always: no timer for that.
+        if let Some(parents) = locking.as_mut().now_or_never() {
+            return Ok(parents);
+        }
+        let parents = timer::until(&core.driver, &*core.clock, until, locking).await;
+        parents.ok_or_else(|| {
+            let told = "other changes of the directory have not ended; nothing was changed";
+            Error::new(Errno::ETIMEDOUT, told)
+        })
+    }
+
+    async fn lock_all(&self, dirs: &[&Node]) -> Parents {
         let mut dirs: Vec<&Arc<Inode>> = dirs.iter().map(|dir| &dir.inode).collect();
         dirs.sort_by_key(|dir| dir.id);
         dirs.dedup_by_key(|dir| dir.id);

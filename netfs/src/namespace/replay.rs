@@ -19,12 +19,15 @@ use super::mount::{Mount, Node, admit};
 use crate::{
     context::Core,
     dirtylog::{DirtyLog, Entry, OwnerId, Position, Record},
+    errand,
     error::{Errno, Error, Result},
     file::{OpenOptions, WriteOptions},
     remote::{Cx, VolumeId},
     sync::{Arc, Mutex},
+    timer,
     writeback::{
         conflict::{Conflict, ConflictPolicy},
+        is_personal,
         log::Journal,
     },
 };
@@ -54,6 +57,10 @@ pub struct Replayed {
 pub(crate) struct Earlier {
     upto: Position,
     files: Mutex<BTreeSet<(VolumeId, Bytes)>>,
+    /// Of those, the ones a replay has begun: what it has brought to the server since is no conflict.
+    begun: Mutex<BTreeSet<(VolumeId, Bytes)>>,
+    /// What replays have come to so far, also those that failed later: nobody would be told of a loss again.
+    told: Mutex<BTreeMap<VolumeId, Replayed>>,
 }
 
 /// Reads the log once.
@@ -68,26 +75,53 @@ pub(crate) fn open(log: Arc<dyn DirtyLog>) -> Result<(Journal, Earlier)> {
             files.insert((record.volume, record.key));
         }
     }
-    Ok((Journal::new(log, needed, upto), Earlier { upto, files: Mutex::new(files) }))
+    Ok((
+        Journal::new(log, needed, upto),
+        Earlier { upto, files: Mutex::new(files), ..Earlier::default() },
+    ))
 }
 
 impl Mount {
     /// Makes what the log has of this volume dirty again: once, by whichever mount of it comes first.
     pub(crate) async fn replay(&self, cx: &Cx) -> Result<Replayed> {
         let core = Arc::clone(self.volume().core());
-        let Some(journal) = &core.journal else { return Ok(Replayed::default()) };
-        let _one = core.replaying.lock().await;
+        if core.journal.is_none() {
+            return Ok(Replayed::default());
+        }
         self.find_out_whether_replayable(&core, cx).await?;
-        let mut done = Replayed::default();
+        if core.earlier.has(self.volume_id()) {
+            let (mount, replay_cx) = (self.clone(), cx.clone());
+            let work = async move { mount.replay_in_turn(&replay_cx).await };
+            let work = errand::accompany(&core.driver, work);
+            let over = || Err(Error::new(Errno::ETIMEDOUT, "not replayed in time; mount again"));
+            match cx.deadline() {
+                Some(deadline) => timer::until(&core.driver, &*core.clock, deadline, work)
+                    .await
+                    .unwrap_or_else(over)?,
+                None => work.await?,
+            }
+        }
+        Ok(self.replayed())
+    }
+
+    /// On the driver: a caller that does not poll it must not keep other mounts of the volume waiting.
+    async fn replay_in_turn(&self, cx: &Cx) -> Result<()> {
+        let core = Arc::clone(self.volume().core());
+        let Some(journal) = &core.journal else { return Ok(()) };
+        let _one = self.volume().replaying.lock().await;
         for (key, fold) in self.folds(&core, journal)? {
-            self.replay_file(&core, &key, fold, cx, &mut done).await?;
-            core.earlier.files.lock().remove(&(self.volume_id().clone(), key));
+            self.replay_file(&core, &key, fold, cx).await?;
+            let file = (self.volume_id().clone(), key);
+            core.earlier.files.lock().remove(&file);
+            core.earlier.begun.lock().remove(&file);
         }
-        if done != Replayed::default() {
-            *self.volume().replayed.lock() = done.clone();
-            tracing::info!(volume = self.volume_id().as_str(), ?done, "the log was replayed");
-        }
-        Ok(done)
+        let done = self.replayed();
+        tracing::info!(volume = self.volume_id().as_str(), ?done, "the log was replayed");
+        Ok(())
+    }
+
+    fn tell(&self, core: &Core, tell: impl FnOnce(&mut Replayed)) {
+        tell(core.earlier.told.lock().entry(self.volume_id().clone()).or_default());
     }
 
     /// The records of a file that is gone are of no use.
@@ -101,11 +135,12 @@ impl Mount {
         journal.give_up(record, &fold.positions)
     }
 
-    /// What the log brought back when the volume was mounted; nothing without a
-    /// [log](crate::Builder::dirty_log).
+    /// What the log brought back when the volume was mounted, with what came of mounts that failed before; nothing
+    /// without a [log](crate::Builder::dirty_log).
     #[must_use]
     pub fn replayed(&self) -> Replayed {
-        self.volume().replayed.lock().clone()
+        let told = self.volume().core().earlier.told.lock();
+        told.get(self.volume_id()).cloned().unwrap_or_default()
     }
 
     /// A log is of no use where files cannot be found again by their keys.
@@ -114,8 +149,7 @@ impl Mount {
         match self.on_driver(self.fs().by_key(key, cx.clone())).await {
             Ok(_) => self.volume().set_replayable(),
             Err(error) if error.errno() == Errno::EOPNOTSUPP => {
-                let id = self.volume_id();
-                if core.earlier.files.lock().iter().any(|(volume, _)| volume == id) {
+                if core.earlier.has(self.volume_id()) {
                     let told =
                         "the log has bytes of this volume, whose adapter finds no file by key";
                     return Err(Error::new(Errno::EOPNOTSUPP, told));
@@ -145,14 +179,7 @@ impl Mount {
         Ok(folds)
     }
 
-    async fn replay_file(
-        &self,
-        core: &Core,
-        key: &Bytes,
-        fold: Fold,
-        cx: &Cx,
-        done: &mut Replayed,
-    ) -> Result<()> {
+    async fn replay_file(&self, core: &Core, key: &Bytes, fold: Fold, cx: &Cx) -> Result<()> {
         let bytes = fold.bytes();
         let epoch = self.volume().cell().sample();
         let found = match self.on_driver(self.fs().by_key(key.clone(), cx.clone())).await {
@@ -161,7 +188,7 @@ impl Mount {
                 if bytes > 0 && !self.kept(core, key, &fold).await {
                     tracing::error!(?key, bytes, "a file that the log has bytes of was deleted");
                     core.counters.replay_lost_bytes.add(bytes);
-                    done.gone.push((key.clone(), bytes));
+                    self.tell(core, |done| done.gone.push((key.clone(), bytes)));
                 }
                 return self.give_up(core, key, &fold);
             }
@@ -175,8 +202,9 @@ impl Mount {
         }
         if let (Some(known), Some(now)) = (&fold.version, &theirs)
             && known != now
+            && core.earlier.begun.lock().insert((self.volume_id().clone(), key.clone()))
         {
-            done.conflicts += 1;
+            self.tell(core, |done| done.conflicts += 1);
             core.counters.write_conflicts.inc();
             tracing::warn!(
                 ?key,
@@ -187,11 +215,11 @@ impl Mount {
             // Before any of them can be sent.
             node.inode.met_before_replay(known, now);
         }
+        core.earlier.begun.lock().insert((self.volume_id().clone(), key.clone()));
         self.write_again(core, &node, &fold, cx).await?;
         // Not before all of it is in memory: an upload of the first half must not settle the second.
         node.inode.log_replayed(fold.positions);
-        done.files += 1;
-        done.bytes += bytes;
+        self.tell(core, |done| (done.files, done.bytes) = (done.files + 1, done.bytes + bytes));
         core.counters.replayed_bytes.add(bytes);
         Ok(())
     }
@@ -204,10 +232,17 @@ impl Mount {
         let mut files = BTreeMap::new();
         for owner in owners {
             let theirs = core.replay_as.as_ref().and_then(|of| of(OwnerId(owner)));
-            let cx = theirs.unwrap_or_else(|| cx.clone());
+            let (mounts, cx) = (cx, theirs.unwrap_or_else(|| cx.clone()));
             let how = OpenOptions::new().write(true).replaying();
-            files.insert(owner, self.open_any(node, &how, true, &cx).await?);
+            let opened = match self.open_any(node, &how, true, &cx).await {
+                // The owner may have lost the right since; bytes that were accepted are not lost by that.
+                Err(error) if is_personal(&error) => self.open_any(node, &how, true, mounts).await,
+                opened => opened,
+            };
+            files.insert(owner, opened?);
         }
+        // A replay that failed half-way begins anew, with the first group.
+        node.inode.wb.left_group(None);
         // Those of no group are in no order to those of groups, and groups come in theirs.
         let mut pieces: Vec<_> = fold.pieces.iter().collect();
         pieces.sort_by_key(|(_, piece)| piece.group);
@@ -236,6 +271,13 @@ impl Mount {
             Err(error) => tracing::warn!(?key, %error, "the hook has not saved it"),
         }
         saved.is_ok()
+    }
+}
+
+impl Earlier {
+    /// Whether anything of the volume is yet to be replayed.
+    fn has(&self, of: &VolumeId) -> bool {
+        self.files.lock().iter().any(|(volume, _)| volume == of)
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::Replayed;
 use crate::{
     coherency::{
         InodeCell, InodeTable, LocalState, RecallTicket, Ticket, VolumeCell, VolumeEvents,
@@ -51,7 +50,8 @@ pub(crate) struct Volume {
     pub(crate) share: Arc<Share>,
     /// Files are found again by their keys, so a log of dirty bytes is of use.
     replayable: AtomicBool,
-    pub(super) replayed: Mutex<Replayed>,
+    /// One replay at a time. Each volume has its own: a server that hangs keeps no other from being mounted.
+    pub(super) replaying: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Table {
@@ -126,7 +126,7 @@ impl Volume {
             parked: ParkedFiles::default(),
             share,
             replayable: AtomicBool::new(false),
-            replayed: Mutex::default(),
+            replaying: Arc::default(),
         })
     }
 

@@ -97,7 +97,7 @@ async fn begin(who: &Who, at: At, len: u64, group: Option<Group>) -> Result<(u64
     who.inode.check_not_parked()?;
     let offset = who.place(at, len).await?;
     let range = offset..offset + len;
-    who.inode.wb.enter_group(group)?;
+    who.inode.wb.check_group(group)?;
     who.sent_before(range.clone(), group).await?;
     Ok((offset, who.held(Arc::new(one), Mode::Direct, range).await?))
 }
@@ -113,6 +113,8 @@ async fn write_here(who: &Who, what: Direct) -> Result<u64> {
     }
     in_turn(inode, What::Range(range.clone()), true).await?;
     inode.log_change().await;
+    // From here on something of it may come to the server.
+    inode.wb.enter_group(group)?;
     let pages = plan::page_out(&range);
     drop_pages(who, &pages);
     inode.core.counters.dio_writes.inc();

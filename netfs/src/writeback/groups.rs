@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::{
+    error::Result,
     folio::{Group, Which},
     inode::Inode,
 };
@@ -52,5 +53,30 @@ pub(super) fn parts(inode: &Inode, what: &What) -> Vec<Part> {
         }
         What::UpTo(last) => groups().filter(|group| group <= last).map(whole).collect(),
         What::Before(next) => groups().filter(|group| group < next).map(whole).collect(),
+    }
+}
+
+/// A write in a group. If nothing of it came in, however it ended, the group before it is not over.
+pub(crate) struct Entered<'a> {
+    inode: &'a Inode,
+    before: Option<Group>,
+    /// What had ever become dirty of the file before it. (To write over what is dirty of the same group already changes
+    /// nothing about groups.)
+    dirtied: u64,
+}
+
+impl Inode {
+    /// Somebody is about to write into memory in `group`. The write lock is held until this has been dropped.
+    pub(crate) fn enter_group(&self, group: Option<Group>) -> Result<Entered<'_>> {
+        let dirtied = self.pages.dirtied_ever();
+        Ok(Entered { inode: self, before: self.wb.enter_group(group)?, dirtied })
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if self.inode.pages.dirtied_ever() == self.dirtied {
+            self.inode.wb.left_group(self.before);
+        }
     }
 }

@@ -1,15 +1,21 @@
 //! What a replay keeps of the promises made before the crash: the order of write groups, and the policy for
 //! bytes that meet somebody else's change.
 
-use std::sync::{Arc, Mutex};
-
-use netfs::{
-    Conflict, ConflictHook, ConflictPolicy, Durability, Errno, File, Result, WriteGroup,
-    WriteOptions, dirtylog::MemLog, remote::BoxFuture,
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
 };
-use netfs_memory::{Fault, Op};
 
-use crate::tools::*;
+use futures_util::FutureExt;
+use netfs::{
+    Conflict, ConflictHook, ConflictPolicy, Durability, Errno, File, Netfs, Result, WaitKind,
+    WriteGroup, WriteOptions, clock,
+    dirtylog::{DirtyLog, MemLog},
+    remote::BoxFuture,
+};
+use netfs_memory::{Fault, Gate, MemoryFs, Op, SnapshotAt};
+
+use crate::{common::cx, tools::*};
 
 fn put(file: &File, group: &WriteGroup, at: u64, bytes: &[u8]) {
     let n = file.blocking().write_at_with(at, bytes, WriteOptions::in_group(group));
@@ -116,4 +122,116 @@ fn with_the_policy_to_keep_both_the_hook_gets_what_was_replayed() {
     drop(file);
     client.shutdown();
     assert_eq!(log.records(), 0);
+}
+
+fn hold(fs: &MemoryFs, op: Op) -> Gate {
+    let gate = Gate::new();
+    fs.inject(Fault::on(op).hold(&gate, SnapshotAt::Issue).times(1));
+    gate
+}
+
+/// A context with little room, on the log as a crash has left it.
+fn small(log: &Arc<MemLog>) -> Netfs {
+    log.restart();
+    let log: Arc<dyn DirtyLog> = log.clone();
+    Netfs::builder()
+        .memory_bytes(16 << 20)
+        .dirty_bytes(4096, 12288)
+        .dirty_log(log)
+        .build()
+        .expect("built")
+}
+
+fn ended(netfs: Netfs) {
+    assert!(netfs.blocking_shutdown(Duration::from_secs(20)).is_nothing());
+}
+
+#[test]
+fn a_replay_that_hangs_keeps_no_other_volume_from_being_mounted() {
+    let other = MemoryFs::builder().volume_id("another").build().expect("build");
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Journal);
+    write(&file, 0, b"logged");
+    fsync(&file);
+    drop((file, client));
+    let netfs = small(&log);
+    let gate = hold(&fs, Op::Open);
+    let who = cx();
+    let mut hanging = Box::pin(netfs.mount(Arc::clone(&fs), &who));
+    while gate.hits() == 0 {
+        assert!((&mut hanging).now_or_never().is_none(), "the server does not answer");
+        std::thread::yield_now();
+    }
+    // Kept without being polled.
+    let soon = clock::Clock::now(&clock::SystemClock) + Duration::from_secs(20);
+    drop(netfs.blocking_mount(other, &cx().with_deadline(soon)).expect("another server"));
+    gate.release();
+    let mount = pollster::block_on(hanging).expect("mounted");
+    assert_eq!(mount.replayed().files, 1);
+    drop(mount);
+    ended(netfs);
+    fs.verify("f", 0, b"logged").expect("sent");
+}
+
+/// Groups begin anew, and what the first try has brought to the server is nobody else's.
+#[test]
+fn n_c29_a_replay_of_groups_that_was_cut_off_is_repeated() {
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    let file = client.open("f", Durability::Journal);
+    let (first, second) = (file.write_group(), file.write_group());
+    put(&file, &first, 60_000, &[1; 2000]);
+    put(&file, &second, 0, &[2; 4096]);
+    put(&file, &second, 20_480, &[3; 8192]);
+    fsync(&file);
+    drop((first, second, file, client));
+
+    let netfs = small(&log);
+    let gate = hold(&fs, Op::Write);
+    let who = cx();
+    let mut cut_off = Box::pin(netfs.mount(Arc::clone(&fs), &who));
+    let in_room = || netfs.waits().iter().any(|wait| wait.kind == WaitKind::DirtyRoom);
+    while !in_room() {
+        assert!((&mut cut_off).now_or_never().is_none(), "the server does not answer");
+        std::thread::yield_now();
+    }
+    drop(cut_off);
+    gate.release();
+    let mount = netfs.blocking_mount(Arc::clone(&fs), &cx()).expect("mounted again");
+    assert_eq!(mount.replayed().conflicts, 0);
+    netfs.blocking_sync().expect("uploaded");
+    let there = fs.expected("f", 0, 100_000).expect("f");
+    assert!(there[..4096] == [2; 4096] && there[20_480..28_672] == [3; 8192]);
+    assert!(there[60_000..62_000] == [1; 2000]);
+    drop(mount);
+    ended(netfs);
+    assert_eq!(log.records(), 0);
+}
+
+/// A mount that fails after a file was found to be gone has told nobody: the next one does.
+#[test]
+fn a_loss_that_a_failed_mount_met_is_told_by_the_next() {
+    let (fs, log) = (origin(), MemLog::new());
+    let client = Client::new(&fs, &log);
+    for name in ["f", "g"] {
+        let file = client.open(name, Durability::Journal);
+        write(&file, 10, b"ours");
+        fsync(&file);
+    }
+    client.crash(&log);
+    let (f, g) = (fs.key("f").expect("f"), fs.key("g").expect("g"));
+    // Files are replayed in the order of their keys.
+    let (gone, kept) = if f < g { ("f", "g") } else { ("g", "f") };
+    fs.change(gone).remove().expect("gone");
+    let fault = fs.inject(Fault::on(Op::Open).file(kept).errno(Errno::EIO).always());
+    let netfs = small(&log);
+    let failed = netfs.blocking_mount(Arc::clone(&fs), &cx()).map(drop);
+    assert_eq!(failed.expect_err("the other cannot be opened").errno(), Errno::EIO);
+    fs.remove_fault(&fault);
+    let mount = netfs.blocking_mount(Arc::clone(&fs), &cx()).expect("mounted");
+    let told = mount.replayed();
+    assert_eq!((told.files, told.gone.len()), (1, 1));
+    drop(mount);
+    ended(netfs);
 }

@@ -183,6 +183,21 @@ fn a_group_is_not_over_before_anything_of_a_later_one_is_written() {
     assert_eq!(errno(refused), Errno::EIO);
     fs.remove_fault(&fault);
     write(&file, 1, b"a", &one);
+    // Nor by one that was given up before it had room, or before what comes first was sent.
+    let gate = Gate::new();
+    fs.inject(Fault::on(Op::Validate).hold(&gate, SnapshotAt::Issue).times(1));
+    drop(fs.send_break("f").expect("there"));
+    let mut given_up = Box::pin(file.write_at_with(100, b"b", WriteOptions::in_group(&two)));
+    assert!((&mut given_up).now_or_never().is_none(), "the server does not answer");
+    drop(given_up);
+    gate.release();
+    write(&file, 2, b"a", &one);
+    let fault = fs.inject(Fault::on(Op::Write).errno(Errno::EDQUOT).times(1));
+    let direct = WriteOptions { unbuffered: true, ..WriteOptions::in_group(&two) };
+    assert_eq!(errno(file.blocking().write_at_with(100, b"b", direct)), Errno::EDQUOT);
+    fs.remove_fault(&fault);
+    file.blocking().fsync().expect("fsync");
+    write(&file, 3, b"a", &one);
     write(&file, 100, b"b", &two);
     let late = file.blocking().write_at_with(2, b"a", WriteOptions::in_group(&one));
     assert_eq!(errno(late), Errno::EINVAL);
