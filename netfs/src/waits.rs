@@ -38,8 +38,9 @@ pub enum WaitKind {
     /// A request that has downloaded these bytes waits for room in the queue that copies them to the
     /// disk cache. Bounded by [`FillWhenFull::Wait`](crate::FillWhenFull::Wait).
     FillRoom,
-    /// A writer waits for room among the bytes that may be dirty ([`Builder::dirty_bytes`](crate::Builder::dirty_bytes)):
-    /// until so much of its volume has been uploaded. Bounded by its deadline.
+    /// A writer waits for room among the bytes that may be dirty
+    /// ([`Builder::dirty_bytes`](crate::Builder::dirty_bytes)): until so much of its volume has been uploaded.
+    /// Bounded by its deadline.
     DirtyRoom,
     /// A writer waits for memory: until what is dirty has become clean. Bounded by its deadline, and by
     /// `remote_timeout` from the last byte that became clean.

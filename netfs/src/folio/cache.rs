@@ -166,8 +166,8 @@ impl FolioCache {
         self.room.may_fetch(bytes).then(|| self.alloc_window(runs, file_size, cap))?
     }
 
-    /// The same as [`alloc_window`](FolioCache::alloc_window), where some folios may be of a caller's bytes: what `lend` has of a folio's place, all of it.
-    /// They count in the budget as any memory does.
+    /// The same as [`alloc_window`](FolioCache::alloc_window), where some folios may be of a caller's bytes: what
+    /// `lend` has of a folio's place, all of it. They count in the budget as any memory does.
     pub(crate) fn alloc_lent(
         &self,
         runs: &[Range<u64>],

@@ -91,8 +91,8 @@ impl Inode {
     }
 
     /// This client changed exactly the bytes of `changed`, from the version known last to what `facts` say.
-    /// `also`: what that means for the sizes, which are to move with the version. Memory and the object keep all else. Returns what the object is
-    /// about now, if the server has said.
+    /// `also`: what that means for the sizes, which are to move with the version. Memory and the object keep all
+    /// else. Returns what the object is about now, if the server has said.
     pub(crate) fn own_change_of(
         &self,
         facts: &Facts,
