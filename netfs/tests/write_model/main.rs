@@ -44,6 +44,13 @@
 //!   short exactly the first `n` are there; more only where no answer said so (N-C38, N-C39).
 //! - Write groups: no version of the origin's file, and nothing that a restart of it would leave, has a byte of a
 //!   later group and lacks one of an earlier (N-C29, N-C42). A group that was flushed is there.
+//! - A close uploads what there is, unless it was opened without or only for reading; what has failed it tells in any
+//!   case. What a replay brings back is uploaded as its owner.
+//! - Two volumes: what hangs or is parked in one keeps nobody of the other waiting. Mounts come and go; what is open
+//!   or dirty goes on.
+//! - A file whose last name has gone, by us or others, with a handle open: as one that was removed; the last close takes
+//!   what was written along, and a crash finds nothing of it in the log.
+//! - Others' modes, owners and times are shown once this context was told or has asked.
 //! - Hints and other budgets change nothing.
 //! - Names: `names.rs`. What is in a file follows its key, whatever names it has.
 //! - Faults of the cache explain nothing: they never show.
