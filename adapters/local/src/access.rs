@@ -237,6 +237,17 @@ fn read_acl(fd: BorrowedFd<'_>) -> Result<Option<Vec<Entry>>> {
     })
 }
 
+/// Whether a directory says which ACL is given to what is made in it: then the kernel has gone by that instead of the
+/// umask. `fd` may be `O_PATH`.
+pub(crate) fn has_default_acl(fd: BorrowedFd<'_>) -> bool {
+    let path = crate::handles::proc_path(fd);
+    match rustix::fs::getxattr(&path, c"system.posix_acl_default", &mut [0u8; 0]) {
+        Ok(_) => true,
+        // What cannot be known is not overruled.
+        Err(e) => !matches!(e, Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS),
+    }
+}
+
 /// `struct posix_acl_xattr_header` and entries, little-endian.
 fn parse_acl(bytes: &[u8]) -> Option<Vec<Entry>> {
     let (version, entries) = bytes.split_first_chunk::<4>()?;
