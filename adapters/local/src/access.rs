@@ -16,7 +16,7 @@ use netfs::{
 use rustix::{
     fs::{Gid, Uid},
     io::Errno,
-    process,
+    process::{self, getegid, geteuid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
@@ -56,12 +56,14 @@ impl Own {
     /// it makes is theirs from the start, and it can do nothing that they could not do themselves.
     ///
     /// # Errors
-    /// What `work` returns; `EPERM` and `EINVAL` if the kernel does not let this process be that user.
+    /// What `work` returns; `EINVAL` for what is nobody, `EPERM` and `EINVAL` if the kernel does not let this process
+    /// be that user.
     pub(crate) fn act_for<T: Send>(
         &self,
         cred: &Cred,
         work: impl FnOnce() -> Result<T> + Send,
     ) -> Result<T> {
+        is_somebody(cred)?;
         if !self.acts_for(cred) {
             return work();
         }
@@ -108,15 +110,39 @@ impl Own {
     }
 }
 
+/// The id that is nobody's: in `setresuid(2)` and `chown(2)` it stands for "leave it as it is", so a call that names it
+/// succeeds and does nothing.
+const NO_ID: u32 = u32::MAX;
+
+/// Refuses an id that the kernel would take for no id at all.
+pub(crate) fn is_id(id: u32) -> Result<()> {
+    if id == NO_ID {
+        return Err(Error::new(netfs::Errno::EINVAL, "4294967295 is nobody's user or group id"));
+    }
+    Ok(())
+}
+
+fn is_somebody(cred: &Cred) -> Result<()> {
+    [cred.uid, cred.gid].iter().chain(&cred.groups).try_for_each(|id| is_id(*id))
+}
+
 /// Gives the calling thread (not the process) somebody's credentials. The real and saved ids stay: they say who
 /// may send signals to it.
 fn become_user(cred: &Cred) -> Result<()> {
-    let groups: Vec<Gid> = cred.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let groups: Vec<Gid> = cred.groups.iter().map(|gid| Gid::from_raw_unchecked(*gid)).collect();
     // The user last: the others take the privilege that goes with it.
     set_thread_groups(&groups)
-        .and_then(|()| set_thread_res_gid(None, Gid::from_raw(cred.gid), None))
-        .and_then(|()| set_thread_res_uid(None, Uid::from_raw(cred.uid), None))
-        .map_err(|e| Error::io(e.into(), "taking on the credentials of a caller"))
+        .and_then(|()| set_thread_res_gid(None, Gid::from_raw_unchecked(cred.gid), None))
+        .and_then(|()| set_thread_res_uid(None, Uid::from_raw_unchecked(cred.uid), None))
+        .map_err(|e| Error::io(e.into(), "taking on the credentials of a caller"))?;
+    // Whatever the calls said: nothing goes on for a caller with the rights of this process.
+    if (geteuid().as_raw(), getegid().as_raw()) != (cred.uid, cred.gid) {
+        return Err(Error::new(
+            netfs::Errno::EPERM,
+            "the credentials of a caller were not taken on",
+        ));
+    }
+    Ok(())
 }
 
 /// Whether `cred` may take a file's name from a directory that it may change: not somebody else's from a
@@ -209,6 +235,17 @@ fn read_acl(fd: BorrowedFd<'_>) -> Result<Option<Vec<Entry>>> {
     got.map(Some).ok_or_else(|| {
         Error::new(netfs::Errno::EACCES, "a file's ACL has a form that is not understood")
     })
+}
+
+/// Whether a directory says which ACL is given to what is made in it: then the kernel has gone by that instead of the
+/// umask. `fd` may be `O_PATH`.
+pub(crate) fn has_default_acl(fd: BorrowedFd<'_>) -> bool {
+    let path = crate::handles::proc_path(fd);
+    match rustix::fs::getxattr(&path, c"system.posix_acl_default", &mut [0u8; 0]) {
+        Ok(_) => true,
+        // What cannot be known is not overruled.
+        Err(e) => !matches!(e, Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS),
+    }
 }
 
 /// `struct posix_acl_xattr_header` and entries, little-endian.
@@ -304,6 +341,34 @@ mod tests {
         assert!(may(&both, 4) && may(&both, 2) && !may(&both, 6), "one entry must give it all");
         assert!(!may(&Cred::new(50, 40), 1), "a member is not other");
         assert!(may(&Cred::new(50, 99), 5) && !may(&Cred::new(50, 99), 2));
+    }
+
+    #[test]
+    fn nothing_is_done_for_whom_the_kernel_takes_for_nobody() {
+        let own = Own::current();
+        let no_group = Cred { groups: vec![5, NO_ID], ..Cred::new(10, 20) };
+        for cred in [Cred::new(NO_ID, 20), Cred::new(10, NO_ID), no_group] {
+            let done = own.act_for(&cred, || Ok(geteuid()));
+            assert_eq!(done.err().map(|e| e.errno()), Some(netfs::Errno::EINVAL), "{cred:?}");
+        }
+    }
+
+    /// The calls succeed for these ids and change nothing.
+    #[test]
+    fn a_thread_that_is_not_who_it_should_be_does_not_go_on() {
+        if !geteuid().is_root() {
+            eprintln!("not root: nobody else's credentials can be taken on");
+            return;
+        }
+        for (cred, wanted) in [
+            (Cred::new(NO_ID, 20), Some(netfs::Errno::EPERM)),
+            (Cred::new(10, NO_ID), Some(netfs::Errno::EPERM)),
+            (Cred::new(10, 20), None),
+        ] {
+            let became = thread::scope(|s| s.spawn(|| become_user(&cred)).join().unwrap());
+            assert_eq!(became.err().map(|e| e.errno()), wanted, "{cred:?}");
+        }
+        assert!(geteuid().is_root());
     }
 
     #[test]

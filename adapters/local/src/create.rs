@@ -8,7 +8,9 @@
 //! - **M2** A regular file is what the descriptor stands for that made it; its mode is set through that.
 //! - **M3** Of a directory the kernel tells only the name. What stands there gets the mode that was asked for only if
 //!   it is known to be new: a directory of the maker's that was born after the call began.
-//! - **M4** Nothing is removed again: by a name it might be somebody else's.
+//! - **M4** No mode is set in a directory with a default ACL: what the kernel left out of the one that was asked for
+//!   it left out because of that.
+//! - **M5** Nothing is removed again: by a name it might be somebody else's.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -24,6 +26,7 @@ use netfs::{
 use rustix::{fs::OFlags, process::geteuid};
 
 use crate::{
+    access::has_default_acl,
     file::LocalFile,
     handles::{Located, proc_path, stale},
     names::{Parent, bits},
@@ -47,7 +50,7 @@ pub(crate) fn create(
     if let NewFile::Dir(mode) = what {
         let maker = if tree.own.acts_for(cx.cred()) { cx.cred().uid } else { geteuid().as_raw() };
         if is_new_dir(tree, &new, maker, begun) {
-            set_dir_mode(&new, *mode)?;
+            set_dir_mode(&parent, &new, *mode)?;
         }
     }
     let file = LocalFile::new(tree, &new, Some((Arc::clone(dir), name)));
@@ -59,7 +62,7 @@ pub(crate) fn create(
 fn make(tree: &Tree, parent: &Parent, name: &[u8], what: &NewFile) -> Result<Located> {
     let failed = |e: rustix::io::Errno| Error::io(e.into(), "making a file in the local tree");
     match what {
-        NewFile::File(mode) => adopt(tree, &open_new(parent, name, *mode)?, *mode),
+        NewFile::File(mode) => adopt(tree, parent, &open_new(parent, name, *mode)?, *mode),
         NewFile::Dir(mode) => {
             rustix::fs::mkdirat(&parent.fd, name, bits(*mode)).map_err(failed)?;
             look(tree, parent, name, FileKind::Dir)
@@ -84,13 +87,13 @@ fn open_new(parent: &Parent, name: &[u8], mode: u32) -> Result<OwnedFd> {
 }
 
 /// The file that `made` has just made (M2), with the mode that was asked for: the kernel took the process's umask
-/// away.
-fn adopt(tree: &Tree, made: &OwnedFd, mode: u32) -> Result<Located> {
+/// away (but see M4).
+fn adopt(tree: &Tree, parent: &Parent, made: &OwnedFd, mode: u32) -> Result<Located> {
     let new = tree
         .handles
         .found_as(made.as_fd())
         .map_err(|e| Error::io(e, "looking at a new file of the local tree"))?;
-    if new.st.attr.mode != mode & 0o7777 {
+    if new.st.attr.mode != mode & 0o7777 && !has_default_acl(parent.fd.as_fd()) {
         allowed(rustix::fs::fchmod(made, bits(mode)))?;
     }
     Ok(new)
@@ -112,10 +115,10 @@ fn is_new_dir(tree: &Tree, found: &Located, maker: u32, begun: TimeSpec) -> bool
 }
 
 /// Gives a new directory its mode. Set-id bits are what the kernel made of them, as with `mkdir(2)`.
-fn set_dir_mode(new: &Located, mode: u32) -> Result<()> {
+fn set_dir_mode(parent: &Parent, new: &Located, mode: u32) -> Result<()> {
     let now = new.st.attr.mode;
     let wanted = mode & !SET_ID & 0o7777 | now & SET_ID;
-    if now == wanted {
+    if now == wanted || has_default_acl(parent.fd.as_fd()) {
         return Ok(());
     }
     // By way of /proc: before Linux 6.6 no call changes the mode of an `O_PATH` descriptor.

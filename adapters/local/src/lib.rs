@@ -83,8 +83,8 @@
 //!   it. (The kernel lets a process that does that leave no core dumps, unless it asks for them again:
 //!   `PR_SET_DUMPABLE`.) Rights are also needed at each write, not only at the open: a file that
 //!   a mode without `w` was given meanwhile can be written by root only.
-//! - **Modes** of new files are what was asked for, whatever the process's umask; those of new directories only
-//!   where a time of birth tells that they are new. Set-id bits count as far as the kernel lets the caller
+//! - **Modes** of new files are what was asked for, whatever the process's umask (in a directory with a default ACL:
+//!   what that leaves of it); those of new directories only where a time of birth tells that they are new. Set-id bits count as far as the kernel lets the caller
 //!   have them; those of directories are inherited only.
 //! - **Durability**: a write is `fdatasync`ed if the caller waits for that; else it is reported as
 //!   unstable, until a commit, which syncs the file. A sync that fails changes the verifier, so that

@@ -162,6 +162,7 @@ fn left(tree: &Tree, found: &Located) -> (Option<Change>, Option<Bytes>) {
 
 /// In the file's lane of changes.
 pub(crate) fn set_attr(tree: &Tree, file: &LocalFile, set: SetAttr, cx: &Cx) -> Result<Change> {
+    set.uid.iter().chain(&set.gid).try_for_each(|id| access::is_id(*id))?;
     tree.check_writable()?;
     let (fd, st) = tree.live(file)?;
     if tree.own.is_other(cx.cred()) {

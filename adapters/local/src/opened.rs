@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::handles::Handles;
 
@@ -55,7 +56,7 @@ impl OpenFile {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         if self.handles.opened.remove(&self.key) {
-            // Nobody can come back to it: what is kept of it keeps only its blocks.
+            // Nobody can come back to it, whoever took its name: what is kept of it keeps only its blocks.
             self.handles.forget(&self.key);
         }
     }
@@ -72,14 +73,12 @@ struct Entry {
     /// The first open's: it stays until the last one is closed.
     fd: Arc<OwnedFd>,
     opens: usize,
-    /// Its last name was seen to be gone.
-    nameless: bool,
 }
 
 impl Opened {
     fn add(&self, key: &Arc<[u8]>, fd: &Arc<OwnedFd>) {
         let mut files = self.files.lock();
-        let new = || Entry { fd: Arc::clone(fd), opens: 0, nameless: false };
+        let new = || Entry { fd: Arc::clone(fd), opens: 0 };
         files.entry(Arc::clone(key)).or_insert_with(new).opens += 1;
     }
 
@@ -94,7 +93,7 @@ impl Opened {
         let last = files.remove(key);
         drop(files);
         // Closed outside the lock: on a network mount a close may wait.
-        last.is_some_and(|entry| entry.nameless)
+        last.is_some_and(|entry| nameless(entry.fd.as_fd()))
     }
 
     /// A descriptor of the file, for whatever `O_PATH` is good for.
@@ -105,13 +104,13 @@ impl Opened {
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         self.files.lock().contains_key(key)
     }
+}
 
-    /// The file has no name any more. False if nobody has it open: then it is gone.
-    pub(crate) fn lost_its_name(&self, key: &[u8]) -> bool {
-        let mut files = self.files.lock();
-        let entry = files.get_mut(key);
-        entry.map(|entry| entry.nameless = true).is_some()
-    }
+/// Whether the file's last name is gone, by what is known here: no server is asked, for nobody waits for it. Where it
+/// cannot be known, nothing need be kept.
+fn nameless(fd: BorrowedFd<'_>) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(fd, c"", flags, StatxFlags::NLINK).map_or(true, |stx| stx.stx_nlink == 0)
 }
 
 /// The right to one descriptor of the opens' share.

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    io, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
@@ -19,7 +20,11 @@ use netfs::{Errno, Error, Result};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// To be run if it is given `Ok`; else the error is all that comes of it.
+type Job = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// Starts one of the threads.
+type Start = fn(Arc<Inner>) -> io::Result<()>;
 
 /// How long a thread without work stays.
 const IDLE: Duration = Duration::from_secs(10);
@@ -59,11 +64,12 @@ struct Inner {
 pub(crate) struct Pool {
     inner: Arc<Inner>,
     max_threads: usize,
+    start: Start,
 }
 
 impl Pool {
     pub(crate) fn new(max_threads: usize) -> Pool {
-        Pool { inner: Arc::default(), max_threads: max_threads.max(1) }
+        Pool { inner: Arc::default(), max_threads: max_threads.max(1), start }
     }
 
     /// Runs `job` on one of the threads, after all jobs that came into its `lane` before.
@@ -76,47 +82,46 @@ impl Pool {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
         let (tx, rx) = oneshot::channel();
-        let job = Box::new(move || {
+        let job = Box::new(move |go: Result<()>| {
             // The caller may have gone; its job was run for its effects then.
-            let _ = tx.send(job());
+            let _ = tx.send(go.map(|()| job()));
         });
-        self.push(lane, job)?;
-        rx.await.map_err(|_| Error::new(Errno::ECANCELED, "a call on the local tree was abandoned"))
+        self.push(lane, job);
+        let gone = |_| Error::new(Errno::ECANCELED, "a call on the local tree was abandoned");
+        rx.await.map_err(gone)?
     }
 
-    fn push(&self, lane: Option<Lane>, job: Job) -> Result<()> {
+    fn push(&self, lane: Option<Lane>, job: Job) {
         let mut state = self.inner.state.lock();
         if let Some(lane) = &lane {
             if let Some(waiting) = state.lanes.get_mut(lane) {
                 waiting.push_back(job);
-                return Ok(());
+                return;
             }
             state.lanes.insert(lane.clone(), VecDeque::new());
         }
         state.jobs.push_back(Task { job, lane });
         if state.idle >= state.jobs.len() || state.threads >= self.max_threads {
             self.inner.work.notify_one();
-            return Ok(());
+            return;
         }
         state.threads += 1;
         drop(state);
-        let inner = Arc::clone(&self.inner);
-        let started = thread::Builder::new().name("netfs-local".into()).spawn(move || work(&inner));
-        let Err(e) = started else { return Ok(()) };
+        let Err(e) = (self.start)(Arc::clone(&self.inner)) else { return };
         let mut state = self.inner.state.lock();
         state.threads -= 1;
         if state.threads > 0 {
-            return Ok(());
+            return; // Whoever is there or about to be runs it; or the last of them to fail gets here.
         }
-        // Nobody would ever run it. Others may have queued behind it; each of them gets here too, but for those in
-        // its lane.
-        let task = state.jobs.pop_back();
-        let lane = task.as_ref().and_then(|task| task.lane.as_ref());
-        let waiting = lane.and_then(|lane| state.lanes.remove(lane));
+        // Nobody would ever run any of them, whoever queued them: some relied on threads that did not come.
+        let (jobs, lanes) = (mem::take(&mut state.jobs), mem::take(&mut state.lanes));
         drop(state);
         // Outside the lock: a job's own drop (a sub reporting its cancellation) may do anything.
-        drop((task, waiting));
-        Err(Error::io(e, "starting a thread for calls on the local tree"))
+        let failed = Error::io(e, "starting a thread for calls on the local tree");
+        let waiting = lanes.into_values().flatten();
+        for job in jobs.into_iter().map(|task| task.job).chain(waiting) {
+            job(Err(failed.clone()));
+        }
     }
 }
 
@@ -124,7 +129,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let mut state = self.inner.state.lock();
         state.closed = true;
-        let abandoned = (std::mem::take(&mut state.jobs), std::mem::take(&mut state.lanes));
+        let abandoned = (mem::take(&mut state.jobs), mem::take(&mut state.lanes));
         drop(state);
         self.inner.work.notify_all();
         // Outside the lock, as in `push`.
@@ -132,11 +137,15 @@ impl Drop for Pool {
     }
 }
 
+fn start(inner: Arc<Inner>) -> io::Result<()> {
+    thread::Builder::new().name("netfs-local".into()).spawn(move || work(&inner)).map(drop)
+}
+
 fn work(inner: &Inner) {
     while let Some(Task { job, lane }) = next(inner) {
         // The thread outlives a panic, which has been reported by the hook; the caller gets ECANCELED
         // because the job's channel went with it.
-        let _ = catch_unwind(AssertUnwindSafe(job));
+        let _ = catch_unwind(AssertUnwindSafe(|| job(Ok(()))));
         if let Some(lane) = lane {
             advance(inner, lane);
         }
@@ -179,6 +188,7 @@ fn next(inner: &Inner) -> Option<Task> {
 mod tests {
     use std::{
         sync::{
+            Barrier,
             atomic::{AtomicUsize, Ordering},
             mpsc,
         },
@@ -254,6 +264,47 @@ mod tests {
         while lanes() > 0 {
             thread::yield_now(); // the last job's thread is about to see to it
         }
+    }
+
+    /// Two threads fail to start at once, while more jobs rely on them.
+    #[test]
+    fn what_no_thread_will_run_is_told_so_and_never_run_later() {
+        static BOTH: Barrier = Barrier::new(3);
+        let failing = |_| {
+            BOTH.wait();
+            Err(io::Error::from_raw_os_error(libc::EAGAIN))
+        };
+        let pool = Arc::new(Pool { inner: Arc::default(), max_threads: 2, start: failing });
+        let ran = Arc::new(AtomicUsize::new(0));
+        let (tx, rx) = mpsc::channel();
+        let call = |lane: Option<Lane>| {
+            let (pool, ran, tx) = (Arc::clone(&pool), Arc::clone(&ran), tx.clone());
+            let job = move || _ = ran.fetch_add(1, Ordering::SeqCst);
+            move || _ = tx.send(pollster::block_on(pool.run(lane, job)).map_err(|e| e.errno()))
+        };
+        let queued = |n| {
+            let state = pool.inner.state.lock();
+            state.jobs.len() + state.lanes.values().map(VecDeque::len).sum::<usize>() == n
+        };
+        for (n, lane) in [lane("a"), None, None, lane("a"), lane("b"), lane("b")].iter().enumerate()
+        {
+            // The first two start threads; the others find as many as there may be.
+            thread::spawn(call(lane.clone()));
+            while !queued(n + 1) {
+                thread::yield_now();
+            }
+        }
+        BOTH.wait();
+        for n in 0..6 {
+            let told = rx.recv_timeout(Duration::from_secs(60));
+            assert_eq!(told.expect("an answer"), Err(Errno::EAGAIN), "answer {n}");
+        }
+        assert!(queued(0) && pool.inner.state.lock().threads == 0);
+        let pool = Pool { inner: Arc::clone(&pool.inner), max_threads: 2, start };
+        for lane in [None, lane("a")] {
+            pollster::block_on(pool.run(lane, || ())).unwrap();
+        }
+        assert_eq!(ran.load(Ordering::SeqCst), 0);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Tree {
             }
             Err(e) => return Err(e),
         };
-        if !st.unlinked() || self.handles.opened.lost_its_name(&file.shared_key()) {
+        if !st.unlinked() || self.handles.opened.contains(&file.shared_key()) {
             return Ok((fd, st));
         }
         self.handles.forget(&file.shared_key());

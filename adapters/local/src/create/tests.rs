@@ -50,7 +50,7 @@ fn m2_what_takes_the_place_of_a_new_file_is_neither_given_away_nor_removed() {
     let made = open_new(&bed.parent, b"new", 0o666).unwrap();
     let ours = rustix::fs::fstat(&made).unwrap().st_ino;
     fs::rename(bed.path("foreign"), bed.path("new")).unwrap();
-    let new = adopt(&bed.fs.tree, &made, 0o666).unwrap();
+    let new = adopt(&bed.fs.tree, &bed.parent, &made, 0o666).unwrap();
     assert_eq!(new.st.attr.ino, ours);
     assert_eq!(bed.what("new"), foreign);
     assert_eq!(fs::read(bed.path("new")).unwrap(), b"secret");
@@ -82,12 +82,54 @@ fn m3_a_directory_that_was_there_before_keeps_its_mode() {
 }
 
 #[test]
-fn m4_a_name_of_another_kind_is_left_alone() {
+fn m5_a_name_of_another_kind_is_left_alone() {
     let bed = Bed::new();
     fs::write(bed.path("new"), b"theirs").unwrap();
     let found = look(&bed.fs.tree, &bed.parent, b"new", FileKind::Dir);
     assert_eq!(found.err().map(|e| e.errno()), Some(Errno::ESTALE));
     assert_eq!(fs::read(bed.path("new")).unwrap(), b"theirs");
+}
+
+/// An extended attribute of an ACL: user, group, mask and others with these rights, and a named user.
+fn acl(perms: [u16; 4]) -> Vec<u8> {
+    let entry = |tag: u16, perm: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let none = u32::MAX;
+    let entries = [
+        entry(1, perms[0], none),
+        entry(2, 7, 12345),
+        entry(4, perms[1], none),
+        entry(16, perms[2], none),
+        entry(32, perms[3], none),
+    ];
+    [&2u32.to_le_bytes()[..], &entries.concat()].concat()
+}
+
+/// A missing file system with ACLs (the temporary directory's) is a failure, so that this is tried somewhere.
+#[test]
+fn m4_what_a_default_acl_takes_from_a_new_file_is_not_given_back() {
+    let bed = Bed::new();
+    let (own, default) = (acl([7, 7, 7, 7]), acl([7, 5, 5, 0]));
+    let cx = Cx::new(Cred::current());
+    let make = |name: &'static str, what: NewFile| {
+        let made = create(&bed.fs.tree, &bed.fs.root, name.into(), &what, &cx).unwrap();
+        assert_eq!(made.found.facts.attr.unwrap().mode, bed.what(name).0);
+        bed.what(name).0
+    };
+    let set = |name: &str, acl: &[u8]| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(bed.path(""), name, acl, flags)
+            .expect("ACLs in the temporary directory");
+    };
+    // An ACL of the directory's own says nothing of what is made in it.
+    set("system.posix_acl_access", &own);
+    assert_eq!(make("f0", NewFile::File(0o666)), 0o666, "whatever the umask");
+    assert_eq!(make("d0", NewFile::Dir(0o777)), 0o777, "whatever the umask");
+    set("system.posix_acl_default", &default);
+    assert_eq!(make("f", NewFile::File(0o666)), 0o640);
+    assert_eq!(make("d", NewFile::Dir(0o1777)), 0o1750);
+    assert_eq!(make("s", NewFile::File(0o4755)), 0o4750, "the other bits are as asked for");
 }
 
 #[test]

@@ -64,6 +64,27 @@ fn chmod(bed: &Bed, name: &str, mode: u32) {
     fs::set_permissions(bed.path(name), fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// The id that the kernel takes for "leave it as it is".
+#[test]
+fn nobody_is_neither_an_owner_nor_a_caller() {
+    let bed = writable();
+    chmod(&bed, "", 0o777);
+    bed.write("f", b"");
+    let before = fs::metadata(bed.path("f")).unwrap();
+    for what in [
+        SetAttr { uid: Some(u32::MAX), mode: Some(0o4755), ..SetAttr::default() },
+        SetAttr { gid: Some(u32::MAX), mode: Some(0o4755), ..SetAttr::default() },
+    ] {
+        assert_eq!(errno(set(&bed, "f", what, me())), Some(Errno::EINVAL), "{what:?}");
+    }
+    assert_eq!(fs::metadata(bed.path("f")).unwrap().mode(), before.mode());
+    for (uid, gid) in [(u32::MAX, 65534), (65534, u32::MAX), (u32::MAX, u32::MAX)] {
+        let made = create(&bed, "new", NewFile::File(0o600), Cx::new(Cred::new(uid, gid)));
+        assert_eq!(errno(made), Some(Errno::EINVAL), "{uid} {gid}");
+        assert!(!bed.path("new").exists());
+    }
+}
+
 /// The mode that was asked for, whatever this process's umask.
 #[test]
 fn what_is_made_is_there_as_it_was_asked_for() {

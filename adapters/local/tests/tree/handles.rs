@@ -136,6 +136,29 @@ fn an_open_file_is_readable_after_its_last_name_is_gone() {
     assert_eq!(failure(&read(&file, 0, 3).0), Some(Errno::ESTALE));
 }
 
+/// Somebody else took the name, nobody asked about the file since, and no event tells of it.
+#[test]
+fn nothing_is_kept_of_a_file_without_a_name_after_its_last_close() {
+    for by_handle in [true, false] {
+        let bed = Bed::with(|b| b.by_handle(by_handle));
+        bed.write("f", b"one");
+        let file = bed.walk("f").unwrap();
+        read(&file, 0, 3);
+        let (first, last) = (bed.open(&file, &me()).unwrap(), bed.open(&file, &me()).unwrap());
+        assert!(bed.fs.usage().descriptors > 0);
+        fs::remove_file(bed.path("f")).unwrap();
+        drop(first);
+        assert!(bed.fs.usage().descriptors > 0, "it is still in use");
+        drop(last);
+        assert_eq!(bed.fs.usage().descriptors, 0);
+        // What has a name is kept.
+        bed.write("g", b"two");
+        let file = bed.walk("g").unwrap();
+        drop(bed.open(&file, &me()).unwrap());
+        assert!(bed.fs.usage().descriptors > 0);
+    }
+}
+
 #[test]
 fn opens_past_their_share_of_descriptors_go_without() {
     let bed = frugal(true);
