@@ -90,7 +90,14 @@ pub(crate) async fn in_turn(inode: &Arc<Inode>, what: What, awaited: bool) -> Re
     }
     match &result {
         Ok(()) if covered == (0..u64::MAX) => inode.unpark(),
-        Err(error) if !is_transient(error) => inode.park(error),
+        Err(error) if !is_transient(error) => {
+            inode.park(error);
+            // Whoever has chosen to merge since the round looked at the policy found nothing parked yet.
+            let conflict = is_gone(error) && inode.cell.valid_now() != Validity::Deleted;
+            if conflict && inode.conflict_policy().is_merge() {
+                inode.unpark();
+            }
+        }
         _ => {}
     }
     inode.end_modify();
