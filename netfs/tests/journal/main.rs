@@ -367,13 +367,7 @@ fn a_close_uploads_unless_told_not_to() {
 #[test]
 fn a_file_that_moved_on_since_is_a_conflict_and_ours_are_laid_over() {
     let (fs, log) = (origin(), MemLog::new());
-    let client = Client::new(&fs, &log);
-    for name in ["f", "g"] {
-        let file = client.open(name, Durability::Journal);
-        write(&file, 10, b"ours");
-        fsync(&file);
-    }
-    client.crash(&log);
+    crashed_with_both(&fs, &log);
     fs.change("f").rewrite().expect("theirs");
     fs.change("g").remove().expect("gone");
     let mut expected = fs.expected("f", 0, 100).expect("f");

@@ -56,13 +56,7 @@ fn n_c29_write_groups_keep_their_order_over_a_crash() {
 
 /// Two files with bytes in the log; then one is rewritten, and one removed, by somebody else.
 fn met(fs: &Arc<netfs_memory::MemoryFs>, log: &Arc<MemLog>) {
-    let client = Client::new(fs, log);
-    for name in ["f", "g"] {
-        let file = client.open(name, Durability::Journal);
-        write(&file, 10, b"ours");
-        fsync(&file);
-    }
-    client.crash(log);
+    crashed_with_both(fs, log);
     fs.change("f").rewrite().expect("theirs");
     fs.change("g").remove().expect("gone");
 }
@@ -219,13 +213,7 @@ fn n_c29_a_replay_of_groups_that_was_cut_off_is_repeated() {
 #[test]
 fn a_loss_that_a_failed_mount_met_is_told_by_the_next() {
     let (fs, log) = (origin(), MemLog::new());
-    let client = Client::new(&fs, &log);
-    for name in ["f", "g"] {
-        let file = client.open(name, Durability::Journal);
-        write(&file, 10, b"ours");
-        fsync(&file);
-    }
-    client.crash(&log);
+    crashed_with_both(&fs, &log);
     let (f, g) = (fs.key("f").expect("f"), fs.key("g").expect("g"));
     // Files are replayed in the order of their keys.
     let (gone, kept) = if f < g { ("f", "g") } else { ("g", "f") };

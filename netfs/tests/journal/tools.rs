@@ -88,3 +88,14 @@ pub(crate) fn fsync(file: &File) {
 pub(crate) fn no_writes(fs: &MemoryFs) -> Injected {
     fs.inject(Fault::on(Op::Write).errno(Errno::EIO).always())
 }
+
+/// The log of a client that has crashed, with "ours" at 10 of "f" and of "g".
+pub(crate) fn crashed_with_both(fs: &Arc<MemoryFs>, log: &Arc<MemLog>) {
+    let client = Client::new(fs, log);
+    for name in ["f", "g"] {
+        let file = client.open(name, Durability::Journal);
+        write(&file, 10, b"ours");
+        fsync(&file);
+    }
+    client.crash(log);
+}
